@@ -1,1 +1,55 @@
-"""manyloss lab/recipes"""
+"""The papers' experiments, one file each.
+
+A module here that sets ``recipe = Recipe(...)`` is found by itself.
+A module with several experiments of one paper's figure sets ``recipes = (Recipe(...), Recipe(...))``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from manyloss.lab import checks
+from manyloss.lab.problem import Problem
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment: a problem, its default arms and seeds, and where it departs from its paper.
+
+    ``problem`` is called with the options of the command line (``--data mnist`` gives ``data="mnist"``) and
+    returns the Problem. ``scales`` maps a name of ``--scale`` to what it changes: ``epochs``, ``seeds``, and
+    any option of the problem.
+    """
+
+    name: str
+    summary: str
+    problem: Callable[..., Problem]
+    arms: tuple[str, ...]
+    seeds: int = 5
+    epochs: int | None = None
+    paper: str = ""
+    departures: tuple[str, ...] = ()
+    scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def all_recipes() -> dict[str, Recipe]:
+    """Every recipe by name, sorted."""
+    found: dict[str, Recipe] = {}
+    for module_info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{module_info.name}")
+        single = getattr(module, "recipe", None)
+        for recipe in getattr(module, "recipes", () if single is None else (single,)):
+            found[recipe.name] = recipe
+    return dict(sorted(found.items()))
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe of this name; an error that offers the closest one if there is none."""
+    recipes = all_recipes()
+    if name not in recipes:
+        raise checks.unknown_recipe(name, recipes)
+    return recipes[name]

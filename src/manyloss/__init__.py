@@ -1,1 +1,15 @@
-"""manyloss """
+"""manyloss: train one PyTorch model on several losses by shaping their gradients.
+
+One line in place of ``sum(losses).backward()``::
+
+    multi = MultiLoss(weighting=GradNorm())
+    multi.backward(losses, features=z)
+"""
+
+from manyloss.distributed import batch_share
+from manyloss.gradients import LossGradients
+from manyloss.step import MultiLoss, StepResult
+
+__version__ = "0.1.0"
+
+__all__ = ["LossGradients", "MultiLoss", "StepResult", "__version__", "batch_share"]

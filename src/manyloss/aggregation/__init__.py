@@ -1,1 +1,7 @@
-"""manyloss aggregation"""
+"""Aggregators: many gradients become one."""
+
+from manyloss.aggregation._base import Aggregator
+from manyloss.aggregation.graddrop import GradDrop
+from manyloss.aggregation.sum import Sum
+
+__all__ = ["Aggregator", "GradDrop", "Sum"]

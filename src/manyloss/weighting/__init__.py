@@ -1,1 +1,34 @@
-"""manyloss weighting"""
+"""Weightings: one number per loss.
+
+A *loss weighting* scales the losses, so the heads too; a *gradient weighting* scales only what reaches the
+shared part.
+"""
+
+from manyloss.weighting._base import GradientWeighting, LossWeighting, Weighting
+from manyloss.weighting.cagrad import CAGrad
+from manyloss.weighting.dwa import DWA
+from manyloss.weighting.equal import Equal
+from manyloss.weighting.gradnorm import GradNorm
+from manyloss.weighting.initial_loss import InitialLoss
+from manyloss.weighting.mgda import MGDA
+from manyloss.weighting.pcgrad import IterativePCGrad, PCGrad
+from manyloss.weighting.random import Random
+from manyloss.weighting.static import Static
+from manyloss.weighting.uncertainty import Uncertainty
+
+__all__ = [
+    "CAGrad",
+    "DWA",
+    "Equal",
+    "GradNorm",
+    "GradientWeighting",
+    "InitialLoss",
+    "IterativePCGrad",
+    "LossWeighting",
+    "MGDA",
+    "PCGrad",
+    "Random",
+    "Static",
+    "Uncertainty",
+    "Weighting",
+]

@@ -1,0 +1,119 @@
+"""GradDrop (Chen et al. 2020, "Just pick a sign", Algorithm 1; appendix A.1 and A.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from manyloss import checks
+from manyloss.aggregation._base import Aggregator
+
+
+class GradDrop(Aggregator):
+    """At every position one sign is drawn, and gradients of the other sign are dropped there.
+
+    G_i = sgn(A) o grad_A L_i, summed over the batch (lines 7-9); P = (1 + sum G_i / sum |G_i|) / 2 (eq. 1);
+    f(p) = clip(k (p - 0.5) + 0.5, 0, 1); one U ~ Uniform(0, 1) per position (line 11);
+    M_i = [U < f(P)] [G_i > 0] + [U >= f(P)] [G_i < 0] (line 13);
+    result = sum_i (l_i + (1 - l_i) M_i) o grad_A L_i, of the raw gradients (line 14).
+
+    Where sum |G_i| = 0 nothing is decided and all pass. Without the batch sum, and at shared parameters,
+    sgn(A) is left out: it would cancel in distribution, and A = 0 would drop everything.
+
+    Args:
+        leak: l_i in [0, 1], one number or one per loss (mapping or sequence); 1 lets a loss pass whole.
+        k: steepness of f, 0 or more; 0 is Random GradDrop.
+        sum_over_batch: one decision per position for the whole batch (the paper's from section 4.2 on; needed
+            when losses live on separate parts of the batch), or one per example.
+        renormalize: scale the result, over all features tensors together, to ||sum_i grad_A L_i||_2.
+        seed: of the own generator; drawn from torch's when None.
+        activation: any f of Corollary 3.1 (odd around (0.5, 0.5), increasing, within [0, 1]) in place of k.
+
+    Raises:
+        ValueError: a leak outside [0, 1], a negative k, a leak for other losses.
+
+    """
+
+    def __init__(
+        self,
+        leak: float | Mapping[str, float] | Sequence[float] = 0.0,
+        k: float = 1.0,
+        sum_over_batch: bool = True,
+        renormalize: bool = False,
+        seed: int | None = None,
+        *,
+        activation: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        for one in (
+            leak.values() if isinstance(leak, Mapping) else leak if isinstance(leak, Sequence) else [leak]
+        ):
+            checks.fraction("leak", one)
+        checks.not_negative("k", k)
+        self.leak = leak
+        self.k = k
+        self.sum_over_batch = sum_over_batch
+        self.renormalize = self.keeps_norm = renormalize
+        self.activation = activation
+        self.seed_with(seed)
+
+    def bind(self, names: tuple[str, ...]) -> None:
+        """Give every loss its leak."""
+        self.memory["leaks"] = checks.per_loss("GradDrop", "leak", self.leak, names)
+
+    def aggregate(
+        self, gradients: Sequence[Tensor], features: Sequence[Tensor | None], names: Sequence[str]
+    ) -> list[Tensor]:
+        """Merge per tensor, then restore the norm over all of them, if asked."""
+        if "leaks" not in self.memory:
+            self.bind(tuple(names))
+        merged = super().aggregate(gradients, features, names)
+        if not self.renormalize:
+            return merged
+        at_features = features[0] is not None
+        before = self._square([g.sum(0) for g in gradients], at_features)
+        after = self._square(merged, at_features)
+        factor = torch.where(after > 0, (before / after).sqrt(), torch.ones_like(after))
+        return [m * factor.to(m.device, m.dtype) for m in merged]
+
+    def _square(self, tensors: Sequence[Tensor], at_features: bool) -> Tensor:
+        square = torch.stack([t.double().square().sum() for t in tensors]).sum()
+        return self.ranks.sum(square) if at_features else square
+
+    def merge(self, gradients: Tensor, features: Tensor | None, names: Sequence[str]) -> Tensor:
+        """[T, B, *F] -> [B, *F], or [T, P] -> [P]"""
+        over_batch = self.sum_over_batch and features is not None
+        if over_batch:
+            assert features is not None
+            G = self.ranks.sum((gradients * torch.sign(features.detach()).to(gradients.dtype)).sum(1))
+        else:
+            G = gradients
+        total = G.sum(0)  # [*F], or [B, *F] without the batch sum
+        size = G.abs().sum(0)
+        decided = size > 0
+        P = 0.5 * (1.0 + total / torch.where(decided, size, torch.ones_like(size)))
+        probability = (
+            (self.k * (P - 0.5) + 0.5).clamp(0.0, 1.0) if self.activation is None else self.activation(P)
+        )
+        U = self._draw(P, spread=features is not None and not over_batch)
+        # A pure sign passes whole: f(1) = 1 > U always, and U >= 0 = f(0) always.
+        positive = probability > U
+        kept = torch.where(positive, G > 0, G < 0) | ~decided  # [T, ...]
+        leak = torch.tensor([self.memory["leaks"][name] for name in names])
+        leak = leak.to(gradients.device, gradients.dtype).view(-1, *[1] * P.dim())
+        mask = leak + (1.0 - leak) * kept.to(gradients.dtype)
+        return ((mask.unsqueeze(1) if over_batch else mask) * gradients).sum(0)
+
+    def _draw(self, like: Tensor, spread: bool) -> Tensor:
+        """U, the same on all ranks; one decision per example takes this rank's part of the global batch."""
+        if not spread or self.ranks.world == 1:
+            drawn = torch.rand(like.shape, generator=self.generator, dtype=like.dtype)
+        else:
+            sizes = self.ranks.gather_sizes(like.shape[0])
+            start = sum(sizes[: self.ranks.rank])
+            shape = (sum(sizes), *like.shape[1:])
+            drawn = torch.rand(shape, generator=self.generator, dtype=like.dtype)
+            drawn = drawn[start : start + like.shape[0]]
+        return drawn.to(like.device)

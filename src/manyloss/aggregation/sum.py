@@ -1,0 +1,17 @@
+"""The plain sum of the (weighted) gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from manyloss.aggregation._base import Aggregator
+
+
+class Sum(Aggregator):
+    """sum_i g_i: what a plain backward does."""
+
+    def merge(self, gradients: Tensor, features: Tensor | None, names: Sequence[str]) -> Tensor:
+        """[T, ...] -> [...]"""
+        return gradients.sum(0)

@@ -1,0 +1,358 @@
+"""Every error text of the library: what is wrong, what was received, what to do about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in names) or "none"
+
+
+# ---------------------------------------------------------------- settings
+
+
+def positive(setting: str, value: float) -> None:
+    """``setting`` has to be a finite number above 0."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{setting} must be a finite number above 0, got {value!r}.")
+
+
+def not_negative(setting: str, value: float) -> None:
+    """``setting`` has to be a finite number, at least 0."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{setting} must be a finite number, 0 or more, got {value!r}.")
+
+
+def fraction(setting: str, value: float) -> None:
+    """``setting`` has to lie in [0, 1]."""
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{setting} must lie in [0, 1], got {value!r}.")
+
+
+def one_of(setting: str, value: object, choices: Sequence[object]) -> None:
+    """``setting`` has to be one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{setting} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def instance_of(setting: str, value: object, kind: type, example: str) -> None:
+    """``setting`` has to be an object of a family, not its class and not a list."""
+    if isinstance(value, type) and issubclass(value, kind):
+        raise TypeError(
+            f"{setting} got the class {value.__name__}, not an object: write {value.__name__}(...)."
+        )
+    if not isinstance(value, kind):
+        raise TypeError(
+            f"{setting} must be a manyloss {kind.__name__} such as {example}, got {type(value).__name__}."
+        )
+
+
+def penalties_kind(penalties: object) -> TypeError:
+    """Penalties come as a sequence."""
+    name = penalties.__name__ if isinstance(penalties, type) else type(penalties).__name__
+    return TypeError(f"penalties must be a sequence, got a bare {name}: write penalties=[{name}(...)].")
+
+
+def one_norm_rule(rescale: str, aggregator: str) -> None:
+    """Two rules for the norm of the merged gradient cannot both hold."""
+    raise ValueError(
+        f"rescale={rescale!r} and {aggregator}(renormalize=True) both fix the norm of the merged gradient: "
+        "use one of them."
+    )
+
+
+def settings_fit(owner: str, setting: str, given: Sequence[str], names: Sequence[str]) -> None:
+    """A setting per loss has to name exactly the losses."""
+    if set(given) != set(names):
+        missing = _list(n for n in names if n not in given)
+        unknown = _list(n for n in given if n not in names)
+        raise ValueError(
+            f"{owner}: {setting} must name the losses {_list(names)}; missing: {missing}; unknown: {unknown}."
+        )
+
+
+def per_loss(owner: str, setting: str, given: Any, names: Sequence[str]) -> dict[str, Any]:
+    """A setting that is one value, a sequence in the order of the losses, or a mapping by name."""
+    if isinstance(given, Mapping):
+        settings_fit(owner, setting, list(given), names)
+        return {name: given[name] for name in names}
+    if isinstance(given, Tensor):
+        given = given.tolist()
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        return dict.fromkeys(names, given)
+    if len(given) != len(names):
+        raise ValueError(
+            f"{owner}: {setting} has {len(given)} values for the {len(names)} losses {_list(names)}: "
+            "give one per loss, or a mapping from name to value."
+        )
+    return dict(zip(names, given, strict=True))
+
+
+# ---------------------------------------------------------------- losses
+
+
+def no_losses() -> ValueError:
+    """Nothing to do a backward of."""
+    return ValueError("No losses: pass at least one scalar that is not None.")
+
+
+def no_losses_on_a_rank() -> ValueError:
+    """In a distributed run each rank needs a graph to go backward through."""
+    return ValueError(
+        "A rank has no losses in this step (all are None): every rank needs at least one; "
+        "pass 0 * features.sum() under the name of a loss there."
+    )
+
+
+def loss_kind(losses: object) -> TypeError:
+    """The container of losses is of a kind that is not understood."""
+    return TypeError(
+        "losses must be a mapping from name to scalar, a sequence of scalars or a 1-D tensor, "
+        f"got {type(losses).__name__}"
+        + (f" of shape {list(losses.shape)}." if isinstance(losses, Tensor) else ".")
+    )
+
+
+def name_kind(name: object) -> TypeError:
+    """Names of losses are strings."""
+    return TypeError(f"The name of a loss must be a string, got {name!r} ({type(name).__name__}).")
+
+
+def one_name_twice(name: str) -> ValueError:
+    """Two losses under one name."""
+    return ValueError(f"Two losses are named {name!r}: every loss needs a name of its own.")
+
+
+def scalar(name: str, loss: object) -> None:
+    """A loss has to be a differentiable scalar."""
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"Loss {name!r} must be a scalar tensor or None, got {type(loss).__name__}.")
+    if loss.dim() != 0:
+        raise ValueError(
+            f"Loss {name!r} must be a scalar, got shape {list(loss.shape)}: reduce it with .mean() or .sum()."
+        )
+    if not loss.is_floating_point():
+        raise TypeError(f"Loss {name!r} must be a floating-point scalar, got {loss.dtype}.")
+    if not loss.requires_grad:
+        raise no_graph(name)
+
+
+def no_graph(name: str) -> ValueError:
+    """A loss that nothing can be learned from."""
+    return ValueError(
+        f"Loss {name!r} does not require grad: it was detached, or made under torch.no_grad(). "
+        "Pass None for a loss that is absent in this step."
+    )
+
+
+def same_losses(expected: Sequence[str], received: Sequence[str]) -> None:
+    """Names and order are fixed at the first call."""
+    if tuple(expected) == tuple(received):
+        return
+    missing = [n for n in expected if n not in received]
+    unknown = [n for n in received if n not in expected]
+    if missing or unknown:
+        raise ValueError(
+            f"The losses differ from those of the first call: missing {_list(missing)}; "
+            f"unknown {_list(unknown)}. Pass None for a loss that is absent in this step, "
+            "or use another MultiLoss for other losses."
+        )
+    raise ValueError(
+        f"The losses come in another order than at the first call: expected {_list(expected)}, "
+        f"received {_list(received)}. Keep the order of the first call."
+    )
+
+
+def same_device(name: str, device: torch.device, place: str, expected: torch.device) -> None:
+    """Losses and the place where they are read live on one device."""
+    if device != expected:
+        raise ValueError(f"Loss {name!r} is on {device}, the {place} on {expected}: move them to one device.")
+
+
+def finite_losses(names: Sequence[str], values: Sequence[float]) -> None:
+    """Without a GradScaler nobody would skip a step with inf or nan."""
+    for name, value in zip(names, values, strict=True):
+        if not math.isfinite(value):
+            raise ValueError(
+                f"Loss {name!r} is {value}: nothing was written. Look for a division, a log or an overflow "
+                "in this loss; with float16, pass grad_scaler= so that such steps are skipped."
+            )
+
+
+def finite_gradients(names: Sequence[str], finite: Sequence[bool], place: str, written: bool) -> None:
+    """Without a GradScaler nobody would skip a step with inf or nan."""
+    for name, good in zip(names, finite, strict=True):
+        if not good:
+            raise ValueError(
+                f"The gradient of loss {name!r} at the {place} is not finite"
+                + (
+                    ": .grad of parameters after the features that already held a gradient now also holds "
+                    "this step's: zero it before going on."
+                    if written
+                    else ": nothing was written."
+                )
+                + " With float16, pass grad_scaler= so that such steps are skipped."
+            )
+
+
+def positive_loss(owner: str, name: str, value: float, what: str) -> None:
+    """Ratios of losses make sense only above 0."""
+    if not value > 0:
+        raise ValueError(
+            f"{owner}: {what} of loss {name!r} is {value:g}, but L / L(0) needs losses above 0: "
+            "shift the loss, or give initial values with initial=."
+        )
+
+
+# ---------------------------------------------------------------- places
+
+
+def needs_place(what: str) -> ValueError:
+    """A method that reads gradients needs to know where."""
+    return ValueError(
+        f"{what} reads gradients: pass features= (the encoder's output) or shared_params= to backward()."
+    )
+
+
+def needs_features(what: str) -> ValueError:
+    """A method that is defined at features only."""
+    return ValueError(f"{what} works at the features: pass features= (the encoder's output) to backward().")
+
+
+def feature_tensor(index: int, features: object) -> None:
+    """Features are differentiable tensors."""
+    if not isinstance(features, Tensor):
+        raise TypeError(
+            f"features must be a tensor or a sequence of tensors, item {index} is {type(features).__name__}."
+        )
+    if not features.requires_grad:
+        raise ValueError(
+            f"features (item {index}, shape {list(features.shape)}) do not require grad: they were detached "
+            "or made under torch.no_grad(), so no gradient would reach the encoder."
+        )
+
+
+def no_features() -> ValueError:
+    """An empty sequence of features or of parameters."""
+    return ValueError(
+        "features and shared_params must hold at least one tensor; pass None to leave them out."
+    )
+
+
+def independent_features(first: int, second: int) -> ValueError:
+    """Gradients at features that depend on each other would be counted twice."""
+    return ValueError(
+        f"features item {first} is computed from features item {second}: gradients are aggregated where the "
+        "encoder ends, so pass only tensors that do not depend on each other."
+    )
+
+
+def parameter(index: int, param: object) -> None:
+    """Shared parameters are plain leaf tensors."""
+    if not isinstance(param, Tensor):
+        raise TypeError(
+            f"shared_params must hold tensors, item {index} is {type(param).__name__}: "
+            "pass module.parameters()."
+        )
+    if type(param).__name__ == "DTensor" or hasattr(param, "placements"):
+        raise TypeError(
+            f"shared_params item {index} is a DTensor (FSDP2): its gradient exists in shards only. "
+            "Pass features= instead."
+        )
+    if not (param.requires_grad and param.is_leaf):
+        raise ValueError(
+            f"shared_params item {index} (shape {list(param.shape)}) is not a leaf that requires grad: "
+            "pass parameters of the encoder."
+        )
+
+
+def reaches(name: str, grads: Sequence[object | None], place: str) -> None:
+    """A loss has to depend on the place where its gradient is read."""
+    if grads and all(grad is None for grad in grads):
+        raise reaches_nothing(name, place)
+
+
+def reaches_nothing(name: str, place: str) -> ValueError:
+    """A loss that does not depend on the place where its gradient is read."""
+    return ValueError(
+        f"Loss {name!r} reaches none of the {place}. Usual causes: other features were passed than the "
+        "heads used; an in-place operation on the features after they were made (such as "
+        "ReLU(inplace=True) first in a head) replaced them; or encoder, heads and losses were compiled as "
+        "one graph: compile the encoder and the heads separately."
+    )
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn torch's own complaints about a second pass into advice."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "donated buffers" in text:
+            raise RuntimeError(
+                f"The gradient of loss {name!r} cannot be read apart: a compiled module has given its buffers "
+                "away. Set torch._functorch.config.donated_buffer = False before compiling, or give every "
+                "loss a head of its own."
+            ) from error
+        if "use_reentrant" in text or "checkpoint" in text.lower():
+            raise RuntimeError(
+                f"The gradient of loss {name!r} cannot be read apart: it passes a reentrant checkpoint. "
+                "Use checkpoint(..., use_reentrant=False)."
+            ) from error
+        raise
+
+
+def no_double_backward(node: str, who: str) -> NotImplementedError:
+    """A penalty needs a second derivative that a node does not have."""
+    if "Compiled" in node:
+        way_out = (
+            "leave what lies between the losses and the place uncompiled; the encoder before it may stay"
+        )
+    elif "Cudnn" in node or "Miopen" in node:
+        way_out = "run that layer with torch.backends.cudnn.flags(enabled=False)"
+    else:
+        way_out = "use torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around the forward"
+    return NotImplementedError(f"{who} needs a double backward, which {node} does not have: {way_out}.")
+
+
+def no_tap() -> ValueError:
+    """``read="tap"`` where one backward cannot tell the losses apart."""
+    return ValueError(
+        'read="tap" is not legal here: losses share a node after the features, features carry hooks or come '
+        'as leaves or from different moments, or there are penalties. Use read="auto".'
+    )
+
+
+# ---------------------------------------------------------------- state
+
+
+def same_method(expected: str, received: str) -> None:
+    """A checkpoint of another method."""
+    if expected != received:
+        raise ValueError(
+            f"The checkpoint holds the state of {received}, this object is {expected}: build the same "
+            "MultiLoss as the one that was saved."
+        )
+
+
+def checkpoint_losses(expected: Sequence[str], received: Sequence[str]) -> None:
+    """A checkpoint made with other losses."""
+    if tuple(expected) != tuple(received):
+        raise ValueError(
+            f"The checkpoint was made with the losses {_list(received)}, this MultiLoss has "
+            f"{_list(expected)}: load it into a MultiLoss for the same losses in the same order."
+        )
+
+
+def any_step(what: str, counts: Mapping[str, int]) -> None:
+    """A summary of steps needs one step at least."""
+    if not any(counts.values()):
+        raise RuntimeError(f"{what} needs at least one step: train first, then ask.")

@@ -1,0 +1,155 @@
+"""What has to be summed over ranks, and what must be drawn alike on all of them.
+
+The contract: N ranks equal one process whose losses are the means of the losses that the ranks pass in.
+DistributedDataParallel and FSDP average the parameters' gradients; this module does the same to what a
+method reads: losses and gradients at shared parameters are averaged, inner products at features (whose
+batch is spread over the ranks) are summed over N^2.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Setting = Literal["auto"] | bool | Any
+"""``"auto"`` (sum over the ranks when torch.distributed runs with more than one), False, or a group."""
+
+
+class Ranks:
+    """The processes that train one model together; with ``group=None`` and world 1, this process alone."""
+
+    def __init__(self, group: Any = None, world: int = 1, rank: int = 0) -> None:
+        self.group = group
+        self.world = world
+        self.rank = rank
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Ranks:
+        return self
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum of a detached tensor over the ranks, on every rank."""
+        if self.world == 1:
+            return tensor
+        total = tensor.detach().clone().to(self._device(tensor))
+        dist.all_reduce(total, group=self.group)
+        return total.to(tensor.device)
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Mean of a detached tensor over the ranks, on every rank."""
+        return tensor if self.world == 1 else self.sum(tensor) / self.world
+
+    def gather_sizes(self, size: int) -> list[int]:
+        """The batch size of every rank, in the order of the ranks."""
+        if self.world == 1:
+            return [size]
+        sizes = torch.zeros(self.world, dtype=torch.int64)
+        sizes[self.rank] = size
+        return [int(n) for n in self.sum(sizes)]
+
+    def share_generator(self, generator: torch.Generator) -> None:
+        """Give every rank the generator state of rank 0, so that they draw the same numbers."""
+        if self.world == 1:
+            return
+        state = generator.get_state()
+        carried = state.to(self._device(state))
+        dist.broadcast(carried, src=dist.get_global_rank(self.group, 0), group=self.group)
+        generator.set_state(carried.cpu())
+
+    def share_parameters(self, tensors: list[Tensor]) -> None:
+        """Give every rank rank 0's values of a part that learns from a random start, such as a classifier."""
+        if self.world == 1:
+            return
+        for tensor in tensors:
+            carried = tensor.detach().to(self._device(tensor))
+            dist.broadcast(carried, src=dist.get_global_rank(self.group, 0), group=self.group)
+            tensor.detach().copy_(carried)
+
+    def _device(self, tensor: Tensor) -> torch.device:
+        on_gpu = dist.get_backend(self.group) == "nccl"
+        return torch.device("cuda", torch.cuda.current_device()) if on_gpu else tensor.device
+
+
+ALONE = Ranks()
+
+
+def ranks_of(setting: Setting) -> Ranks:
+    """The ranks that a MultiLoss works with; collective: every rank calls it at the same point.
+
+    Collectives inside a backward need a group of their own, or they would interleave with the
+    reductions of DistributedDataParallel in an order that differs between the ranks.
+    """
+    if setting is False or not (dist.is_available() and dist.is_initialized()):
+        return ALONE
+    members = None if setting in ("auto", True) else dist.get_process_group_ranks(setting)
+    world = dist.get_world_size() if members is None else len(members)
+    if world == 1:
+        return ALONE
+    group = dist.new_group(members)
+    return Ranks(group, world, dist.get_rank(group))
+
+
+class _MeanOverRanks(torch.autograd.Function):
+    """Mean over ranks whose gradient goes, whole, to the local tensor.
+
+    The ranks' parameter gradients are averaged afterwards: mean_r (dP/dmean . dg_r) = dP/dmean . dmean.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, ranks: Ranks) -> Tensor:  # noqa: ARG004
+        return ranks.mean(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # noqa: ARG004
+        return grad, None
+
+
+def mean_over_ranks(tensor: Tensor, ranks: Ranks) -> Tensor:
+    """Differentiable mean over ranks, for penalties on gradients at shared parameters."""
+    return tensor if ranks.world == 1 else cast(Tensor, _MeanOverRanks.apply(tensor, ranks))  # type: ignore[no-untyped-call]
+
+
+def batch_share(batch_size: int, group: Any = None) -> float:
+    """The factor world * n_rank / n for uneven batches; multiply the rank's mean losses with it.
+
+    With it the mean over the ranks of the losses is the mean over all the examples, so an uneven last
+    batch trains as it would in one process. Collective: every rank calls it.
+
+    Args:
+        batch_size: n_rank, the examples on this rank in this step.
+        group: the process group; the default one when None.
+
+    Returns:
+        world * n_rank / n; 1.0 without torch.distributed.
+
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return 1.0
+    total = torch.tensor(batch_size, dtype=torch.int64)
+    if dist.get_backend(group) == "nccl":
+        total = total.cuda()
+    dist.all_reduce(total, group=group)
+    return dist.get_world_size(group) * batch_size / int(total)
+
+
+class _GramianOverRanks(torch.autograd.Function):
+    """sum_r G_r / N^2 of local Gramians, whose gradient reaches each rank's own part as grad / N.
+
+    The parameter gradients are averaged over the ranks afterwards, which gives the second 1/N.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, ranks: Ranks) -> Tensor:
+        ctx.world = ranks.world
+        return ranks.sum(local) / ranks.world**2
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad / ctx.world, None
+
+
+def gramian_over_ranks(local: Tensor, ranks: Ranks) -> Tensor:
+    """Differentiable Gramian [T, T] of a batch that is spread over the ranks, for penalties at features."""
+    return local if ranks.world == 1 else cast(Tensor, _GramianOverRanks.apply(local, ranks))  # type: ignore[no-untyped-call]

@@ -1,0 +1,150 @@
+"""Walks over autograd's graph: who consumes the features, and which nodes lie between losses and a place.
+
+Nodes are torch's own objects, made anew each step, so nothing here is cached. DistributedDataParallel with
+``static_graph`` or ``find_unused_parameters`` puts one sink node behind all the outputs of a forward; it is
+looked through edge by edge, or every loss would seem to depend on every output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+Edge = tuple[Any, int]
+"""(node, output number): where a tensor was made; for a leaf, its AccumulateGrad node and 0."""
+
+_SINK = "_DDPSinkBackward"
+
+
+def edge_of(root: Tensor | GradientEdge) -> Edge:
+    """The edge where a tensor was made, with DDP's sink looked through."""
+    edge = get_gradient_edge(root) if isinstance(root, Tensor) else root
+    return through_sink((edge.node, edge.output_nr))
+
+
+def through_sink(edge: Edge) -> Edge:
+    """The edge behind DDP's sink node, or the edge itself."""
+    node, number = edge
+    while node is not None and node.name() == _SINK:
+        node, number = node.next_functions[number]
+    return node, number
+
+
+def children(node: Any) -> list[Edge]:
+    """The edges that a node sends gradients into, with DDP's sink looked through."""
+    return [through_sink(edge) for edge in node.next_functions]
+
+
+@dataclass
+class Consumer:
+    """One input of one node that takes the features: the gradient that it sends back is one contribution."""
+
+    node: Any
+    input_number: int
+    loss: int
+    feature: int
+
+
+@dataclass
+class Walk:
+    """What lies between each loss and the features."""
+
+    consumers: list[Consumer] = field(default_factory=list)
+    reached: list[bool] = field(default_factory=list)  # per loss: does it reach any of the features
+    shared_consumer: bool = False  # an edge into the features is reached from two losses
+    loss_is_feature: bool = False
+    around: bool = False  # a loss reaches one of the watched parameters without passing the features
+    reentrant: int | None = (
+        None  # a loss behind a reentrant checkpoint, which cannot be read by autograd.grad
+    )
+    compiled: bool = False  # a compiled graph lies between the losses and the features
+    leaves: list[Tensor] = field(default_factory=list)  # leaves between: the heads' parameters
+
+
+def walk(losses: Sequence[Edge | None], features: Sequence[Edge], watched: Iterable[Tensor] = ()) -> Walk:
+    """Walk from every loss down to the features, and no further.
+
+    Args:
+        losses: the edge of each loss; None for a loss without a graph on this rank.
+        features: the edges of the features.
+        watched: parameters of which it should be known whether a loss reaches them around the features.
+
+    """
+    targets = {edge: j for j, edge in enumerate(features)}
+    watched_ids = {id(parameter) for parameter in watched}
+    owner: dict[tuple[Any, int], int] = {}
+    found = Walk()
+    seen_leaves: set[int] = set()
+    for i, start in enumerate(losses):
+        reached = False
+        if start is not None and start in targets:
+            found.loss_is_feature = reached = True
+        elif start is not None:
+            seen = {start[0]}
+            stack = [start[0]]
+            while stack:
+                node = stack.pop()
+                name = node.name()
+                if name == "CheckpointFunctionBackward":
+                    found.reentrant = i
+                elif name == "CompiledFunctionBackward":
+                    found.compiled = True
+                elif name == "torch::autograd::AccumulateGrad":
+                    leaf = node.variable
+                    found.around |= id(leaf) in watched_ids
+                    if id(leaf) not in seen_leaves:
+                        seen_leaves.add(id(leaf))
+                        found.leaves.append(leaf)
+                for k, child in enumerate(children(node)):
+                    if child in targets:
+                        reached = True
+                        if owner.setdefault((node, k), i) != i:
+                            found.shared_consumer = True
+                        else:
+                            found.consumers.append(Consumer(node, k, i, targets[child]))
+                    elif child[0] is not None and child[0] not in seen:
+                        seen.add(child[0])
+                        stack.append(child[0])
+        found.reached.append(reached)
+    return found
+
+
+def between(starts: Iterable[Edge], targets: Iterable[Edge]) -> list[Any]:
+    """The nodes on a way from one of ``starts`` to one of ``targets``: what a double backward goes through."""
+    goal = set(targets)
+    leads: dict[Any, bool] = {}
+    for start, _ in starts:
+        stack = [(start, False)]
+        while stack:
+            node, done = stack.pop()
+            below = children(node)
+            if done:
+                leads[node] = any(child in goal or leads.get(child[0], False) for child in below)
+            elif node not in leads:
+                leads[node] = False
+                stack.append((node, True))
+                stack.extend(
+                    (child[0], False)
+                    for child in below
+                    if child[0] is not None and child not in goal and child[0] not in leads
+                )
+    return [node for node, on_the_way in leads.items() if on_the_way]
+
+
+def depends_on(start: Edge, others: Sequence[Edge]) -> int | None:
+    """The number of the first of ``others`` that ``start`` is computed from, or None."""
+    targets = {edge: j for j, edge in enumerate(others)}
+    seen = {start[0]}
+    stack = [start[0]]
+    while stack:
+        for child in children(stack.pop()):
+            if child in targets:
+                return targets[child]
+            if child[0] is not None and child[0] not in seen:
+                seen.add(child[0])
+                stack.append(child[0])
+    return None

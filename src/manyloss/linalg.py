@@ -1,0 +1,156 @@
+"""Gramian, cosines, and quadratic programs on the simplex: small, exact, in float64 on the CPU.
+
+Axis letters: T losses. Squares are formed in float64, where gradients from 1e-150 to 1e150 neither vanish
+nor overflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[np.float64]
+
+_CHUNK = 1 << 18  # numbers of one row that are held in float64 at a time
+
+
+def row_scales(rows: Sequence[Tensor]) -> Tensor:
+    """Largest |entry| of each of T rows over all tensors [T, ...]; inf or nan where a row holds one. [T]"""
+    scales = [tensor.detach().flatten(1).abs().amax(1) for tensor in rows if tensor[0].numel()]
+    if not scales:
+        return torch.zeros(rows[0].shape[0])
+    return torch.stack(scales).amax(0)
+
+
+def gramian(rows: Sequence[Tensor]) -> Tensor:
+    """Inner products <g_i, g_j>, summed in float64 over all the tensors.
+
+    Args:
+        rows: tensors [T, ...], one per place.
+
+    Returns:
+        [T, T], float64, on the CPU.
+
+    """
+    T = rows[0].shape[0]
+    total = torch.zeros(T, T, dtype=torch.float64, device=rows[0].device)
+    for tensor in rows:
+        flat = tensor.detach().flatten(1)
+        for start in range(0, flat.shape[1], _CHUNK):
+            part = flat[:, start : start + _CHUNK].double()
+            total += part @ part.T
+    return total.cpu()
+
+
+def row_norms(rows: Sequence[Tensor]) -> Tensor:
+    """||g_i||_2 over all the tensors [T, ...], in float64, without the other inner products. [T], CPU."""
+    squares = [
+        torch.linalg.vector_norm(tensor.detach().flatten(1), dim=1, dtype=torch.float64) for tensor in rows
+    ]
+    return torch.linalg.vector_norm(torch.stack(squares), dim=0).cpu()
+
+
+def cosines(gramian: Tensor) -> Tensor:
+    """Pairwise cosines of a Gramian [T, T]; 0 where a row is zero, 1 on the diagonal of the others."""
+    norms = gramian.diagonal().sqrt()
+    safe = torch.where(norms > 0, norms, torch.ones_like(norms))
+    return (gramian / safe[:, None] / safe[None, :]).clamp(-1.0, 1.0)
+
+
+def minimum_norm_weights(gramian: Array) -> Array:
+    """Weights of the point of least norm in the convex hull of T vectors.
+
+    w = argmin_w w^T G w  subject to  w >= 0, sum w = 1  (MGDA, Sener and Koltun 2018, eq. 3)
+
+    Args:
+        gramian: G [T, T], symmetric and positive semidefinite.
+
+    Returns:
+        w [T]; d = sum w_i g_i fulfils <g_i, d> >= ||d||^2 for every i up to rounding. A zero vector takes
+        all the weight (shared, if there are several).
+
+    """
+    return simplex_quadratic(gramian, np.zeros(len(gramian)))
+
+
+def simplex_quadratic(quadratic: Array, linear: Array) -> Array:
+    """Argmin over the simplex of w^T Q w / 2 + q^T w, by block principal pivoting.
+
+    The unknowns are u = D w with D^2 = diag(Q), so that vectors of very different length do not spoil the
+    linear systems; a ridge of 1e-13 on the correlation matrix makes rank-deficient problems unique.
+
+    Args:
+        quadratic: Q [T, T], symmetric positive semidefinite.
+        linear: q [T].
+
+    Returns:
+        w [T], w >= 0, sum w = 1.
+
+    """
+    T = len(quadratic)
+    lengths = np.sqrt(np.maximum(quadratic.diagonal(), 0.0))
+    if T == 1:
+        return np.ones(1)
+    longest = lengths.max()
+    if longest == 0.0 and not linear.any():
+        return np.full(T, 1.0 / T)
+    still = lengths <= 1e-150
+    if still.any() and not linear.any():
+        return still / still.sum()
+    lengths = np.maximum(lengths, 1e-12 * max(longest, 1e-150))
+    correlation = quadratic / lengths[:, None] / lengths[None, :] + 1e-13 * np.eye(T)
+    shortest = lengths.min()
+    constraint = shortest / lengths  # sum_i u_i / lengths_i = 1, in units of the shortest vector
+    slope = linear / lengths / shortest
+    u = _pivot(correlation, slope, constraint)
+    w = np.maximum(u * constraint, 0.0)
+    return np.asarray(w / w.sum())
+
+
+def _pivot(matrix: Array, slope: Array, constraint: Array) -> Array:
+    """Argmin u^T C u / 2 + s^T u  with  b^T u = 1, u >= 0.
+
+    Each round solves the equality-constrained problem on the free entries and exchanges every entry that
+    breaks a sign; when that stops helping, only the last such entry, which cannot cycle (Kostreva 1978).
+    """
+    T = len(matrix)
+    free = np.ones(T, dtype=bool)
+    fewest, patience = T + 1, 3
+    u = np.zeros(T)
+    for _ in range(20 * T + 50):
+        u, dual = _solve_free(matrix, slope, constraint, free)
+        tolerance = 1e-11 * max(1.0, float(np.abs(u).max()))
+        wrong = np.where(free, u < -tolerance, dual < -tolerance)
+        count = int(wrong.sum())
+        if count == 0:
+            break
+        if count < fewest:
+            fewest, patience = count, 3
+        elif patience > 0:
+            patience -= 1
+        else:
+            last = int(np.flatnonzero(wrong)[-1])
+            wrong = np.zeros(T, dtype=bool)
+            wrong[last] = True
+        changed = free ^ wrong
+        if not changed.any():
+            changed[int(np.argmax(np.where(free, u, -np.inf)))] = True
+        free = changed
+    return u
+
+
+def _solve_free(matrix: Array, slope: Array, constraint: Array, free: NDArray[Any]) -> tuple[Array, Array]:
+    index = np.flatnonzero(free)
+    sides = np.stack([constraint[index], slope[index]], axis=1)
+    solved = np.linalg.solve(matrix[np.ix_(index, index)], sides)
+    along, against = solved[:, 0], solved[:, 1]
+    price = (1.0 + constraint[index] @ against) / (constraint[index] @ along)
+    u = np.zeros(len(matrix))
+    u[index] = price * along - against
+    dual = matrix @ u + slope - price * constraint
+    return u, dual

@@ -46,6 +46,7 @@ def load(data_root: str | os.PathLike[str]) -> Cifar10:
 
     Raises:
         DataError: a batch is missing or damaged.
+
     """
     root = Path(data_root)
     folders = (root / FOLDER, root)
@@ -69,23 +70,19 @@ def _read(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
 
 
 def _convert(package: Path) -> Iterator[tuple[str, bytes]]:
-    """Each PNG's rows are images in [height, width, colour] order; the official records want the colours first."""
+    """A PNG's rows are images in [height, width, colour] order; official records hold the colours first."""
     from PIL import Image  # needed here only
 
-    labels = {
-        "data": np.array(json.loads((package / "train_lables.json").read_text()), np.uint8).reshape(
-            -1, 10_000
-        ),
-        "test": np.array(json.loads((package / "test_lables.json").read_text()), np.uint8).reshape(
-            -1, 10_000
-        ),
-    }
+    train, test = (
+        np.array(json.loads((package / f"{split}_lables.json").read_text()), np.uint8).reshape(-1, 10_000)
+        for split in ("train", "test")
+    )
     for name in _FILES:
         stem = name.removesuffix(".bin")
-        batch = 0 if stem == "test_batch" else int(stem[-1]) - 1
+        labels = test[0] if stem == "test_batch" else train[int(stem[-1]) - 1]
         with Image.open(package / f"{stem}.png") as png:
             images = np.asarray(png.convert("RGB")).reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2)
-        records = np.concatenate([labels[stem[:4]][batch][:, None], images.reshape(len(images), -1)], axis=1)
+        records = np.concatenate([labels[:, None], images.reshape(len(images), -1)], axis=1)
         yield name, np.ascontiguousarray(records).tobytes()
 
 

@@ -58,6 +58,7 @@ def get(
     Raises:
         DataError: unknown name; no source works (the error lists each with its reason); unwritable folder.
             A file under its own name is whole in any case, and a broken transfer goes on in the next call.
+
     """
     known = {download.name: download for download in _DOWNLOADS}
     if name in _EMBEDDED:
@@ -73,6 +74,7 @@ def fetch(name: str, sources: Sequence[Source], folder: Path, progress: Progress
 
     Raises:
         DataError: as `get`.
+
     """
     if any(all(is_whole(folder / file, md5) for file, md5 in source.files.items()) for source in sources):
         return folder

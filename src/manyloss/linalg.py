@@ -6,6 +6,7 @@ nor overflow.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,6 +61,11 @@ def cosines(gramian: Tensor) -> Tensor:
     norms = gramian.diagonal().sqrt()
     safe = torch.where(norms > 0, norms, torch.ones_like(norms))
     return (gramian / safe[:, None] / safe[None, :]).clamp(-1.0, 1.0)
+
+
+def length(weights: Array, gramian: Array) -> float:
+    """||sum_i w_i g_i|| from the Gramian."""
+    return math.sqrt(max(float(weights @ gramian @ weights), 0.0))
 
 
 def minimum_norm_weights(gramian: Array) -> Array:

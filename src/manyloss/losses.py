@@ -1,8 +1,8 @@
-"""Names and roots of the losses that a user passes: mapping, sequence or 1-D tensor."""
+"""What a user passes to a step: the losses by name, the features, the shared parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +35,13 @@ class NamedLosses:
     def device(self) -> torch.device | None:
         """The device of the first loss that is there."""
         return next((value.device for value in self.values if value is not None), None)
+
+    def check_devices(self, tensors: Sequence[Tensor], place: str) -> None:
+        """Losses and the place where they are read have to be on one device."""
+        for tensor in tensors:
+            for name, value in zip(self.names, self.values, strict=True):
+                if value is not None:
+                    checks.same_device(name, value.device, place, tensor.device)
 
     def exchange(self, ranks: Ranks) -> PresentLosses:
         """Values averaged over the ranks, and which losses any rank has.
@@ -136,3 +143,27 @@ def _unstack(losses: Tensor) -> NamedLosses:
     else:
         roots = list(losses.unbind())
     return NamedLosses(names, roots, list(losses.detach().unbind()))
+
+
+def feature_tensors(features: Tensor | Iterable[Tensor] | None) -> list[Tensor]:
+    """The features as a list of differentiable tensors, empty when there are none."""
+    if features is None:
+        return []
+    tensors = [features] if isinstance(features, Tensor) else list(features)
+    if not tensors:
+        raise checks.no_features()
+    for i, tensor in enumerate(tensors):
+        checks.feature_tensor(i, tensor)
+    return tensors
+
+
+def parameters(params: Tensor | Iterable[Tensor] | None) -> list[Tensor]:
+    """The shared parameters as a list of leaves, empty when there are none."""
+    if params is None:
+        return []
+    tensors = [params] if isinstance(params, Tensor) else list(params)
+    if not tensors:
+        raise checks.no_features()
+    for i, tensor in enumerate(tensors):
+        checks.parameter(i, tensor)
+    return tensors

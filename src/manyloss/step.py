@@ -13,8 +13,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +23,12 @@ from manyloss import checks, graph
 from manyloss.aggregation import Aggregator, Sum
 from manyloss.distributed import Ranks, Setting, mean_over_ranks, ranks_of
 from manyloss.gradients import LossGradients, Place, full_precision, read_losses, scale_rows, seed_of
-from manyloss.losses import Losses, PresentLosses, name_losses
+from manyloss.losses import Losses, PresentLosses, feature_tensors, name_losses, parameters
 from manyloss.penalties import Penalty
+from manyloss.result import Path, StepResult
 from manyloss.state import Method
 from manyloss.weighting import Equal, GradientWeighting, LossWeighting, Weighting
+from manyloss.write import hooks_at_features, hooks_at_params, replace, scaled
 
 Rescale = Literal["none", "sum_norm"]
 Read = Literal["auto", "tap", "hook"]
@@ -44,31 +45,17 @@ _NO_DOUBLE_BACKWARD = (
 )
 
 
-@dataclass
-class StepResult:
-    """What one step measured; None where nobody asked. Everything is detached and on the CPU in float64.
+class Observer(Protocol):
+    """Something that looks at some of the steps, such as a ConflictRecorder; see ``MultiLoss.observers``."""
 
-    Attributes:
-        losses: value per loss present (averaged over the ranks).
-        weights: weight per loss present.
-        norms: ||gradient|| per loss, unweighted.
-        gramian: [T, T] inner products of the unweighted gradients, in the order of ``losses``.
-        cosines: [T, T] pairwise cosines.
-        penalties: value per penalty, named by its class.
-        skipped: a loss or a gradient was not finite and a GradScaler was given: the plain gradients were
-            passed on, so that the scaler skips the step, and no method learned from it.
-        path: "plain", "tap" or "hook": how the gradients were read.
+    def due(self) -> bool:
+        """Asked once per step: whether this one is to be measured."""
 
-    """
+    def before(self, losses: PresentLosses) -> None:
+        """Called before the backward of a step that is due, while its graph can still be read."""
 
-    losses: dict[str, Tensor]
-    weights: dict[str, Tensor]
-    norms: dict[str, Tensor] | None = None
-    gramian: Tensor | None = None
-    cosines: Tensor | None = None
-    penalties: dict[str, Tensor] = field(default_factory=dict)
-    skipped: bool = False
-    path: Literal["plain", "tap", "hook"] = "plain"
+    def record(self, gradients: LossGradients, features: Sequence[Tensor]) -> None:
+        """Called after the backward, with the unweighted gradients, unless the step was skipped."""
 
 
 @dataclass
@@ -85,6 +72,7 @@ class _Step:
     device: torch.device
     ranks: Ranks
     measure: bool
+    observers: list[Observer] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -158,6 +146,7 @@ class MultiLoss(nn.Module):
         self.rescale = rescale
         self.read = read
         self.distributed = distributed
+        self.observers: list[Observer] = []
         self.names: tuple[str, ...] | None = None
         self._ranks: Ranks | None = None
 
@@ -193,7 +182,8 @@ class MultiLoss(nn.Module):
             TypeError, ValueError: bad input; nothing was changed.
 
         """
-        step = self._prepare(losses, features, shared_params, grad_scaler, measure)
+        due = [observer for observer in self.observers if observer.due()]
+        step = self._prepare(losses, features, shared_params, grad_scaler, measure or bool(due))
         if not bool(torch.isfinite(step.values).all()):
             if step.scaler_skips:
                 return self._pass_on(step)
@@ -202,7 +192,10 @@ class MultiLoss(nn.Module):
         for name, root, reached in zip(step.names, step.present.roots, walk.reached, strict=True):
             if step.edges and root is not None and not reached:
                 raise checks.reaches_nothing(name, "features")
-        if not (self._merges or self._measures_norms or self.penalties or measure):
+        for observer in due:
+            observer.before(step.present)
+        step.observers = due
+        if not (self._merges or self._measures_norms or self.penalties or step.measure):
             self._bind(step)
             return self._plain(step)
         if self._tap_is_legal(step, walk):
@@ -251,20 +244,11 @@ class MultiLoss(nn.Module):
         named = name_losses(losses)
         if self.names is not None:
             checks.same_losses(self.names, named.names)
-        tensors, params = _as_features(features), _as_params(shared_params)
+        tensors, params = feature_tensors(features), parameters(shared_params)
         self._check_place(tensors, params, measure)
-        for place, there in (("features", tensors), ("shared_params", params)):
-            for tensor in there:
-                for name, value in zip(named.names, named.values, strict=True):
-                    if value is not None:
-                        checks.same_device(name, value.device, place, tensor.device)
-        edges = [graph.edge_of(tensor) for tensor in tensors]
-        if len(edges) > 1:
-            for i, edge in enumerate(edges):
-                others = edges[:i] + edges[i + 1 :]
-                found = graph.depends_on(edge, others)
-                if found is not None:
-                    raise checks.independent_features(i, found + (found >= i))
+        named.check_devices(tensors, "features")
+        named.check_devices(params, "shared_params")
+        edges = graph.independent_edges(tensors)
         if self._ranks is None:
             self._ranks = ranks_of(self.distributed)
         if self._ranks.world == 1 and named.device is None:
@@ -392,10 +376,10 @@ class MultiLoss(nn.Module):
                     busy = False
             if merged.tensors is None:
                 return None
-            return _scaled(merged.tensors[number], step.scale).to(grad.dtype)
+            return scaled(merged.tensors[number], step.scale).to(grad.dtype)
 
         handles = [consumer.node.register_hook(pick_up(consumer)) for consumer in walk.consumers]
-        handles += _hooks_at_features(step, put)
+        handles += hooks_at_features(step.features, step.edges, put)
         try:
             self._run_backward(step, weights)
             if merged is None:  # no gradient arrived on this rank; the others wait for its part
@@ -472,13 +456,15 @@ class MultiLoss(nn.Module):
         if merged.tensors is not None:
             own = self._penalties_at(step, objective)
             if step.features:
-                handles = _hooks_at_features(step, _replace(merged.tensors, own, step.scale))
+                handles = hooks_at_features(
+                    step.features, step.edges, replace(merged.tensors, own, step.scale)
+                )
             else:
                 parts = torch.split(merged.tensors[0], [param.numel() for param in step.params])
-                put = _replace(
+                put = replace(
                     [part.view_as(p) for part, p in zip(parts, step.params, strict=True)], own, step.scale
                 )
-                handles = _hooks_at_params(step, put)
+                handles = hooks_at_params(step.params, put)
         try:
             self._run_backward(step, weights, objective)
         finally:
@@ -542,6 +528,9 @@ class MultiLoss(nn.Module):
         torch.autograd.backward(roots, seeds)
 
     def _learn(self, step: _Step, merged: _Merged | None) -> None:
+        if merged is not None:
+            for observer in step.observers:
+                observer.record(merged.gradients, step.features)
         if isinstance(self.weighting, LossWeighting):
             norms = merged.norms_at.norms if merged is not None and self._measures_norms else None
             self.weighting.learn(step.names, step.values, norms)
@@ -576,7 +565,7 @@ class MultiLoss(nn.Module):
         merged: _Merged | None = None,
         *,
         skipped: bool = False,
-        path: Literal["plain", "tap", "hook"] = "plain",
+        path: Path = "plain",
         penalties: dict[str, Tensor] | None = None,
     ) -> StepResult:
         result = StepResult(
@@ -628,10 +617,6 @@ class _Merged:
     skipped: bool = False
 
 
-def _scaled(tensor: Tensor, scale: Tensor | None) -> Tensor:
-    return tensor if scale is None else tensor * scale.to(tensor.dtype)
-
-
 def _to_sum_norm(tensors: list[Tensor], gradients: LossGradients) -> list[Tensor]:
     """Scale to ||sum_i g_i||, by 100 at most; zero stays zero."""
     ones = torch.ones(len(gradients.names), dtype=torch.float64)
@@ -640,64 +625,3 @@ def _to_sum_norm(tensors: list[Tensor], gradients: LossGradients) -> list[Tensor
     norm = gradients.spread.sum(square).sqrt() / gradients.spread.world
     factor = min(float(wanted / norm), LARGEST_RESCALE) if norm > 0 else 0.0
     return [tensor * factor for tensor in tensors]
-
-
-def _replace(merged: Sequence[Tensor], own: Sequence[Tensor | None], scale: Tensor | None) -> Any:
-    """A hook that returns the merged gradient plus the penalties' own, and zero if it fires again."""
-    fired: set[int] = set()
-
-    def put(number: int, grad: Tensor) -> Tensor:
-        if number in fired:
-            return torch.zeros_like(grad)
-        fired.add(number)
-        extra = own[number]
-        total = merged[number] if extra is None else merged[number] + full_precision(extra)
-        return _scaled(total, scale).to(grad.dtype)
-
-    return put
-
-
-def _hooks_at_features(step: _Step, put: Any) -> list[Any]:
-    """Hooks on the features; on the node that made them where DDP's sink stands between."""
-    handles = []
-    for j, (tensor, (node, number)) in enumerate(zip(step.features, step.edges, strict=True)):
-        if tensor.grad_fn is None or tensor.grad_fn is node:
-            handles.append(tensor.register_hook(partial(put, j)))  # type: ignore[no-untyped-call]
-        else:
-            handles.append(node.register_prehook(partial(_at_output, put, j, number)))
-    return handles
-
-
-def _at_output(put: Any, j: int, number: int, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    grad = grads[number]
-    new = None if grad is None else put(j, grad)
-    return grads if new is None else (*grads[:number], new, *grads[number + 1 :])
-
-
-def _hooks_at_params(step: _Step, put: Any) -> list[Any]:
-    return [
-        param.register_hook(partial(put, j))  # type: ignore[no-untyped-call]
-        for j, param in enumerate(step.params)
-    ]
-
-
-def _as_features(features: Any) -> list[Tensor]:
-    if features is None:
-        return []
-    tensors = [features] if isinstance(features, Tensor) else list(features)
-    if not tensors:
-        raise checks.no_features()
-    for i, tensor in enumerate(tensors):
-        checks.feature_tensor(i, tensor)
-    return tensors
-
-
-def _as_params(params: Any) -> list[Tensor]:
-    if params is None:
-        return []
-    tensors = [params] if isinstance(params, Tensor) else list(params)
-    if not tensors:
-        raise checks.no_features()
-    for i, tensor in enumerate(tensors):
-        checks.parameter(i, tensor)
-    return tensors

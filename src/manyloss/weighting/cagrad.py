@@ -37,11 +37,11 @@ class CAGrad(GradientWeighting):
         if largest <= 0.0:
             return torch.from_numpy(mean)
         G = G / largest
-        radius = self.c * float(np.sqrt(max(mean @ G @ mean, 0.0)))
+        radius = self.c * linalg.length(mean, G)
         if radius == 0.0:
             return torch.from_numpy(mean)
         w = self._dual(G, G @ mean, radius)
-        length = float(np.sqrt(max(w @ G @ w, 0.0)))
+        length = linalg.length(w, G)
         return torch.from_numpy(mean + (radius / length) * w if length > 1e-10 else mean)
 
     @staticmethod
@@ -56,7 +56,7 @@ class CAGrad(GradientWeighting):
 
         def solve(s: float) -> tuple[linalg.Array, float]:
             w = linalg.simplex_quadratic(G * (radius / s), slope)
-            return w, float(np.sqrt(max(w @ G @ w, 0.0)))
+            return w, linalg.length(w, G)
 
         w, length = solve(high)
         for _ in range(100):

@@ -13,7 +13,7 @@ class PCGrad(GradientWeighting):
     """Each gradient is projected off the ORIGINAL other gradients that it conflicts with, in random order.
 
     g_i <- g_i - <g_i, g_j> / ||g_j||^2 g_j for every j != i with <g_i, g_j> < 0, and the g_i are summed.
-    All of it happens in the span of the gradients, so it is done on the Gramian: w_j >= 1 is the total of g_j.
+    All of it happens in the span of the gradients, so it is done on the Gramian; w_j >= 1 is g_j's total.
 
     Args:
         seed: of the own generator; drawn from torch's when None.

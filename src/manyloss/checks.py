@@ -356,3 +356,53 @@ def any_step(what: str, counts: Mapping[str, int]) -> None:
     """A summary of steps needs one step at least."""
     if not any(counts.values()):
         raise RuntimeError(f"{what} needs at least one step: train first, then ask.")
+
+
+# ---------------------------------------------------------------- interop
+
+
+def not_installed(what: str, package: str, extra: str | None) -> ImportError:
+    """An optional package is missing."""
+    way = f'pip install "manyloss[{extra}]"' if extra else f"pip install {package}"
+    return ImportError(f"{what} needs {package}, which is not installed: {way}.")
+
+
+def torchjd_kind(name: str, what: str) -> TypeError:
+    """``from_torchjd`` takes an object of TorchJD's aggregation package."""
+    hint = f"write from_torchjd({name}(...))" if what == "the class" else "such as torchjd.aggregation.UPGrad()"
+    return TypeError(f"from_torchjd needs an aggregator or weighting of TorchJD, got {what} {name}: {hint}.")
+
+
+def torchjd_two_batches(name: str) -> ValueError:
+    """Methods that need independent estimates of the gradients."""
+    return ValueError(
+        f"{name} reads products of the gradients of two independent batches, and a step has one batch: "
+        "call it by hand as its own documentation shows, or use MGDA."
+    )
+
+
+def torchjd_one_rank(name: str, world: int) -> ValueError:
+    """Entries of the matrix live on other ranks."""
+    return ValueError(
+        f"TorchJD's {name} reads the whole matrix of gradients, whose columns at the features are spread over "
+        f"{world} ranks: pass shared_params= without features, where gradients are averaged, "
+        "or use a method that reads the Gramian."
+    )
+
+
+def torchjd_absent(name: str, absent: Sequence[str]) -> ValueError:
+    """A stateful method of TorchJD counts the losses."""
+    return ValueError(
+        f"TorchJD's {name} keeps state for a fixed number of losses, and {_list(absent)} "
+        f"{'is' if len(absent) == 1 else 'are'} absent in this step: use a method without state, "
+        "or give every loss in every step."
+    )
+
+
+def torchjd_not_finite(name: str, names: Sequence[str], weights: Sequence[float] | None) -> ValueError:
+    """The gradients were finite, the result is not."""
+    got = "" if weights is None else f": weights {', '.join(f'{w:g}' for w in weights)} for {_list(names)}"
+    return ValueError(
+        f"TorchJD's {name} gave a result that is not finite{got}. A zero gradient or repeated ones may be "
+        "outside of what it can do: look at result.cosines with measure=True."
+    )

@@ -1,0 +1,294 @@
+"""TorchJD's aggregators and weightings (torchjd.org) in a manyloss step.
+
+What depends on inner products alone, nearly all of them, runs on the Gramian [T, T]: no [T, P] matrix, any
+number of ranks, gradients at features or at shared parameters. What looks at single entries (TrimmedMean,
+TorchJD's GradDrop, ExcessMTL) gets the matrix: all features tensors flattened into one [T, B*F...].
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from manyloss import checks
+from manyloss.aggregation import Aggregator
+from manyloss.gradients import LossGradients
+from manyloss.weighting import GradientWeighting
+
+# Weightings of a matrix that look at its number of rows only.
+_COUNTS_ROWS = ("MeanWeighting", "SumWeighting", "ConstantWeighting", "RandomWeighting")
+# Methods of a matrix that turn with it: f(M Q) = f(M) Q, so the root of the Gramian stands for the matrix.
+_TURNS_WITH_THE_MATRIX = ("_NashMTLWeighting", "ConFIG")
+# Weightings of products of two independent batches' gradients; a step has one batch.
+_TWO_BATCHES = ("SDMGradWeighting", "MoDoWeighting")
+# Eigenvalues of the cosine matrix below this share of the largest are rounding.
+_ROUNDING = 1e-13
+
+
+def from_torchjd(method: Any, *, seed: int | None = None) -> TorchJDWeighting | TorchJDAggregator:
+    """Let a TorchJD method run in a step: ``MultiLoss(from_torchjd(UPGrad()))``.
+
+    The weighting's weights multiply what reaches the shared part; heads see the plain losses, as in
+    ``mtl_backward``. With ``shared_params=`` the result is that of TorchJD's ``mtl_backward``; with
+    ``features=`` the method works on the gradients at the features, which is far cheaper.
+
+    Args:
+        method: a TorchJD aggregator or weighting *object*. A weighting of a class of your own is taken to
+            read the Gramian, as TorchJD's public base class says.
+        seed: of the own generator that TorchJD's draws come from, so that ranks draw alike and checkpoints
+            continue; drawn from torch's when None.
+
+    Returns:
+        a `TorchJDWeighting` (to be given as ``weighting=``) or a `TorchJDAggregator` (``aggregator=``). State
+        of stateful methods travels in ``state_dict``.
+
+    Raises:
+        ImportError: TorchJD is not installed.
+        TypeError: something else than an aggregator or weighting object.
+        ValueError: the method needs the gradients of two batches (SDMGrad, MoDo).
+
+    """
+    try:
+        from torchjd import aggregation as torchjd
+    except ImportError as error:
+        raise checks.not_installed("from_torchjd", "torchjd", "peers") from error
+    if isinstance(method, type):
+        raise checks.torchjd_kind(method.__name__, "the class")
+    if isinstance(method, torchjd.GramianWeightedAggregator):
+        return TorchJDWeighting(method.gramian_weighting, type(method).__name__, seed=seed)
+    if not isinstance(method, (torchjd.Aggregator, torchjd.Weighting)):
+        raise checks.torchjd_kind(type(method).__name__, "an object of type")
+    name = type(method).__name__
+    core = method.weighting if isinstance(method, torchjd.WeightedAggregator) else method
+    reads = _reads(core)
+    if reads == "two batches":
+        raise checks.torchjd_two_batches(name)
+    if reads == "matrix":
+        if isinstance(method, torchjd.Weighting):
+            method = torchjd.WeightedAggregator(method)
+        return TorchJDAggregator(method, name, seed=seed)
+    return TorchJDWeighting(core, name, root=reads == "root", seed=seed)
+
+
+def _reads(core: nn.Module) -> str:
+    """What a method looks at: "gramian", "root" (of the Gramian), "matrix" or "two batches"."""
+    from torchjd import aggregation as torchjd
+    from torchjd.aggregation._weighting_bases import _MatrixWeighting
+
+    names = {cls.__name__ for cls in type(core).__mro__}
+    if names & {"CRMOGMWeighting"}:
+        return _reads(core.weighting)  # type: ignore[arg-type]
+    if names & set(_TWO_BATCHES):
+        return "two batches"
+    if names & set(_TURNS_WITH_THE_MATRIX):
+        return "root"
+    if names & set(_COUNTS_ROWS):
+        return "gramian"
+    if isinstance(core, (_MatrixWeighting, torchjd.Aggregator)):
+        return "matrix"
+    return "gramian"
+
+
+class TorchJDWeighting(GradientWeighting):
+    """A TorchJD method that inner products decide; made by `from_torchjd`.
+
+    Args:
+        method: a weighting, or an aggregator that turns with its matrix.
+        name: for messages.
+        root: hand it R [T, T] with R R^T = Gramian in place of the Gramian.
+        seed: of the own generator.
+
+    """
+
+    def __init__(self, method: nn.Module, name: str, *, root: bool = False, seed: int | None = None) -> None:
+        super().__init__()
+        self.held = _Held(method, name)
+        self.root = root
+        self.seed_with(seed)
+
+    def bind(self, names: tuple[str, ...]) -> None:
+        """Remember all losses, to notice an absent one."""
+        self.memory["names"] = list(names)
+
+    def forward(self, gradients: LossGradients) -> Tensor:
+        """The method's weights, or its result's coordinates in the gradients. [T]
+
+        Raises:
+            ValueError: a loss is absent and the method keeps state, or the weights are not finite.
+
+        """
+        self.held.check_present(self.memory.get("names"), gradients.names)
+        lengths = gradients.norms
+        directions = _directions(gradients.cosines) if self.root else None
+        given = gradients.gramian if directions is None else lengths[:, None] * directions
+        generator = self.generator
+        assert generator is not None
+        with self.held.drawing_from(generator, given.device):
+            result = self.held.module(given).detach().double().cpu()
+        if directions is not None and not self.held.gives_weights:
+            scaled = torch.linalg.lstsq(directions.T, result[:, None], driver="gelsd").solution[:, 0]
+            result = torch.where(lengths > 0, scaled / lengths, torch.zeros_like(scaled))
+        if not bool(torch.isfinite(result).all()):
+            raise checks.torchjd_not_finite(self.held.name, gradients.names, result.tolist())
+        return result
+
+    def extra_repr(self) -> str:
+        """The method."""
+        return self.held.name
+
+    def get_extra_state(self) -> bytes:
+        """With the TorchJD object's own state."""
+        self.memory["torchjd"] = self.held.state()
+        return super().get_extra_state()
+
+    def set_extra_state(self, state: bytes) -> None:
+        """Take over a saved state, into a fresh TorchJD object too."""
+        self.held.load(state, super().set_extra_state)
+
+
+class TorchJDAggregator(Aggregator):
+    """A TorchJD aggregator that looks at single entries of the matrix; made by `from_torchjd`.
+
+    At features the matrix is this rank's batch, so it is refused on more than one rank there.
+    """
+
+    def __init__(self, method: nn.Module, name: str, *, seed: int | None = None) -> None:
+        super().__init__()
+        self.held = _Held(method, name)
+        self.seed_with(seed)
+
+    def bind(self, names: tuple[str, ...]) -> None:
+        """Remember all losses, to notice an absent one."""
+        self.memory["names"] = list(names)
+
+    def aggregate(
+        self, gradients: Sequence[Tensor], features: Sequence[Tensor | None], names: Sequence[str]
+    ) -> list[Tensor]:
+        """Merge at all tensors jointly.
+
+        Raises:
+            ValueError: more than one rank at features, or a loss is absent and the method keeps state.
+
+        """
+        if features[0] is not None and self.ranks.world > 1:
+            raise checks.torchjd_one_rank(self.held.name, self.ranks.world)
+        self.held.check_present(self.memory.get("names"), names)
+        matrix = torch.cat([tensor.detach().flatten(1) for tensor in gradients], dim=1)  # [T, B*F...]
+        generator = self.generator
+        assert generator is not None
+        with self.held.drawing_from(generator, matrix.device):
+            merged = self.held.module(matrix).detach()
+        if not bool(torch.isfinite(merged).all()):
+            raise checks.torchjd_not_finite(self.held.name, names, None)
+        parts = merged.split([tensor[0].numel() for tensor in gradients])
+        return [part.view(tensor.shape[1:]) for part, tensor in zip(parts, gradients, strict=True)]
+
+    def merge(self, gradients: Tensor, features: Tensor | None, names: Sequence[str]) -> Tensor:
+        """[T, ...] -> [...]"""
+        return self.aggregate([gradients], [features], names)[0]
+
+    def extra_repr(self) -> str:
+        """The method."""
+        return self.held.name
+
+    def get_extra_state(self) -> bytes:
+        """With the TorchJD object's own state."""
+        self.memory["torchjd"] = self.held.state()
+        return super().get_extra_state()
+
+    def set_extra_state(self, state: bytes) -> None:
+        """Take over a saved state, into a fresh TorchJD object too."""
+        self.held.load(state, super().set_extra_state)
+
+
+def _directions(cosines: Tensor) -> Tensor:
+    """D [T, T] with D D^T = the cosines; from these, and not the Gramian, so that short rows keep theirs."""
+    values, vectors = torch.linalg.eigh(cosines)
+    alive = values > _ROUNDING * len(values) * values.max()
+    return vectors * torch.where(alive, values, torch.zeros_like(values)).sqrt()
+
+
+class _Held:
+    """A TorchJD object, out of sight of nn.Module: its None buffers do not survive a state_dict."""
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        from torchjd.aggregation import Weighting
+
+        self.module = module
+        self.name = name
+        self.gives_weights = isinstance(module, Weighting)
+
+    @property
+    def stateful(self) -> list[tuple[str, nn.Module]]:
+        """Its parts that learn from step to step."""
+        from torchjd._mixins import Stateful
+
+        return [(name, part) for name, part in self.module.named_modules() if isinstance(part, Stateful)]
+
+    def check_present(self, expected: Sequence[str] | None, names: Sequence[str]) -> None:
+        """What keeps state per loss cannot leave one out."""
+        absent = [name for name in expected or () if name not in names]
+        if absent and self.stateful:
+            raise checks.torchjd_absent(self.name, absent)
+
+    @contextmanager
+    def drawing_from(self, generator: torch.Generator, device: torch.device) -> Iterator[None]:
+        """TorchJD draws from torch's global generator: for this call, seed it from the own one."""
+        devices = [device] if device.type == "cuda" else []
+        seed = int(torch.randint(2**62, (), generator=generator))
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            yield
+
+    def state(self) -> dict[str, Any]:
+        """Plain attributes and buffers of the stateful parts."""
+        parts = {}
+        for name, part in self.stateful:
+            found = {**vars(part), **part._buffers}
+            parts[name] = {
+                key: _packed(value)
+                for key, value in found.items()
+                if key not in _MACHINERY and _is_plain(value)
+            }
+        return {"method": self.name, "parts": parts}
+
+    def load(self, state: bytes, load_rest: Callable[[bytes], None]) -> None:
+        """Check first, then let ``load_rest`` take the rest, then fill the TorchJD object."""
+        saved = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)["memory"].get("torchjd")
+        if saved is not None:
+            checks.same_method(self.name, saved["method"])
+        load_rest(state)
+        if saved is None:
+            return
+        for name, part in self.stateful:
+            for key, value in saved["parts"][name].items():
+                target = part._buffers if key in part._buffers else vars(part)
+                target[key] = _unpacked(value)
+            rebuild = getattr(part, "_init_optim_problem", None)
+            if rebuild is not None and part.step:  # NashMTL makes its solver's problem in its first step
+                rebuild()
+
+
+_MACHINERY = frozenset(vars(nn.Module()))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_plain(item) for item in value)
+    kinds = (bool, int, float, str, Tensor, np.ndarray, torch.dtype, torch.device)
+    return value is None or isinstance(value, kinds)
+
+
+def _packed(value: Any) -> Any:
+    """numpy does not pass a weights_only load."""
+    return {"numpy": torch.from_numpy(value.copy())} if isinstance(value, np.ndarray) else value
+
+
+def _unpacked(value: Any) -> Any:
+    return value["numpy"].numpy() if isinstance(value, dict) else value

@@ -157,9 +157,9 @@ def read_run(folder: Path) -> RunRecord:
             trials=tuple(_read_trial(folder, arm, seed) for arm in arms for seed in seeds),
         )
     except OSError as error:
-        raise checks.unreadable_run_file(path, error.strerror or str(error)) from error
+        raise checks.cannot_read(path, error) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise checks.damaged_run_file(path, _what_is_wrong(error)) from error
+        raise checks.damaged(path, _said(error)) from error
 
 
 def read_steps(trial: TrialRecord, losses: Sequence[str]) -> StepTrace | None:
@@ -230,9 +230,8 @@ def _read_trial(folder: Path, arm: str, seed: int) -> TrialRecord:
             settings=settings,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        shown = reading.relative_to(folder)
-        reason = checks.damaged_trial(shown, path.relative_to(folder), _what_is_wrong(error))
-        return TrialRecord(arm, seed, path, "damaged", reason)
+        found = checks.cannot_read(reading, error) if isinstance(error, OSError) else None
+        return TrialRecord(arm, seed, path, "damaged", str(found or checks.damaged(reading, _said(error))))
 
 
 def _epoch(record: Mapping[str, Any]) -> EpochRecord:
@@ -292,9 +291,6 @@ def _square(
     return square
 
 
-def _what_is_wrong(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"{error.args[0]!r} is missing"
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return str(error)
+def _said(error: Exception) -> Exception:
+    """A missing key reads as one."""
+    return ValueError(f"{error.args[0]!r} is missing") if isinstance(error, KeyError) else error

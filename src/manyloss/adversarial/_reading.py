@@ -1,0 +1,103 @@
+"""Reading the gradients of a model's inputs, in a form that can be differentiated again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+
+from manyloss import checks_adversarial as checks
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def learning_rate_multiplier(fraction: float) -> float:
+    """The multiplier m = (1 - epoch / epochs)^0.9, the paper's schedule (supplement)."""
+    return float((1.0 - fraction) ** 0.9)
+
+
+@contextmanager
+def unchanged_on_error(*modules: nn.Module) -> Iterator[None]:
+    """When the step fails, BatchNorm's statistics and every other buffer are as they were."""
+    before = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    try:
+        yield
+    except BaseException:
+        for buffer, value in before:
+            buffer.copy_(value)
+        raise
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """A second pass over the same batch does not count a second time in BatchNorm."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
+
+
+@contextmanager
+def modes_restored(model: nn.Module) -> Iterator[None]:
+    """Every submodule leaves in the train or eval mode in which it came."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def loss_scale(grad_scaler: GradScaler | None, like: Tensor) -> Tensor:
+    """The scaler's factor as a tensor on the device (1 without a scaler)."""
+    one = torch.ones((), device=like.device)
+    if grad_scaler is None:
+        return one
+    scaled: Tensor = grad_scaler.scale(one)
+    return scaled
+
+
+def per_example(gradient: Tensor, scale: Tensor) -> Tensor:
+    """From the gradient of the scaled mean over the batch to the gradient of each example's own loss.
+
+    Sum reduction: 1/B would change what the auxiliary network's BatchNorm sees. Half precision ends here.
+    """
+    if gradient.dtype in (torch.float16, torch.bfloat16):
+        gradient = gradient.float()
+    return gradient * (len(gradient) / scale).to(gradient.dtype)
+
+
+def loss_input_gradient(
+    task_loss: Tensor, x: Tensor, scale: Tensor, *, create_graph: bool, who: str = "the model"
+) -> Tensor:
+    """grad_x of each example's loss, [B, ...]."""
+    with torch.autocast(x.device.type, enabled=False):
+        (gradient,) = torch.autograd.grad(
+            task_loss * scale, x, create_graph=create_graph, retain_graph=True, allow_unused=True
+        )
+        return per_example(checks.input_gradient(gradient, who), scale)
+
+
+def scaled_gradients(
+    loss: Tensor, tensors: Sequence[Tensor], scale: Tensor, *, keep: bool = False
+) -> list[Tensor]:
+    """Gradients of a loss that stay outside every `.grad`; a tensor that the loss does not reach gets
+    zeros.
+    """
+    with torch.autocast(loss.device.type, enabled=False):
+        gradients = torch.autograd.grad(
+            loss * scale, tensors, retain_graph=keep, allow_unused=True, materialize_grads=True
+        )
+        return [gradient / scale.to(gradient.dtype) for gradient in gradients]
+
+
+def backward(objective: Tensor, grad_scaler: GradScaler | None) -> None:
+    """The one ordinary backward of the step, into `.grad`."""
+    with torch.autocast(objective.device.type, enabled=False):
+        scaled: Tensor = objective if grad_scaler is None else grad_scaler.scale(objective)
+        torch.autograd.backward(scaled)

@@ -1,0 +1,130 @@
+"""What is watched while an adversary trains, and the words for what goes wrong."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from manyloss import checks_adversarial as checks
+from manyloss.adversarial._reading import Loss, loss_input_gradient
+
+PATIENCE = 100  # steps before a running accuracy is judged
+VANISHED = 1e-8  # RMS below which a gradient carries nothing
+ZERO_SHARE = 0.1
+DRIFT_FACTOR = 10.0
+BATCHNORM_COSINE = 0.5
+
+
+def root_mean_square(gradients: Tensor) -> Tensor:
+    """sqrt(mean g^2) over everything."""
+    return gradients.detach().double().square().mean().sqrt()
+
+
+def zero_share(gradients: Tensor) -> Tensor:
+    """Share of the examples [B, ...] whose gradient is exactly zero everywhere."""
+    return (gradients.detach().flatten(1) == 0).all(1).double().mean()
+
+
+def batchnorm_cosine(model: nn.Module, x: Tensor, y: Tensor, loss: Loss = F.cross_entropy) -> Tensor:
+    """Mean cosine between the input gradients in train and in eval mode, a 0-d tensor.
+
+    An attacker sees the eval mode; a defense is trained in train mode. Far from 1, the two differ, and what
+    is learned does not carry over. Costs two passes; nothing in the model changes.
+    """
+    gradients = []
+    modes = [(module, module.training) for module in model.modules()]
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        for training in (True, False):
+            model.train(training)
+            inputs = x.detach().requires_grad_()
+            with torch.enable_grad():
+                value = checks.scalar_loss(loss(model(inputs), y))
+                one = torch.ones((), device=x.device)
+                gradients.append(
+                    loss_input_gradient(value, inputs, one, create_graph=False).flatten(1).double()
+                )
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
+        for buffer, value in before:
+            buffer.copy_(value)
+    return F.cosine_similarity(gradients[0], gradients[1], dim=1).mean()
+
+
+class Watch(nn.Module):
+    """Running means over steps, kept in the state so that a resumed run warns as the unbroken one does."""
+
+    steps: Tensor
+    running_accuracy: Tensor
+    first_centre: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("running_accuracy", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("first_centre", torch.full((), -1.0, dtype=torch.float64))
+
+    def count(self, accuracy: Tensor) -> None:
+        """One more step, at which the auxiliary network had this accuracy."""
+        self.steps += 1
+        rate = max(0.02, 1.0 / int(self.steps))
+        self.running_accuracy.lerp_(accuracy.to(self.running_accuracy), rate)
+
+    def drift(self, logits: Tensor) -> tuple[Tensor, str | None]:
+        """Growth of mean_b |mean_c z| since the first step, and a warning when it dwarfs their spread."""
+        values = logits.detach().double()
+        centre = values.mean(1).abs().mean()
+        if self.first_centre < 0:
+            self.first_centre.copy_(centre)
+        spread = float(values.std(1).mean())
+        warning = None
+        if float(centre) > DRIFT_FACTOR * max(1.0, spread):
+            warning = (
+                f"The logits drift: their mean is {float(centre):.3g} from 0, against a spread "
+                f"of {spread:.3g}. Literal GREACE gradients do not sum to 0; greace='reweighted' is bounded."
+            )
+        return centre - self.first_centre.to(centre), warning
+
+    def gradient_warnings(self, name: str, rms: Tensor, zeros: Tensor) -> list[str]:
+        """Words about gradients that carry nothing."""
+        words = []
+        if float(rms) < VANISHED:
+            words.append(
+                f"The {name}'s input gradients vanish (RMS {float(rms):.2g}): there is nothing "
+                "to read in them."
+            )
+        if float(zeros) > ZERO_SHARE:
+            words.append(
+                f"{float(zeros):.0%} of the {name}'s input gradients are exactly zero: the model saturates."
+            )
+        return words
+
+    def accuracy_warnings(self, who: str, chance: float, active: bool) -> list[str]:
+        """Words about an adversary that has won, or that has learned nothing."""
+        accuracy = float(self.running_accuracy)
+        if int(self.steps) < PATIENCE or not active:
+            return []
+        if accuracy > 0.99:
+            return [
+                f"The {who} is right on {accuracy:.1%} of the gradients: the model does not follow it. "
+                "Raise alpha, or lower its learning rate."
+            ]
+        if accuracy < 1.1 * chance:
+            return [
+                f"The {who} is at chance ({accuracy:.1%}): either nothing is left to find, or it has "
+                "collapsed. "
+                "Train a fresh one on the finished model to tell which."
+            ]
+        return []
+
+    @staticmethod
+    def batchnorm_warnings(cosine: Tensor | None) -> list[str]:
+        """Words about gradients that differ between train and eval mode."""
+        if cosine is None or float(cosine) >= BATCHNORM_COSINE:
+            return []
+        return [
+            f"Input gradients in train and eval mode have cosine {float(cosine):.2f}: what is learned in "
+            "one does not hold in the other. Use larger batches, or freeze BatchNorm."
+        ]

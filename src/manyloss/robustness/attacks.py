@@ -1,0 +1,204 @@
+"""White-box attacks inside an L-infinity ball: FGSM, iterated FGSM and PGD, untargeted or targeted.
+
+x [B, ...] lies in [0, 1] and so does every result; eps is in the same units (8/255, not 8). The model maps x
+to logits [B, C], with any normalisation inside. Attacks run in eval mode, put every submodule's mode back,
+and write to no `.grad`. Sources: Goodfellow et al. 2014 (FGSM), Kurakin et al. 2016 (iterated, least
+likely), Madry et al. 2017 (PGD), Carlini and Wagner 2017 (margin), Croce and Hein 2020 (DLR).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from manyloss import checks_adversarial as checks
+from manyloss.adversarial._reading import modes_restored
+
+AttackLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+def _others(logits: Tensor, classes: Tensor) -> Tensor:
+    """The largest logit among the other classes, [B]."""
+    return logits.scatter(1, classes[:, None], -torch.inf).amax(1)
+
+
+def _of(logits: Tensor, classes: Tensor) -> Tensor:
+    return logits.gather(1, classes[:, None]).squeeze(1)
+
+
+def _to_climb(logits: Tensor, y: Tensor, targets: Tensor | None, loss: str | AttackLoss) -> Tensor:
+    """What the attacker makes larger, one number per example [B]."""
+    aim = y if targets is None else targets
+    direction = 1.0 if targets is None else -1.0
+    if callable(loss):
+        return direction * loss(logits, aim)
+    if loss == "cross_entropy":
+        return direction * F.cross_entropy(logits, aim, reduction="none")
+    if loss == "margin":
+        return direction * (_others(logits, aim) - _of(logits, aim))
+    checks.choice("loss", loss, ("cross_entropy", "margin", "dlr"))
+    checks.enough_classes(logits.shape[1], 3 if targets is None else 4)
+    first, _, third, *rest = logits.sort(1, descending=True).values.unbind(1)
+    if targets is None:
+        return (_others(logits, y) - _of(logits, y)) / (first - third + 1e-12)
+    return (_of(logits, targets) - _of(logits, y)) / (first - (third + rest[0]) / 2 + 1e-12)
+
+
+def checked_logits(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The model's logits [B, C], after all checks of inputs, labels and outputs."""
+    checks.images(x, (0.0, 1.0))
+    checks.labels_of(x, y)
+    logits = checks.logits(model(x), len(x))
+    checks.labels_in_range(y, logits.shape[1])
+    return logits
+
+
+def _sign_of_gradient(
+    model: nn.Module, x: Tensor, y: Tensor, targets: Tensor | None, loss: str | AttackLoss
+) -> Tensor:
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(x)
+        checks.reaches_input(logits)
+        climbed = _to_climb(logits, y, targets, loss).sum()
+        (gradient,) = torch.autograd.grad(climbed, x, allow_unused=True)
+    return checks.input_gradient(gradient).nan_to_num(0.0, 0.0, 0.0).sign()
+
+
+def _project(x: Tensor, centre: Tensor, eps: float) -> Tensor:
+    return torch.minimum(torch.maximum(x, centre - eps), centre + eps).clamp(0.0, 1.0)
+
+
+def _check(model: nn.Module, x: Tensor, y: Tensor, eps: float, targets: Tensor | None) -> None:
+    checks.eps(eps)
+    with torch.no_grad():
+        logits = checked_logits(model, x, y)
+    if targets is not None:
+        checks.labels_of(x, targets)
+        checks.labels_in_range(targets, logits.shape[1], "targets")
+        checks.target_differs(targets, y)
+
+
+def fgsm(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    targets: Tensor | None = None,
+    loss: str | AttackLoss = "cross_entropy",
+) -> Tensor:
+    """One step: clip(x + eps sign(grad_x L(x, y))), or x - eps sign(grad_x L(x, targets)) when targeted.
+
+    loss: "cross_entropy", "margin", "dlr", or a function (logits, classes) -> [B]. Returns [B, ...] in [0,
+    1].
+    """
+    return ifgsm(model, x, y, eps, steps=1, step_size=eps, targets=targets, loss=loss)
+
+
+def ifgsm(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    steps: int = 10,
+    step_size: float | None = None,
+    targets: Tensor | None = None,
+    loss: str | AttackLoss = "cross_entropy",
+) -> Tensor:
+    """`steps` steps of `step_size` (eps / steps unless given) from x itself, each clipped to the ball and
+    [0, 1].
+    """
+    return pgd(
+        model, x, y, eps, steps=steps, step_size=eps / steps if step_size is None else step_size,
+        random_start=False, targets=targets, loss=loss,
+    )  # fmt: skip
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    steps: int = 20,
+    step_size: float | None = None,
+    restarts: int = 1,
+    random_start: bool = True,
+    targets: Tensor | None = None,
+    loss: str | AttackLoss = "cross_entropy",
+    seed: int = 0,
+) -> Tensor:
+    """Projected steps of `step_size` (2.5 eps / steps unless given) from a uniform random point of the ball.
+
+    Of several restarts an example keeps the first that works (a wrong class, or the target), else the last.
+    `seed` decides the starts; torch's global generators are not used.
+    """
+    checks.at_least("steps", steps, 1)
+    checks.at_least("restarts", restarts, 1)
+    step = 2.5 * eps / steps if step_size is None else step_size
+    generator = torch.Generator().manual_seed(seed)
+    x = x.detach()
+    with modes_restored(model):
+        model.eval()
+        _check(model, x, y, eps, targets)
+        kept: Tensor | None = None
+        works = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        for _ in range(restarts):
+            moved = x
+            if random_start:
+                offset = torch.rand(x.shape, generator=generator, dtype=torch.float64) * 2 - 1
+                moved = _project(x + eps * offset.to(x), x, eps)
+            for _ in range(steps):
+                moved = _project(moved + step * _sign_of_gradient(model, moved, y, targets, loss), x, eps)
+            free = (~works).view(-1, *[1] * (x.dim() - 1))
+            kept = moved if kept is None else torch.where(free, moved, kept)
+            if restarts > 1:
+                with torch.no_grad():
+                    predicted = model(kept).argmax(1)
+                works = predicted != y if targets is None else predicted == targets
+        assert kept is not None
+        return kept.detach()
+
+
+def random_noise(
+    model: nn.Module, x: Tensor, y: Tensor, eps: float, *, tries: int = 10, seed: int = 0
+) -> Tensor:
+    """Black box: the first of `tries` random corners x +- eps that the model gets wrong, else the last."""
+    checks.at_least("tries", tries, 1)
+    generator = torch.Generator().manual_seed(seed)
+    x = x.detach()
+    with modes_restored(model), torch.no_grad():
+        model.eval()
+        _check(model, x, y, eps, None)
+        kept = x
+        works = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        for _ in range(tries):
+            corner = torch.randint(2, x.shape, generator=generator) * 2 - 1
+            moved = (x + eps * corner.to(x)).clamp(0.0, 1.0)
+            kept = torch.where(works.view(-1, *[1] * (x.dim() - 1)), kept, moved)
+            works = model(kept).argmax(1) != y
+        return kept
+
+
+def random_targets(y: Tensor, classes: int, *, seed: int = 0) -> Tensor:
+    """One wrong class per example, uniform among the `classes` - 1 others, int64 [B]. Fix it once per
+    example.
+    """
+    checks.at_least("classes", classes, 2)
+    checks.labels_in_range(y, classes)
+    generator = torch.Generator().manual_seed(seed)
+    shift = torch.randint(1, classes, y.shape, generator=generator)
+    return (y + shift.to(y.device)) % classes
+
+
+def least_likely_targets(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The wrong class with the smallest logit on the clean image, int64 [B]: the paper's "worst" target."""
+    with modes_restored(model), torch.no_grad():
+        model.eval()
+        logits = checked_logits(model, x, y)
+        return logits.scatter(1, y[:, None], torch.inf).argmin(1)

@@ -59,7 +59,7 @@ class Execution:
     jobs: int
     display: Display
     _workers: list[_Worker] = field(default_factory=list)
-    _lost: dict[TrialSpec, int] = field(default_factory=dict)
+    _lost: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def run(self) -> dict[tuple[str, int], dict[str, Any]]:
         """The results by (arm, seed).
@@ -67,6 +67,7 @@ class Execution:
         Raises:
             StorageError: the folder cannot be used; what has finished is kept.
             KeyboardInterrupt: the user has stopped it; what has finished is kept.
+
         """
         pending = list(self.specs)
         results: dict[tuple[str, int], dict[str, Any]] = {}
@@ -138,13 +139,14 @@ class Execution:
         if spec is None:
             return
         how = how_it_ended(worker.process.exitcode)
-        self._lost[spec] = self._lost.get(spec, 0) + 1
-        if self._lost[spec] < LIVES:
+        key = spec.arm, spec.seed
+        self._lost[key] = self._lost.get(key, 0) + 1
+        if self._lost[key] < LIVES:
             self.display.again(spec.label, how)
             pending.insert(0, spec)
             return
         result = write_failure(spec, f"{how}, twice")
-        results[spec.arm, spec.seed] = result
+        results[key] = result
         self.display.end(spec.label, spec.epochs, result)
 
     def _stop(self) -> None:

@@ -63,15 +63,13 @@ class Display(ABC):
         self.done += epochs - self._from.pop(label, 0.0)
         self.running.pop(label, None)
         self.ended += 1
-        self.console.print(self._line(label, result), highlight=False)
+        self._say(self._line(label, result))
         self.show()
 
     def again(self, label: str, why: str) -> None:
         """A trial's process was lost, and the trial goes on in another one."""
         self.running.pop(label, None)
-        self.console.print(
-            f"[yellow]{escape(label)}: {escape(why)}; it goes on after its last epoch[/]", highlight=False
-        )
+        self._say(f"[yellow]{escape(label)}: {escape(why)}; it goes on after its last epoch[/]")
 
     def left(self) -> float | None:
         """Estimated seconds until the end; None while nothing is known."""
@@ -79,6 +77,10 @@ class Display(ABC):
         done = self.done + running
         elapsed = time.monotonic() - self.started
         return None if done <= 0 else elapsed * (self.total - done) / done
+
+    def _say(self, line: str) -> None:
+        """A line stays one line in a log."""
+        self.console.print(line, highlight=False, soft_wrap=not self.console.is_terminal)
 
     def _line(self, label: str, result: Mapping[str, Any]) -> str:
         width = len(str(self.trials))
@@ -137,7 +139,7 @@ class PlainDisplay(Display):
         self._last = now
         for label, (done, epochs, losses) in self.running.items():
             shown = " ".join(f"{name} {value:.3g}" for name, value in losses.items())
-            self.console.print(f"  {label}: {done:.1f} of {epochs} epochs  {shown}", markup=False)
+            self._say(escape(f"  {label}: {done:.1f} of {epochs} epochs  {shown}"))
 
     def end(self, label: str, epochs: int, result: Mapping[str, Any]) -> None:
         """As `Display.end`; the next line about running trials can wait."""

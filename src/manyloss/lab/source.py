@@ -48,6 +48,7 @@ class Source:
         Raises:
             BrokenProblemError: the user's file fails; the text is its own traceback.
             LabError: there is no such recipe or file, or not exactly one problem in it.
+
         """
         if self.is_file:
             problem = _problem_in(Path(self.where), self.options)

@@ -27,7 +27,10 @@ if sys.platform != "win32":
 
 def trial_folder(root: Path, arm: str, seed: int) -> Path:
     """The folder of one trial. Different arms get different folders, on every file system."""
-    return root / "trials" / quote(arm, safe=":=+").replace(":", ",") / f"seed-{seed}"
+    name = quote(arm, safe=":=+").replace(":", ",")
+    if name.startswith("."):
+        name = "%2E" + name[1:]
+    return root / "trials" / name / f"seed-{seed}"
 
 
 def make_folder(folder: Path) -> None:
@@ -127,6 +130,7 @@ def only_writer(folder: Path, wait: float = 0.0) -> Iterator[None]:
 
     Raises:
         LabError: another process holds it.
+
     """
     if sys.platform == "win32":  # has no flock: there two runs in one folder are not noticed
         yield

@@ -68,6 +68,7 @@ class Study:
         Raises:
             BrokenProblemError: the user's file fails.
             LabError: an unknown recipe, method or option; a folder of another study.
+
         """
         problem = source.load()
         remarks: list[str] = []
@@ -229,6 +230,7 @@ class Study:
         Raises:
             StorageError: the folder cannot be used, or another study is writing to it.
             KeyboardInterrupt: stopped by the user. Everything but the running epochs is kept.
+
         """
         storage.make_folder(self.root)
         with storage.only_writer(self.root, wait=5.0):
@@ -265,6 +267,7 @@ def try_out(problem: Problem, seed: int) -> None:
 
     Raises:
         BrokenProblemError: the user's code fails; the text is its own traceback.
+
     """
     with own_traceback("its metrics were made"):
         problem.metric_directions()

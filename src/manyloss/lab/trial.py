@@ -174,6 +174,7 @@ class Trial:
 
         Raises:
             StorageError: the folder is damaged, in use, of other settings, or cannot be written.
+
         """
         storage.make_folder(self.folder)
         with storage.only_writer(self.folder, wait=20.0):

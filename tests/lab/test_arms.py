@@ -1,0 +1,108 @@
+# ruff: noqa: RUF012
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from manyloss import MultiLoss
+from manyloss.lab import Arm, ArmContext, LabError, Problem
+from manyloss.lab.arms import BUILT_IN, choose_arm, choose_arms
+
+
+class Two(Problem):
+    losses = {"left": F.mse_loss, "right": F.mse_loss}
+    width = 3
+    arms = {
+        "wide": Arm("wide", "More neurons.", problem={"width": 30}),
+        "wrong": Arm("wrong", "A slip.", problem={"widht": 30}),
+        "gradnorm": Arm(
+            "gradnorm", "Ours.", BUILT_IN["gradnorm"].method, {"alpha": 0.1, "lr": 1.0, "initial": "first"}
+        ),
+    }
+
+
+class Plain(Problem):
+    losses = Two.losses
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_every_arm_makes_a_step(name):
+    chosen = choose_arm(name, Plain())
+    needed = {arm: {"mean_weights": {"left": 0.5, "right": 1.5}} for arm in chosen.requires}
+    multi = chosen.build(ArmContext(("left", "right"), 3, needed))
+    assert isinstance(multi, MultiLoss)
+    torch.manual_seed(0)
+    encoder, heads = nn.Linear(4, 3), [nn.Linear(3, 1), nn.Linear(3, 1)]
+    features = encoder(torch.randn(5, 4))
+    losses = {n: head(features).square().mean() for n, head in zip(("left", "right"), heads, strict=True)}
+    multi.backward(losses, features=features, shared_params=list(encoder.parameters()))
+    assert torch.isfinite(encoder.weight.grad).all()
+    assert encoder.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["random", "pcgrad", "iterative-pcgrad", "graddrop", "random-graddrop"])
+def test_random_methods_take_the_seed_of_the_trial(name):
+    def states(seed):
+        multi = choose_arm(name, Plain()).build(ArmContext(("left", "right"), seed))
+        method = multi.aggregator if multi.aggregator.generator is not None else multi.weighting
+        return method.generator.get_state()
+
+    assert torch.equal(states(1), states(1))
+    assert not torch.equal(states(1), states(2))
+
+
+def test_options_are_read_and_have_one_spelling():
+    chosen = choose_arm("graddrop:leak=0.5:k=1.0:renormalize=true", Plain())
+    assert chosen.name == "graddrop:leak=0.5:renormalize=True"
+    assert chosen.options["renormalize"] is True
+    assert choose_arm(chosen.name, Plain()).options == chosen.options
+
+
+def test_single_is_one_arm_per_loss():
+    chosen = choose_arms(["equal", "single", "equal"], Plain())
+    assert [arm.name for arm in chosen] == ["equal", "single:left", "single:right"]
+    problem = Plain()
+    chosen[1].apply(problem)
+    assert problem.active_names == ("left",)
+
+
+def test_static_takes_a_weight_per_loss():
+    multi = choose_arm("static:right=3", Plain()).build(ArmContext(("left", "right"), 0))
+    x = torch.ones((), requires_grad=True)
+    result = multi.backward({"left": x * 1, "right": x * 1})
+    assert result.weights == {"left": 1, "right": 3}
+
+
+def test_prerequisites_have_the_same_options():
+    assert choose_arm("gradnorm-static", Plain()).requires == ("gradnorm",)
+    assert choose_arm("gradnorm-static:alpha=0.3", Plain()).requires == ("gradnorm:alpha=0.3",)
+
+
+def test_a_problem_changes_arms_and_arms_change_a_problem():
+    problem = Two()
+    assert choose_arm("gradnorm", problem).options["alpha"] == 0.1
+    choose_arm("wide", problem).apply(problem)
+    assert problem.width == 30
+    assert Two.width == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gradnrom", "no method 'gradnrom'.* Did you mean 'gradnorm'"),
+        ("single:lef", "Did you mean 'single:left'"),
+        ("zzzz", "Known: cagrad, cosreg"),
+        ("gradnorm:alhpa=1", "'gradnorm' has no option 'alhpa'. Did you mean 'alpha'"),
+        ("cosreg:alpha=-1", "'cosreg:alpha=-1' cannot be built: alpha must be"),
+        ("static:lft=1", "'static' has no option 'lft'. Did you mean 'left'"),
+    ],
+)
+def test_what_is_unknown_is_named_with_the_closest(text, message):
+    with pytest.raises(LabError, match=message):
+        choose_arm(text, Plain())
+
+
+def test_an_attribute_that_a_problem_lacks_is_named():
+    problem = Two()
+    with pytest.raises(LabError, match=r"changes 'widht', which Two does not have. Did you mean 'width'"):
+        choose_arm("wrong", problem).apply(problem)

@@ -41,6 +41,10 @@ class Ranks:
         """Mean of a detached tensor over the ranks, on every rank."""
         return tensor if self.world == 1 else self.sum(tensor) / self.world
 
+    def all(self, mine: bool) -> bool:
+        """Whether it holds on every rank."""
+        return mine if self.world == 1 else float(self.sum(torch.tensor(float(mine)))) == self.world
+
     def gather_sizes(self, size: int) -> list[int]:
         """The batch size of every rank, in the order of the ranks."""
         if self.world == 1:

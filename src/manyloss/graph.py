@@ -7,10 +7,12 @@ looked through edge by edge, or every loss would seem to depend on every output.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
@@ -39,6 +41,45 @@ def through_sink(edge: Edge) -> Edge:
 def children(node: Any) -> list[Edge]:
     """The edges that a node sends gradients into, with DDP's sink looked through."""
     return [through_sink(edge) for edge in node.next_functions]
+
+
+@contextmanager
+def reads_only(losses: Iterable[Tensor | GradientEdge | None]) -> Iterator[None]:
+    """While this lasts, a pass through the graphs of ``losses`` starts no reduction of DDP.
+
+    With ``static_graph`` the sink of the first step queues DDP's delayed all-reduce when it runs; a read that
+    passes it would reduce gradients that are not there yet, and the ranks would drift apart silently. The
+    sink does so once, and is told here that it did; the write that follows finds it as it was.
+    """
+    waiting = [
+        ddp
+        for ddp in (sink.ddp_weakref() for sink in _sinks(losses))
+        if ddp.static_graph and not ddp._static_graph_delay_allreduce_enqueued
+    ]
+    for ddp in waiting:
+        ddp._static_graph_delay_allreduce_enqueued = True
+    try:
+        yield
+    finally:
+        for ddp in waiting:
+            ddp._static_graph_delay_allreduce_enqueued = False
+
+
+def _sinks(losses: Iterable[Tensor | GradientEdge | None]) -> list[Any]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return []
+    stack: list[Any] = [
+        (get_gradient_edge(loss) if isinstance(loss, Tensor) else loss).node
+        for loss in losses
+        if loss is not None
+    ]
+    seen = set(stack)
+    while stack:
+        for child, _ in stack.pop().next_functions:
+            if child is not None and child not in seen:
+                seen.add(child)
+                stack.append(child)
+    return [node for node in seen if node.name() == _SINK]
 
 
 @dataclass

@@ -73,6 +73,7 @@ class _Step:
     ranks: Ranks
     measure: bool
     observers: list[Observer] = field(default_factory=list)
+    unbound: list[dict[str, Any]] | None = None  # the methods' memory before the first step bound it
 
     @property
     def names(self) -> list[str]:
@@ -198,7 +199,8 @@ class MultiLoss(nn.Module):
         if not (self._merges or self._measures_norms or self.penalties or step.measure):
             self._bind(step)
             return self._plain(step)
-        if self._tap_is_legal(step, walk):
+        # One path for all ranks: their collectives would not match on two.
+        if step.ranks.all(self._tap_is_legal(step, walk)):
             self._bind(step)
             return self._tap(step, walk)
         if self.read == "tap":
@@ -281,7 +283,9 @@ class MultiLoss(nn.Module):
         It comes after everything that can be wrong with a step, so that a refused step leaves no trace.
         """
         if self.names is None:
+            step.unbound = [method.memory for method in self._methods]
             for method in self._methods:
+                method.memory = dict(method.memory)
                 method.bind(step.all_names)
             self.names = step.all_names
         if self.weighting.ranks is not step.ranks:
@@ -290,6 +294,13 @@ class MultiLoss(nn.Module):
                 if method.generator is not None:
                     step.ranks.share_generator(method.generator)
                 step.ranks.share_parameters(list(method.parameters()))
+
+    def _unbind(self, step: _Step) -> None:
+        """Undo the binding of a first step that was refused or skipped after it."""
+        if step.unbound is not None:
+            for method, memory in zip(self._methods, step.unbound, strict=True):
+                method.memory = memory
+            self.names = None
 
     # ------------------------------------------------------------------ the paths
 
@@ -387,11 +398,13 @@ class MultiLoss(nn.Module):
         except BaseException:
             for leaf in fresh:
                 leaf.grad = None
+            self._unbind(step)
             raise
         finally:
             for handle in handles:
                 handle.remove()
         if merged.skipped:
+            self._unbind(step)
             return self._result(step, weights, skipped=True, path="tap")
         self._learn(step, merged)
         return self._result(step, merged.weights, merged, path="tap")
@@ -400,13 +413,14 @@ class MultiLoss(nn.Module):
         """Gradients at W, which lies behind the features, from those at the features: W's layer only."""
         rows = []
         for i in range(len(step.names)):
-            grads = torch.autograd.grad(
-                step.feature_roots,
-                step.params,
-                [g[i].to(z.dtype) for g, z in zip(gradients.tensors, step.features, strict=True)],
-                retain_graph=True,
-                allow_unused=True,
-            )
+            with graph.reads_only(step.present.roots):
+                grads = torch.autograd.grad(
+                    step.feature_roots,
+                    step.params,
+                    [g[i].to(z.dtype) for g, z in zip(gradients.tensors, step.features, strict=True)],
+                    retain_graph=True,
+                    allow_unused=True,
+                )
             checks.reaches(step.names[i], grads, "shared_params")
             parts = zip(grads, step.params, strict=True)
             rows.append(
@@ -425,15 +439,16 @@ class MultiLoss(nn.Module):
         )
         double = bool(self.penalties)
         self._refuse_double_backward(step)
-        there, behind = read_losses(
-            step.present.roots,
-            step.names,
-            step.feature_roots if at_features else [],
-            step.features if at_features else [],
-            at_params,
-            None if step.scale is None else step.scale,
-            create_graph=double,
-        )
+        with graph.reads_only(step.present.roots):
+            there, behind = read_losses(
+                step.present.roots,
+                step.names,
+                step.feature_roots if at_features else [],
+                step.features if at_features else [],
+                at_params,
+                step.scale,
+                create_graph=double,
+            )
         behind = [mean_over_ranks(tensor, step.ranks) for tensor in behind]
         graphs = []
         if at_features:
@@ -512,14 +527,15 @@ class MultiLoss(nn.Module):
         places = step.feature_roots if step.features else step.params
         if not objective.requires_grad:
             return [None] * len(places)
-        return list(torch.autograd.grad(objective, places, retain_graph=True, allow_unused=True))
+        with graph.reads_only(step.present.roots):
+            return list(torch.autograd.grad(objective, places, retain_graph=True, allow_unused=True))
 
     def _run_backward(self, step: _Step, weights: Tensor, objective: Tensor | None = None) -> None:
         roots: list[Any] = []
         seeds: list[Tensor] = []
         for root, weight in zip(step.present.roots, weights.tolist(), strict=True):
             if root is not None:
-                factor = weight if step.scale is None else step.scale * weight
+                factor = weight if step.scale is None else float(step.scale) * weight
                 roots.append(root)
                 seeds.append(seed_of(root, step.device, factor))
         if objective is not None and objective.requires_grad:

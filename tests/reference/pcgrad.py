@@ -1,12 +1,24 @@
 """PCGrad (Yu et al. 2020, Algorithm 1) and GradDrop's Iterative PCGrad (appendix A.3), for given orders.
 
-The orders are drawn at random by the methods; `all_*` lists the result for every order there is.
+The orders are drawn at random by the methods; `all_*` lists the result for every order there is. All is done
+in fractions: whether a projected gradient is zero must not depend on rounding.
 """
 
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import permutations, product
 
 import numpy as np
+
+
+def exact(gradients: np.ndarray) -> np.ndarray:
+    """The same numbers as fractions."""
+    return np.array([[Fraction(float(number)) for number in row] for row in gradients], dtype=object)
+
+
+def merged(rows: list[np.ndarray]) -> np.ndarray:
+    """The sum of the rows, back in float64."""
+    return np.array([float(sum(column)) for column in zip(*rows, strict=True)])
 
 
 def pcgrad(gradients: np.ndarray, inner: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -18,10 +30,10 @@ def pcgrad(gradients: np.ndarray, inner: Sequence[Sequence[int]]) -> list[np.nda
             assert j != i
             other = gradients[j]
             squared = other @ other
-            if squared == 0.0:
+            if squared == 0:
                 continue
             conflict = current @ other
-            if conflict < 0.0:
+            if conflict < 0:
                 current = current - conflict / squared * other
         projected.append(current)
     return projected
@@ -36,10 +48,10 @@ def iterative_pcgrad(
         for j in inner[i]:
             assert j != i
             squared = current[j] @ current[j]
-            if squared == 0.0:
+            if squared == 0:
                 continue
             conflict = current[i] @ current[j]
-            if conflict < 0.0:
+            if conflict < 0:
                 current[i] = current[i] - conflict / squared * current[j]
     return current
 
@@ -51,16 +63,16 @@ def _inner_orders(count: int) -> list[list[tuple[int, ...]]]:
 
 def all_pcgrad(gradients: np.ndarray) -> list[np.ndarray]:
     """The merged gradient (the sum of the projected rows) for every choice of inner orders."""
-    gradients = np.asarray(gradients, dtype=np.float64)
-    return [sum(pcgrad(gradients, inner)) for inner in _inner_orders(len(gradients))]
+    gradients = exact(gradients)
+    return [merged(pcgrad(gradients, inner)) for inner in _inner_orders(len(gradients))]
 
 
 def all_iterative_pcgrad(gradients: np.ndarray) -> list[np.ndarray]:
     """The merged gradient for every choice of outer and inner orders."""
-    gradients = np.asarray(gradients, dtype=np.float64)
+    gradients = exact(gradients)
     count = len(gradients)
     return [
-        sum(iterative_pcgrad(gradients, outer, inner))
+        merged(iterative_pcgrad(gradients, outer, inner))
         for outer in permutations(range(count))
         for inner in _inner_orders(count)
     ]

@@ -67,7 +67,7 @@ class GradDrop(Aggregator):
         self, gradients: Sequence[Tensor], features: Sequence[Tensor | None], names: Sequence[str]
     ) -> list[Tensor]:
         """Merge per tensor, then restore the norm over all of them, if asked."""
-        if "leaks" not in self.memory:
+        if not set(names) <= set(self.memory.get("leaks", ())):  # used alone, or for the first time
             self.bind(tuple(names))
         merged = super().aggregate(gradients, features, names)
         if not self.renormalize:
@@ -101,7 +101,7 @@ class GradDrop(Aggregator):
         # A pure sign passes whole: f(1) = 1 > U always, and U >= 0 = f(0) always.
         positive = probability > U
         kept = torch.where(positive, G > 0, G < 0) | ~decided  # [T, ...]
-        leak = torch.tensor([self.memory["leaks"][name] for name in names])
+        leak = torch.tensor([self.memory["leaks"][name] for name in names], dtype=torch.float64)
         leak = leak.to(gradients.device, gradients.dtype).view(-1, *[1] * P.dim())
         mask = leak + (1.0 - leak) * kept.to(gradients.dtype)
         return ((mask.unsqueeze(1) if over_batch else mask) * gradients).sum(0)

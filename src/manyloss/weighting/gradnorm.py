@@ -100,7 +100,8 @@ class GradNorm(LossWeighting):
         active = [names[i] for i in moving]
         n = norms[moving]  # [T]
         G = torch.stack([weights[name] for name in active]) * n  # [T]
-        ratios = values[moving] / torch.tensor([self.memory["initial"][name] for name in active]).double()
+        initial = torch.tensor([self.memory["initial"][name] for name in active], dtype=torch.float64)
+        ratios = values[moving] / initial
         r = ratios / ratios.mean()  # [T]
         target = G.mean() * r**self.alpha  # [T]
         slopes = dict(zip(active, torch.sign(G - target) * n, strict=True))

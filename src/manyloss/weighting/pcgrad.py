@@ -63,6 +63,7 @@ class IterativePCGrad(GradientWeighting):
         H = gradients.gramian.numpy().copy()  # [T, T], of the gradients as they change
         T = len(H)
         C = torch.eye(T, dtype=torch.float64).numpy()
+        nothing = 1e-14 * H.diagonal()  # what rounding leaves of a square
         outer = torch.randperm(T, generator=self.generator).tolist()
         inner = [torch.randperm(T, generator=self.generator).tolist() for _ in range(T)]
         for i in outer:
@@ -73,5 +74,7 @@ class IterativePCGrad(GradientWeighting):
                     row = H[i] - share * H[j]
                     row[i] -= share * (H[j, i] - share * H[j, j])
                     row[j] = 0.0  # exactly, or rounding would start another projection
+                    if row[i] <= nothing[i]:  # as in one dimension: no direction is left to project on
+                        C[i], row = 0.0, 0.0 * row
                     H[i], H[:, i] = row, row
         return torch.from_numpy(C.sum(0))

@@ -284,8 +284,9 @@ def reaches_nothing(name: str, place: str) -> ValueError:
     return ValueError(
         f"Loss {name!r} reaches none of the {place}. Usual causes: other features were passed than the "
         "heads used; an in-place operation on the features after they were made (such as "
-        "ReLU(inplace=True) first in a head) replaced them; or encoder, heads and losses were compiled as "
-        "one graph: compile the encoder and the heads separately."
+        "ReLU(inplace=True) first in a head) replaced them; encoder, heads and losses were compiled as one "
+        "graph: compile the encoder and the heads separately; or a reentrant checkpoint hides the "
+        "parameters: use checkpoint(..., use_reentrant=False)."
     )
 
 
@@ -365,6 +366,29 @@ def not_installed(what: str, package: str, extra: str | None) -> ImportError:
     """An optional package is missing."""
     way = f'pip install "manyloss[{extra}]"' if extra else f"pip install {package}"
     return ImportError(f"{what} needs {package}, which is not installed: {way}.")
+
+
+def own_backward(kind: str) -> NotImplementedError:
+    """Something that runs the backward itself leaves no room for MultiLoss."""
+    return NotImplementedError(
+        f"{kind} runs the backward itself, so gradients cannot be merged in it: use "
+        "DistributedDataParallel or FSDP2 (torchrun), and an ordinary optimiser."
+    )
+
+
+def no_forward(module: str) -> RuntimeError:
+    """``FeaturesOf`` has nothing to give."""
+    return RuntimeError(
+        f"FeaturesOf({module}) saw no forward since its last take(): run the model first, and take once per step."
+    )
+
+
+def no_state(path: object) -> FileNotFoundError:
+    """A checkpoint of a Trainer without MultiLoss."""
+    return FileNotFoundError(
+        f"{path} does not exist: the checkpoint was not written by MultiLossTrainer. Resume from one that was, "
+        "or load the model's weights and start anew."
+    )
 
 
 def torchjd_kind(name: str, what: str) -> TypeError:

@@ -15,6 +15,8 @@ from tests.problems import Network, Pyramid, assert_identical, assert_same
 
 torchjd = pytest.importorskip("torchjd.aggregation")
 autojac = pytest.importorskip("torchjd.autojac")
+# NashMTL's solver complains about the form of TorchJD's own problem.
+pytestmark = pytest.mark.filterwarnings("ignore:You are solving a parameterized problem that is not DPP")
 
 # name -> (a new object, the family it becomes)
 METHODS = {
@@ -51,8 +53,7 @@ def make(name: str):
     try:
         return METHODS[name][0]()
     except ImportError as error:
-        assert "torchjd[" in str(error)  # TorchJD says what to install
-        pytest.skip(str(error))
+        pytest.skip(str(error))  # TorchJD says what to install
 
 
 def wrapped(name: str, seed: int = 3) -> MultiLoss:
@@ -218,7 +219,9 @@ def test_a_matrix_at_features_is_refused_on_two_ranks() -> None:
     method = from_torchjd(torchjd.TrimmedMean(trim_number=1))
     method.ranks = Ranks(None, world=2, rank=0)
     rows = torch.randn(3, 2, 4)
-    with pytest.raises(ValueError, match="TrimmedMean reads the whole matrix .* 2 ranks: pass shared_params="):
+    with pytest.raises(
+        ValueError, match=r"TrimmedMean reads the whole matrix .* 2 ranks: pass shared_params="
+    ):
         method(rows, torch.randn(2, 4))
     assert method(rows.flatten(1)).shape == (8,)  # averaged gradients at shared parameters are whole
 
@@ -230,7 +233,7 @@ def test_a_stateful_method_needs_every_loss() -> None:
     multi.backward(losses, features=features)
     features, losses = network.forward(1)
     losses["loss_1"] = None
-    with pytest.raises(ValueError, match="GradVac keeps state for a fixed number of losses, and 'loss_1' is absent"):
+    with pytest.raises(ValueError, match=r"GradVac keeps state for a fixed number .* and 'loss_1' is absent"):
         multi.backward(losses, features=features)
 
 
@@ -249,7 +252,7 @@ def test_a_result_that_is_not_finite_names_the_method() -> None:
 
     network = Network(2)
     features, losses = network.forward()
-    with pytest.raises(ValueError, match="TorchJD's Broken gave a result that is not finite: weights nan, nan"):
+    with pytest.raises(ValueError, match="Broken gave a result that is not finite: weights nan, nan"):
         MultiLoss(from_torchjd(Broken())).backward(losses, features=features)
 
 

@@ -3,6 +3,7 @@
 Each module needs its library only when it is used; ``import manyloss`` needs none of them.
 """
 
+from manyloss.interop.features import FeaturesOf
 from manyloss.interop.torchjd import from_torchjd
 
-__all__ = ["from_torchjd"]
+__all__ = ["FeaturesOf", "from_torchjd"]

@@ -130,7 +130,7 @@ class TorchJDWeighting(GradientWeighting):
         generator = self.generator
         assert generator is not None
         with self.held.drawing_from(generator, given.device):
-            result = self.held.module(given).detach().double().cpu()
+            result: Tensor = self.held.module(given).detach().double().cpu()
         if directions is not None and not self.held.gives_weights:
             scaled = torch.linalg.lstsq(directions.T, result[:, None], driver="gelsd").solution[:, 0]
             result = torch.where(lengths > 0, scaled / lengths, torch.zeros_like(scaled))
@@ -183,10 +183,10 @@ class TorchJDAggregator(Aggregator):
         generator = self.generator
         assert generator is not None
         with self.held.drawing_from(generator, matrix.device):
-            merged = self.held.module(matrix).detach()
+            merged: Tensor = self.held.module(matrix).detach()
         if not bool(torch.isfinite(merged).all()):
             raise checks.torchjd_not_finite(self.held.name, names, None)
-        parts = merged.split([tensor[0].numel() for tensor in gradients])
+        parts = torch.split(merged, [tensor[0].numel() for tensor in gradients])
         return [part.view(tensor.shape[1:]) for part, tensor in zip(parts, gradients, strict=True)]
 
     def merge(self, gradients: Tensor, features: Tensor | None, names: Sequence[str]) -> Tensor:
@@ -211,7 +211,8 @@ def _directions(cosines: Tensor) -> Tensor:
     """D [T, T] with D D^T = the cosines; from these, and not the Gramian, so that short rows keep theirs."""
     values, vectors = torch.linalg.eigh(cosines)
     alive = values > _ROUNDING * len(values) * values.max()
-    return vectors * torch.where(alive, values, torch.zeros_like(values)).sqrt()
+    directions: Tensor = vectors * torch.where(alive, values, torch.zeros_like(values)).sqrt()
+    return directions
 
 
 class _Held:
@@ -286,7 +287,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _packed(value: Any) -> Any:
-    """numpy does not pass a weights_only load."""
+    """As a tensor, since numpy does not pass a weights_only load."""
     return {"numpy": torch.from_numpy(value.copy())} if isinstance(value, np.ndarray) else value
 
 

@@ -379,21 +379,21 @@ def own_backward(kind: str) -> NotImplementedError:
 def no_forward(module: str) -> RuntimeError:
     """``FeaturesOf`` has nothing to give."""
     return RuntimeError(
-        f"FeaturesOf({module}) saw no forward since its last take(): run the model first, and take once per step."
+        f"FeaturesOf({module}) saw no forward since its last take(): run the model first, take once a step."
     )
 
 
 def no_state(path: object) -> FileNotFoundError:
     """A checkpoint of a Trainer without MultiLoss."""
     return FileNotFoundError(
-        f"{path} does not exist: the checkpoint was not written by MultiLossTrainer. Resume from one that was, "
-        "or load the model's weights and start anew."
+        f"{path} does not exist: the checkpoint was not written by MultiLossTrainer. Resume from one that "
+        "was, or load the model's weights and start anew."
     )
 
 
 def torchjd_kind(name: str, what: str) -> TypeError:
     """``from_torchjd`` takes an object of TorchJD's aggregation package."""
-    hint = f"write from_torchjd({name}(...))" if what == "the class" else "such as torchjd.aggregation.UPGrad()"
+    hint = f"write from_torchjd({name}(...))" if what == "the class" else "such as UPGrad()"
     return TypeError(f"from_torchjd needs an aggregator or weighting of TorchJD, got {what} {name}: {hint}.")
 
 
@@ -408,8 +408,8 @@ def torchjd_two_batches(name: str) -> ValueError:
 def torchjd_one_rank(name: str, world: int) -> ValueError:
     """Entries of the matrix live on other ranks."""
     return ValueError(
-        f"TorchJD's {name} reads the whole matrix of gradients, whose columns at the features are spread over "
-        f"{world} ranks: pass shared_params= without features, where gradients are averaged, "
+        f"TorchJD's {name} reads the whole matrix of gradients, whose columns at the features are spread "
+        f"over {world} ranks: pass shared_params= without features, where gradients are averaged, "
         "or use a method that reads the Gramian."
     )
 

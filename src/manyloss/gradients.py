@@ -164,8 +164,9 @@ def read_losses(
 
 def seed_of(root: Root, device: torch.device, factor: Tensor | float | None) -> Tensor:
     """What a backward starts with at a loss: ``factor``, in the loss's own type and shape."""
-    seed = torch.as_tensor(1.0 if factor is None else factor, device=device).reshape(())
-    return seed.to(root.device, root.dtype) if isinstance(root, Tensor) else seed
+    number = 1.0 if factor is None else float(factor)
+    dtype = root.dtype if isinstance(root, Tensor) else torch.float64  # the engine casts to an edge's type
+    return torch.tensor(number, dtype=dtype, device=device)
 
 
 def _unscaled(grad: Tensor | None, like: Tensor, scale: Tensor | None) -> Tensor:

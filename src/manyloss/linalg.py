@@ -88,7 +88,8 @@ def simplex_quadratic(quadratic: Array, linear: Array) -> Array:
     """Argmin over the simplex of w^T Q w / 2 + q^T w, by block principal pivoting.
 
     The unknowns are u = D w with D^2 = diag(Q), so that vectors of very different length do not spoil the
-    linear systems; a ridge of 1e-13 on the correlation matrix makes rank-deficient problems unique.
+    linear systems (D is at least 1e-8 of its largest entry, below which a vector is rounding beside the
+    longest); a ridge of 1e-13 on the scaled matrix makes rank-deficient problems unique.
 
     Args:
         quadratic: Q [T, T], symmetric positive semidefinite.
@@ -108,7 +109,7 @@ def simplex_quadratic(quadratic: Array, linear: Array) -> Array:
     still = lengths <= 1e-150
     if still.any() and not linear.any():
         return still / still.sum()
-    lengths = np.maximum(lengths, 1e-12 * max(longest, 1e-150))
+    lengths = np.maximum(lengths, 1e-8 * longest) if longest > 0.0 else np.ones(T)
     correlation = quadratic / lengths[:, None] / lengths[None, :] + 1e-13 * np.eye(T)
     shortest = lengths.min()
     constraint = shortest / lengths  # sum_i u_i / lengths_i = 1, in units of the shortest vector

@@ -48,8 +48,8 @@ class NamedLosses:
 
         A rank without a loss passes in 0 for it, which is what its zero gradient says.
         """
-        zero = torch.zeros((), dtype=torch.float64, device=self.device)
-        values = torch.stack([zero if value is None else value.double() for value in self.values]).cpu()
+        zero = torch.zeros((), device=self.device)
+        values = torch.stack([zero if value is None else value for value in self.values]).cpu().double()
         present = torch.tensor([value is not None for value in self.values], dtype=torch.float64)
         if ranks.world > 1:
             empty = (present.sum() == 0).double().reshape(1)

@@ -196,16 +196,18 @@ class MultiLoss(nn.Module):
         for observer in due:
             observer.before(step.present)
         step.observers = due
-        if not (self._merges or self._measures_norms or self.penalties or step.measure):
-            self._bind(step)
-            return self._plain(step)
-        # One path for all ranks: their collectives would not match on two.
-        if step.ranks.all(self._tap_is_legal(step, walk)):
-            self._bind(step)
-            return self._tap(step, walk)
-        if self.read == "tap":
-            raise checks.no_tap()
-        return self._hook(step)
+        try:
+            if not (self._merges or self._measures_norms or self.penalties or step.measure):
+                return self._plain(step)
+            # One path for all ranks: their collectives would not match on two.
+            if step.ranks.all(self._tap_is_legal(step, walk)):
+                return self._tap(step, walk)
+            if self.read == "tap":
+                raise checks.no_tap()
+            return self._hook(step)
+        except BaseException:
+            self._unbind(step)
+            raise
 
     def set_progress(self, fraction: float) -> None:
         """Tell all methods which fraction of the training is done, in [0, 1]."""
@@ -306,6 +308,7 @@ class MultiLoss(nn.Module):
 
     def _plain(self, step: _Step) -> StepResult:
         """A loss weighting with the plain sum needs no gradient apart: one backward."""
+        self._bind(step)
         weights = self._loss_weights(step)
         self._run_backward(step, weights)
         self._learn(step, None)
@@ -339,6 +342,7 @@ class MultiLoss(nn.Module):
 
     def _tap(self, step: _Step, walk: graph.Walk) -> StepResult:
         """Read and write in one backward."""
+        self._bind(step)
         weights = self._loss_weights(step)
         if bool((weights == 0).any()):  # a weight of 0 leaves nothing to measure
             return self._hook(step)
@@ -398,7 +402,6 @@ class MultiLoss(nn.Module):
         except BaseException:
             for leaf in fresh:
                 leaf.grad = None
-            self._unbind(step)
             raise
         finally:
             for handle in handles:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -49,20 +51,32 @@ class CAGrad(GradientWeighting):
         """Argmin <w, slope> + radius sqrt(w^T G w), by sqrt(x) = min_s (x / s + s) / 2.
 
         For a fixed s the minimiser w(s) solves a quadratic program; ||g_w(s)|| - s changes sign once, at the
-        solution, which is found by bisection on log s.
+        solution, which is found by the Illinois method on log s.
         """
-        high = 1.0  # the longest gradient, as G is scaled
-        low = 1e-12 * high
 
-        def solve(s: float) -> tuple[linalg.Array, float]:
-            w = linalg.simplex_quadratic(G * (radius / s), slope)
-            return w, linalg.length(w, G)
+        def excess(log_s: float) -> tuple[linalg.Array, float]:
+            w = linalg.simplex_quadratic(G * (radius / math.exp(log_s)), slope)
+            return w, math.log(max(linalg.length(w, G), 1e-300)) - log_s
 
-        w, length = solve(high)
-        for _ in range(100):
-            s = float(np.sqrt(low * high))
-            w, length = solve(s)
-            if abs(length - s) <= 1e-12 * s or high <= low * (1 + 1e-14):
+        high, low = 0.0, math.log(1e-12)  # lengths are in units of the longest gradient
+        w, above = excess(high)
+        if above == 0.0:
+            return w
+        w, below = excess(low)
+        if below <= 0.0:  # the hull holds 0, up to rounding
+            return w
+        side = 0
+        for _ in range(60):
+            middle = (low * above - high * below) / (above - below)
+            w, value = excess(middle)
+            if abs(value) <= 1e-10 or high - low <= 1e-13:
                 break
-            low, high = (s, high) if length > s else (low, s)
+            if value > 0.0:
+                low, below = middle, value
+                above = above / 2 if side == 1 else above
+                side = 1
+            else:
+                high, above = middle, value
+                below = below / 2 if side == -1 else below
+                side = -1
         return w

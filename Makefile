@@ -1,0 +1,47 @@
+# Everything a newcomer needs: `make demo`, `make test`, `make check`. Each makes .venv by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test test-slow check format lint types docs bench clean
+
+demo: .venv/lab ## compare six methods on real handwritten digits
+	$(BIN)/manyloss compare cosreg-two-digits --out runs/demo
+
+test: .venv/dev ## the tests, without those marked slow
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: .venv/dev ## the tests marked slow
+	$(BIN)/python -m pytest -m slow
+
+check: format lint types test ## all that CI runs
+
+format: .venv/dev
+	$(BIN)/ruff format --check .
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+
+types: .venv/dev
+	$(BIN)/mypy
+
+docs: .venv/dev ## write the tables of README.md and docs/ anew from the classes
+	$(BIN)/python docs/tables.py
+
+bench: .venv/dev ## speed and memory, next to peers
+	$(BIN)/manyloss bench
+
+.venv/python: constraints.txt
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/lab: .venv/python pyproject.toml
+	$(PIP) --editable '.[lab]'
+	touch $@
+
+.venv/dev: .venv/python pyproject.toml
+	$(PIP) --editable '.[dev]'
+	touch $@ .venv/lab
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,149 @@
+"""What one step of GREAT costs, against one plain step of the same model, measured side by side.
+
+    python benchmarks/adversarial.py [--threads 2] [--pairs 15] [--batch 32] [--width 16] [--json FILE]
+
+Limits (issue 4): a defense step at most 3.5 plain steps with an auxiliary the size of the model; a
+distillation step at most 3 plain steps of the student plus one pass of the teacher. Each repetition times
+all variants one after the other, in turn starting with another, and the medians of the paired ratios are
+printed as a table and as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from manyloss.adversarial import GradientDefense, GradientDistillation, networks
+
+DEFENSE_LIMIT = 3.5
+DISTILLATION_LIMIT = 3.0
+
+
+def prepared(model, step):
+    """A whole training step, the optimiser included."""
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+
+    def run():
+        optimizer.zero_grad()
+        step()
+        optimizer.step()
+
+    return run
+
+
+def seconds(run):
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def variants(arguments):
+    """The steps by name; every one has its own model of the same shape."""
+    torch.manual_seed(0)
+    x = torch.rand(arguments.batch, 3, 32, 32)
+    y = torch.randint(10, (arguments.batch,))
+
+    def network(slope=0.0):
+        return networks.resnet18(width=arguments.width, slope=slope).to(memory_format=torch.channels_last)
+
+    def plain():
+        model = network()
+        return prepared(model, lambda: F.cross_entropy(model(x), y).backward())
+
+    def defense(**settings):
+        model = network()
+        method = GradientDefense(model, network(networks.SLOPE), **settings)
+        method.set_progress(0.5)
+        return prepared(model, lambda: method.backward(x, y))
+
+    def distillation(adversarial):
+        model, teacher = network(), network()
+        judge = networks.resnet11(width=arguments.width)  # shallower than the student, as in the paper
+        method = GradientDistillation(model, teacher, judge, adversarial=adversarial)
+        return prepared(model, lambda: method.backward(x, y))
+
+    teacher = network().eval()
+
+    def teacher_gradient():
+        inputs = x.clone().requires_grad_()
+        torch.autograd.grad(F.cross_entropy(teacher(inputs), y), inputs)
+
+    return {
+        "plain": plain(),
+        "defense GRE(AT+CE)": defense(),
+        "defense GREACE alone": defense(alpha_max=0.0),
+        "defense two-pass": defense(simultaneous=False),
+        "distillation non-saturating": distillation("non_saturating"),
+        "distillation minimax": distillation("minimax"),
+        "teacher gradient": teacher_gradient,
+    }
+
+
+def measure(arguments):
+    """Seconds of every variant in every repetition, in turns."""
+    runs = variants(arguments)
+    for run in runs.values():
+        run()
+        run()
+    names = list(runs)
+    times = {name: [] for name in names}
+    for repetition in range(arguments.pairs):
+        turn = repetition % len(names)
+        for name in names[turn:] + names[:turn]:
+            times[name].append(seconds(runs[name]))
+    return times
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    times = measure(arguments)
+
+    def over_plain(name, subtracted=None):
+        less = times[subtracted] if subtracted else [0.0] * arguments.pairs
+        rows = zip(times[name], less, times["plain"], strict=True)
+        return statistics.median((own - off) / plain for own, off, plain in rows)
+
+    ratios = {name: over_plain(name) for name in times if name != "plain"}
+    without_teacher = {
+        name: over_plain(name, "teacher gradient") for name in times if name.startswith("distillation")
+    }
+    checks = {
+        f"defense <= {DEFENSE_LIMIT} plain steps": ratios["defense GRE(AT+CE)"] <= DEFENSE_LIMIT,
+        f"distillation <= {DISTILLATION_LIMIT} plain steps plus the teacher": max(without_teacher.values())
+        <= DISTILLATION_LIMIT,
+    }
+    found = {
+        "plain_step_ms": 1000 * statistics.median(times["plain"]),
+        "ratios": ratios,
+        "ratios_without_teacher": without_teacher,
+        "checks": checks,
+        "settings": {name: getattr(arguments, name) for name in ("threads", "pairs", "batch", "width")},
+        "torch": torch.__version__,
+    }
+    print(f"{'step':<32}{'over a plain step':>18}{'less the teacher':>18}")
+    for name, ratio in ratios.items():
+        less = f"{without_teacher[name]:.2f}" if name in without_teacher else ""
+        print(f"{name:<32}{ratio:>18.2f}{less:>18}")
+    for name, kept in checks.items():
+        print(f"{'kept' if kept else 'MISSED'}: {name}")
+    text = json.dumps(found, indent=1)
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

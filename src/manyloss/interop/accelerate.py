@@ -28,7 +28,7 @@ def backward(
     divide_by: float | None = None,
     measure: bool = False,
 ) -> StepResult:
-    """``multi.backward`` with what ``accelerator.backward`` adds: the scaler, and the mean over micro-batches.
+    """``multi.backward`` with what ``accelerator.backward`` adds: the scaler, the mean over micro-batches.
 
     Methods see the losses as they are; only what is written to ``.grad`` is divided by the number of
     accumulation steps. Each micro-batch decides its own weights and masks.

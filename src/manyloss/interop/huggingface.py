@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ class MultiLossTrainer(Trainer):  # type: ignore[misc]
         self.last_result = backward(
             self.accelerator, self.multi, losses, features, self.shared_params, divide_by=steps
         )
-        return _total(losses).detach() / steps
+        total = _total(losses).detach()
+        return total / float(steps)
 
     def compute_loss(
         self,
@@ -114,8 +116,10 @@ class _Follow(TrainerCallback):  # type: ignore[misc]
     def __init__(self, multi: MultiLoss) -> None:
         self.multi = multi
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
-        self.multi.set_progress(min(1.0, state.global_step / max(1, state.max_steps)))
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        """The fraction of epochs that is done, as in the papers; 0 in a run of one epoch."""
+        self.multi.set_progress(min(1.0, math.floor(state.epoch or 0) / max(1, state.num_train_epochs)))
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        """For methods that use epoch means."""
         self.multi.end_epoch()

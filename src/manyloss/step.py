@@ -327,8 +327,10 @@ class MultiLoss(nn.Module):
             return False
         if any(tensor._backward_hooks for tensor in step.features):
             return False
-        if self._measures_norms and step.params and walk.around:
-            return False
+        if self._measures_norms and step.params:
+            watched = [graph.edge_of(param) for param in step.params]
+            if walk.around or all(graph.depends_on(edge, watched) is None for edge in step.edges):
+                return False
         if len(step.edges) == 1:
             return True
         # The first features hook to fire merges for all, so every consumer has to have run by then:

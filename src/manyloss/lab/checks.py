@@ -222,6 +222,11 @@ def in_use(folder: Path) -> StorageError:
     )
 
 
+def occupied(folder: Path) -> StorageError:
+    """A folder to write to holds something else."""
+    return StorageError(f"{folder} has other files and no study.json. Choose a new folder with --out.")
+
+
 def other_settings(path: Path, differences: Iterable[str]) -> StorageError:
     """The folder was made with other settings."""
     return StorageError(
@@ -299,4 +304,15 @@ def not_seeds(text: str) -> LabError:
     """``--seeds`` was not understood."""
     return LabError(
         f"--seeds {text!r} is not understood. Give how many (--seeds 5) or which ones (--seeds 0,1,7)."
+    )
+
+
+# -- networks ---------------------------------------------------------------------------------------------
+
+
+def no_such_image_size(size: int, known: Iterable[int]) -> LabError:
+    """A network is asked for images that its first layer is not made for."""
+    return LabError(
+        f"There is no ResNet for images of {size} pixels. Known: {', '.join(map(str, known))}. "
+        f"Resize the images to one of these."
     )

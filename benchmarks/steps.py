@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from models import resnet18_features
 from torch import Tensor, nn
 
 from manyloss import MultiLoss
 from manyloss.aggregation import GradDrop
+from manyloss.lab.models.resnet import resnet18_encoder
 from manyloss.weighting import MGDA, GradNorm, PCGrad
 
 
@@ -43,14 +43,14 @@ class Setup:
 
 def linear_heads(batch: int) -> Setup:
     """40 heads Linear 512 -> 64 -> 1 on pooled features."""
-    encoder = nn.Sequential(resnet18_features(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    encoder = nn.Sequential(resnet18_encoder(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     heads = [nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 1)) for _ in range(40)]
     return _setup("40 heads 512-64-1", encoder, heads, batch)
 
 
 def heavy_heads(batch: int) -> Setup:
     """3 convolutional heads whose work together equals the encoder's within 10 %."""
-    encoder = resnet18_features()
+    encoder = resnet18_encoder()
     heads = [
         nn.Sequential(
             nn.Conv2d(512, 512, 3, padding=1),

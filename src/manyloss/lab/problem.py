@@ -32,9 +32,8 @@ from manyloss.lab import checks
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-    from manyloss import MultiLoss
+    from manyloss import MultiLoss, StepResult
     from manyloss.lab.arms import Arm
-    from manyloss.step import StepResult
 
 Features = Tensor | Sequence[Tensor]
 Outputs = Mapping[str, Any]

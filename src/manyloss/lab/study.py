@@ -158,7 +158,7 @@ class Study:
             except OSError as error:
                 raise checks.cannot_read(self.root, error) from error
             if inside - {".lock", "trials"} and "trials" not in inside:
-                raise checks.not_a_run_folder(self.root)
+                raise checks.occupied(self.root)
             return None
         if known.get("format") != FORMAT:
             raise checks.run_of_other_format(path, known.get("format"), FORMAT)

@@ -1,0 +1,159 @@
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from manyloss import cli
+from manyloss.lab.recipes import all_recipes
+
+PROBLEM = str(Path(__file__).parent / "lab" / "small_problem.py")
+
+
+@pytest.fixture
+def manyloss(monkeypatch, capsys, tmp_path):
+    """Run the command in this process: (exit code, output, errors), lines joined and spaces squeezed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["manyloss", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        return end.value.code or 0, *(re.sub(r"\s+", " ", text) for text in (said.out, said.err))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a small comparison made by the command, and what it printed."""
+    root = tmp_path_factory.mktemp("cli") / "run"
+    monkeypatch = pytest.MonkeyPatch()
+    arguments = [
+        "compare",
+        PROBLEM,
+        "--methods",
+        "gradnorm,fail,explode,single",
+        "--seeds",
+        "2",
+        "--epochs",
+        "2",
+    ]
+    monkeypatch.setattr(sys, "argv", ["manyloss", *arguments, "--jobs", "2", "--out", str(root)])
+    output = root.parent / "output.txt"
+    try:
+        with output.open("w") as file:
+            monkeypatch.setattr(sys, "stdout", file)
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+    finally:
+        monkeypatch.undo()
+    assert not end.value.code
+    return root, output.read_text()
+
+
+def test_recipes_are_listed(manyloss):
+    code, out, _ = manyloss("recipes")
+    assert code == 0
+    for recipe in all_recipes().values():
+        assert recipe.name in out
+        assert recipe.summary in out
+
+
+def test_help_names_every_command(manyloss):
+    code, out, _ = manyloss("--help")
+    assert code == 0
+    for command in ("recipes", "compare", "report", "data"):
+        assert command in out
+
+
+def test_a_comparison_prints_progress_table_and_reasons(finished):
+    root, said = finished
+    assert "equal is added" in said
+    assert "6 methods x 2 seeds, 2 epochs each, 12 of 12 trials to run" in said
+    assert "[12/12]" in said
+    assert "vs equal" in said
+    assert "single:ink" in said
+    assert "fail seed 0 crashed: RuntimeError: the fifth step is too much" in said
+    assert "explode seed 1 diverged: epoch 1, step" in said
+    assert "log.txt" in said
+    assert f"Report: {root / 'report.html'}" in re.sub(r"\n", "", said)
+    assert (root / "report.html").read_text().lstrip().lower().startswith("<!doctype html>")
+    assert len(list(root.glob("trials/*/*/result.json"))) == 12
+
+
+def test_the_same_command_again_trains_nothing(finished, manyloss, tmp_path):
+    root = shutil.copytree(finished[0], tmp_path / "run")
+    code, out, _ = manyloss(
+        "compare",
+        PROBLEM,
+        "--methods",
+        "gradnorm,fail,explode,single",
+        "--seeds",
+        2,
+        "--epochs",
+        2,
+        "--out",
+        root,
+    )
+    assert code == 0
+    assert "0 of 12 trials to run" in out
+    assert "vs equal" in out
+
+
+def test_report_reads_and_writes_only_the_page(finished, manyloss, tmp_path):
+    root = shutil.copytree(finished[0], tmp_path / "run")
+    (root / "report.html").unlink()
+    code, out, _ = manyloss("report", root)
+    assert code == 0
+    assert "vs equal" in out
+    assert (root / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "gradnorm-toy-3"], "There is no recipe 'gradnorm-toy-3'. Did you mean 'gradnorm-toy-"),
+        (["compare", "nothing.py"], "There is no file"),
+        (["compare", PROBLEM, "--methods", "mdga"], "no method 'mdga' (in 'mdga'). Did you mean 'mgda'?"),
+        (["compare", PROBLEM, "--methods", "graddrop:kk=1"], "has no option 'kk'. Did you mean 'k'?"),
+        (["compare", PROBLEM, "--seeds", "many"], "--seeds 'many' is not understood"),
+        (["compare", PROBLEM, "--seeds", "0"], "--seeds '0' is not understood"),
+        (["compare", PROBLEM, "--scale", "small"], "does not take --scale"),
+        (["compare", PROBLEM, "--data", "mnist"], "DigitAndInk does not take --data"),
+        (["compare", "cosreg-two-digits", "--scale", "smal"], "no scale 'smal'. Did you mean 'small'?"),
+        (["compare", PROBLEM, "--out", "/proc/nowhere"], "Cannot write /proc/nowhere"),
+        (["report", "nowhere"], "There is no folder 'nowhere'"),
+        (["data", "get", "mnits"], "mnist"),
+    ],
+)
+def test_errors_are_short_and_say_what_to_do(arguments, message, manyloss):
+    code, out, err = manyloss(*arguments)
+    assert code == 1
+    assert message in err
+    assert "Traceback" not in out + err
+
+
+def test_a_broken_problem_ends_with_its_own_traceback(manyloss, tmp_path):
+    broken = tmp_path / "my_problem.py"
+    broken.write_text(Path(PROBLEM).read_text().replace("nn.Linear(144, 32)", "nn.Lnear(144, 32)"))
+    code, out, err = manyloss("compare", broken)
+    assert code == 2
+    assert "Your problem failed while its model was made." in err
+    assert "nn.Lnear(144, 32)" in err
+    assert "AttributeError" in err
+    assert "manyloss/lab" not in err.replace(str(tmp_path), "")
+    assert not (tmp_path / "runs").exists()
+    assert "Traceback" not in out
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("3", [0, 1, 2]), ("0,1,7", [0, 1, 7]), ("7,", [7]), ("1", [0])])
+def test_seeds_are_a_number_or_a_list(text, seeds):
+    assert cli._seeds(text) == seeds
+
+
+def test_methods_are_split_outside_brackets():
+    assert cli._split("equal, graddrop:leak=[0.1,0.5],mgda,") == ["equal", "graddrop:leak=[0.1,0.5]", "mgda"]

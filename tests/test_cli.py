@@ -9,13 +9,15 @@ from manyloss import cli
 from manyloss.lab.recipes import all_recipes
 
 PROBLEM = str(Path(__file__).parent / "lab" / "small_problem.py")
+METHODS = "gradnorm,fail,explode,single"
+COMPARISON = ["compare", PROBLEM, "--methods", METHODS, "--seeds", "2", "--epochs", "2"]
 
 
 @pytest.fixture
 def manyloss(monkeypatch, capsys, tmp_path):
     """Run the command in this process: (exit code, output, errors), lines joined and spaces squeezed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "400")
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["manyloss", *map(str, arguments)])
@@ -32,17 +34,7 @@ def finished(tmp_path_factory):
     """The folder of a small comparison made by the command, and what it printed."""
     root = tmp_path_factory.mktemp("cli") / "run"
     monkeypatch = pytest.MonkeyPatch()
-    arguments = [
-        "compare",
-        PROBLEM,
-        "--methods",
-        "gradnorm,fail,explode,single",
-        "--seeds",
-        "2",
-        "--epochs",
-        "2",
-    ]
-    monkeypatch.setattr(sys, "argv", ["manyloss", *arguments, "--jobs", "2", "--out", str(root)])
+    monkeypatch.setattr(sys, "argv", ["manyloss", *COMPARISON, "--jobs", "2", "--out", str(root)])
     output = root.parent / "output.txt"
     try:
         with output.open("w") as file:
@@ -87,18 +79,7 @@ def test_a_comparison_prints_progress_table_and_reasons(finished):
 
 def test_the_same_command_again_trains_nothing(finished, manyloss, tmp_path):
     root = shutil.copytree(finished[0], tmp_path / "run")
-    code, out, _ = manyloss(
-        "compare",
-        PROBLEM,
-        "--methods",
-        "gradnorm,fail,explode,single",
-        "--seeds",
-        2,
-        "--epochs",
-        2,
-        "--out",
-        root,
-    )
+    code, out, _ = manyloss(*COMPARISON, "--out", root)
     assert code == 0
     assert "0 of 12 trials to run" in out
     assert "vs equal" in out

@@ -215,8 +215,8 @@ def _work(connection: Connection[Any, Any], threads: int) -> None:
         kind, content = _run(spec, connection)
         with contextlib.suppress(OSError):
             connection.send((kind, content))
-        if kind == "done" and content["status"] == "crashed":
-            # What a crash left behind in this process must not meet the next trial.
+        if kind == "done" and content["status"] == "crashed" and spec.device != "cpu":
+            # After an error on an accelerator, every later call in the same process may fail too.
             return
 
 

@@ -274,7 +274,7 @@ class Sines(Problem):
         multi: MultiLoss,
         inputs: Any,
         targets: Targets,
-        shared_params: Sequence[nn.Parameter] | None,
+        shared_params: Sequence[Tensor] | None,
     ) -> StepResult:
         """Merge the gradients of every run by ``rule`` and leave them in ``w.grad``."""
         assert isinstance(model, OneWeight)

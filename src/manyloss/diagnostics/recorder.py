@@ -1,0 +1,243 @@
+"""ConflictRecorder: looks at every N-th step of a run and writes down how the losses' gradients relate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from manyloss import checks, graph, linalg
+from manyloss.diagnostics.purity import purity_of
+from manyloss.diagnostics.running import RunningCosines, pair_name
+from manyloss.diagnostics.summary import Diagnosis, diagnose
+from manyloss.gradients import LossGradients, full_precision
+from manyloss.losses import PresentLosses
+
+if TYPE_CHECKING:
+    from manyloss.step import MultiLoss
+
+Record = dict[str, Any]
+Layers = Mapping[str, nn.Module | Iterable[Tensor]]
+
+#: With more pairs than this, a writer gets the mean and the lowest cosine instead of each.
+MOST_CURVES = 45
+
+
+class ScalarWriter(Protocol):
+    """TensorBoard's SummaryWriter, or anything like it."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> Any:
+        """Take in one number."""
+
+
+class ConflictRecorder:
+    """Every N steps: cosines, norms, sign purity at the features, and per layer if asked. ::
+
+        with ConflictRecorder(multi, every=50, path="conflict.jsonl") as recorder:
+            train(...)
+        print(recorder.diagnose())
+
+    It changes nothing in a step. Steps that a GradScaler skips are not recorded; the next one is instead.
+
+    Args:
+        multi: whose steps are looked at, from now on. Its ``backward`` needs ``features`` or
+            ``shared_params`` in the steps that are recorded.
+        every: N; a step is one call of ``backward``.
+        layers: name -> module or parameters, to see where conflict arises. It costs one more backward
+            through the whole model per loss, and T times the layers' parameters in memory, every N steps.
+            Not scaled by a GradScaler: with float16, small gradients of layers may vanish.
+        path: of a file of JSON lines, appended to.
+        writer: something with ``add_scalar``, such as TensorBoard's SummaryWriter.
+        tag: prefix of what the writer gets.
+
+    Attributes:
+        records: one dict per recorded step, as in the file. ``cosines`` are keyed "a|b" and hold only pairs
+            of which both gradients are not zero; ``with_sum`` is the cosine of each gradient with the plain
+            sum of all: below 0, a step along the sum raises that loss. ``sigma`` is the standard deviation
+            of the cosines over the last 50 records.
+
+    Raises:
+        ValueError: N below 1, or a layer without parameters that require grad.
+
+    """
+
+    def __init__(
+        self,
+        multi: MultiLoss,
+        every: int = 50,
+        layers: Layers | None = None,
+        *,
+        path: str | Path | None = None,
+        writer: ScalarWriter | None = None,
+        tag: str = "manyloss",
+    ) -> None:
+        checks.positive("every", every)
+        self.multi = multi
+        self.every = every
+        self.layers = {name: _parameters(name, layer) for name, layer in (layers or {}).items()}
+        self.path = None if path is None else Path(path)
+        self.writer = writer
+        self.tag = tag
+        self.records: list[Record] = []
+        self.step = 0
+        self._next = 1
+        self._running = RunningCosines({})
+        self._layer_rows: dict[str, Tensor] = {}
+        multi.observers.append(self)
+
+    def __enter__(self) -> ConflictRecorder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.detach()
+
+    def detach(self) -> None:
+        """Stop looking; the records stay."""
+        if self in self.multi.observers:
+            self.multi.observers.remove(self)
+
+    def diagnose(self) -> Diagnosis:
+        """What the records say, in words."""
+        return diagnose(self.records)
+
+    # ------------------------------------------------------------------ called by MultiLoss
+
+    def due(self) -> bool:
+        """Whether the step that begins is to be recorded: the 1st, the (N + 1)th, ..."""
+        self.step += 1
+        self._layer_rows = {}
+        return self.step >= self._next
+
+    def before(self, losses: PresentLosses) -> None:
+        """Read the layers while the graph is alive: one pass per loss."""
+        if not self.layers:
+            return
+        params = [param for layer in self.layers.values() for param in layer]
+        rows: dict[str, list[Tensor]] = {name: [] for name in self.layers}
+        for name, root in zip(losses.names, losses.roots, strict=True):
+            grads: Sequence[Tensor | None] = [None] * len(params)
+            if root is not None:
+                with checks.reading(name), graph.reads_only([root]):
+                    grads = torch.autograd.grad(root, params, retain_graph=True, allow_unused=True)
+            left = iter(zip(grads, params, strict=True))
+            for layer, of_layer in self.layers.items():
+                parts = [next(left) for _ in of_layer]
+                rows[layer].append(
+                    torch.cat(
+                        [full_precision(torch.zeros_like(p) if g is None else g).flatten() for g, p in parts]
+                    )
+                )
+        self._layer_rows = {name: torch.stack(of_loss) for name, of_loss in rows.items()}
+
+    def record(self, gradients: LossGradients, features: Sequence[Tensor]) -> None:
+        """Write down what this step shows."""
+        self._next = self.step + self.every
+        names = gradients.names
+        record: Record = {
+            "step": self.step,
+            "place": gradients.place,
+            "losses": _named(names, gradients.values),
+            **_relations(names, gradients.gramian),
+        }
+        alive = [i for i, norm in enumerate(gradients.norms.tolist()) if norm > 0]
+        self._running.add([names[i] for i in alive], gradients.cosines[alive][:, alive])
+        record["sigma"] = {
+            pair: value for pair, value in self._running.std("window").items() if value == value
+        }
+        at_features = gradients.place == "features"
+        purity = purity_of(gradients.tensors, features if at_features else None, gradients.ranks)
+        record["purity"] = None if purity is None else {**vars(purity), "histogram": list(purity.histogram)}
+        record["layers"] = {
+            name: _relations(names, linalg.gramian([gradients.ranks.mean(rows)]))
+            for name, rows in self._layer_rows.items()
+        }
+        self._layer_rows = {}
+        self.records.append(record)
+        if gradients.ranks.rank == 0:
+            self._write(record)
+
+    # ------------------------------------------------------------------ output
+
+    def _write(self, record: Record) -> None:
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        if self.writer is not None:
+            for name, value in _scalars(record).items():
+                self.writer.add_scalar(f"{self.tag}/{name}", value, record["step"])
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """The records of a file that a ConflictRecorder wrote."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def _parameters(name: str, layer: nn.Module | Iterable[Tensor]) -> list[Tensor]:
+    tensors = list(layer.parameters()) if isinstance(layer, nn.Module) else list(layer)
+    found = [tensor for tensor in tensors if tensor.requires_grad]
+    if not found:
+        raise checks.layer_without_parameters(name)
+    return found
+
+
+def _named(names: Sequence[str], values: Tensor) -> dict[str, float]:
+    return dict(zip(names, values.tolist(), strict=True))
+
+
+def _relations(names: Sequence[str], gramian: Tensor) -> Record:
+    """Norms, cosines and what follows from them, of T gradients' Gramian [T, T]."""
+    norms = gramian.diagonal().clamp(min=0.0).sqrt()
+    cosines = linalg.cosines(gramian).tolist()
+    alive = (norms > 0).tolist()
+    pairs = {
+        pair_name(names[i], names[j]): cosines[i][j]
+        for i in range(len(names))
+        for j in range(i + 1, len(names))
+        if alive[i] and alive[j]
+    }
+    total = norms.sum()
+    sum_norm = gramian.sum().clamp(min=0.0).sqrt()
+    scale = norms * sum_norm
+    against = torch.where(scale > 0, gramian.sum(1) / scale.clamp(min=1e-300), torch.zeros_like(scale))
+    return {
+        "norms": _named(names, norms),
+        "norm_shares": _named(names, norms / total) if total > 0 else dict.fromkeys(names, 0.0),
+        "cosines": pairs,
+        "negative_share": sum(cosine < 0 for cosine in pairs.values()) / len(pairs) if pairs else None,
+        "with_sum": _named(names, against.clamp(-1.0, 1.0)),
+    }
+
+
+def _scalars(record: Record) -> dict[str, float]:
+    scalars = {f"norm_share/{name}": share for name, share in record["norm_shares"].items()}
+    scalars |= {f"with_sum/{name}": cosine for name, cosine in record["with_sum"].items()}
+    scalars |= _cosine_scalars(record, "")
+    if len(record["sigma"]) <= MOST_CURVES:
+        scalars |= {f"sigma/{pair}": value for pair, value in record["sigma"].items()}
+    if record["purity"] is not None:
+        scalars["purity/mixed"] = record["purity"]["mixed"]
+        scalars["purity/passed"] = record["purity"]["passed"]
+    for name, layer in record["layers"].items():
+        scalars |= _cosine_scalars(layer, f"layers/{name}/")
+    return scalars
+
+
+def _cosine_scalars(record: Record, prefix: str) -> dict[str, float]:
+    cosines = record["cosines"]
+    if not cosines:
+        return {}
+    if len(cosines) <= MOST_CURVES:
+        scalars = {f"{prefix}cosine/{pair}": cosine for pair, cosine in cosines.items()}
+    else:
+        scalars = {
+            f"{prefix}cosine mean": sum(cosines.values()) / len(cosines),
+            f"{prefix}cosine lowest": min(cosines.values()),
+        }
+    scalars[f"{prefix}negative_share"] = record["negative_share"]
+    return scalars

@@ -188,9 +188,13 @@ def auxiliary_failed(who: str, shape: Sequence[int], error: Exception) -> ValueE
     )
 
 
-def not_finite(what: str) -> ValueError:
+class NotFiniteError(ValueError):
+    """A step met NaN or infinity."""
+
+
+def not_finite(what: str) -> NotFiniteError:
     """NaN or infinity was read, and there is no GradScaler to skip the step."""
-    return ValueError(
+    return NotFiniteError(
         f"{what} holds NaN or infinite values; nothing was written. Lower the learning rate, or pass "
         "grad_scaler= "
         "when training in float16."

@@ -9,13 +9,18 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
 
 from manyloss.lab import checks
 
 if TYPE_CHECKING:
     from manyloss import MultiLoss
     from manyloss.lab.problem import Problem
+    from manyloss.lab.training import WayOfTraining
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,26 @@ class ArmContext:
     seed: int
     #: Prerequisite arm, as written in ``requires`` -> its result.json (which holds ``mean_weights``).
     prerequisites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: Prerequisite arm -> its checkpoint.pt.
+    checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    #: The problem, with this arm's changes.
+    problem: Problem | None = None
+    #: The model to train; one without parameters stands in while only the options are tried.
+    model: nn.Module = field(default_factory=nn.Identity)
+    device: torch.device | str = "cpu"
+
+    def weights_of(self, needed: str) -> dict[str, Tensor]:
+        """The state dict of a prerequisite's model, as it was tested."""
+        path = self.checkpoints[needed]
+        try:
+            weights: dict[str, Tensor] = torch.load(path, map_location=self.device, weights_only=False)[
+                "best"
+            ]["model"]
+        except OSError as error:
+            raise checks.cannot_read(path, error) from error
+        except Exception as error:
+            raise checks.damaged(path, error) from error
+        return weights
 
 
 def sum_of_losses(context: ArmContext) -> MultiLoss:  # noqa: ARG001
@@ -39,23 +64,28 @@ def sum_of_losses(context: ArmContext) -> MultiLoss:  # noqa: ARG001
 class Arm:
     """One row of a table.
 
-    ``method(context, **options)`` builds the MultiLoss. ``options`` are its settings with their defaults,
+    ``method(context, **options)`` builds the MultiLoss, or another `WayOfTraining`. ``options`` are its
+    settings with their defaults,
     the only ones that ``name:option=value`` may change. ``problem`` are attributes of the Problem that this
     arm sets before anything is built (``{"dropout": 0.5}``). ``selected`` limits the losses. ``search`` are
     values worth trying per option. ``requires`` names arms whose finished trial of the same seed it reads;
     ``"gradnorm:alpha={alpha}"`` fills in this arm's own options. With ``option_per_loss`` every loss name is
-    an option too.
+    an option too. ``epochs`` names the attribute of the Problem that holds this arm's number of epochs. A
+    ``shared`` arm is only ever a prerequisite (a teacher): one trial serves all seeds, and all studies whose
+    folders lie side by side.
     """
 
     name: str
     summary: str
-    method: Callable[..., MultiLoss] = sum_of_losses
+    method: Callable[..., MultiLoss | WayOfTraining] = sum_of_losses
     options: Mapping[str, Any] = field(default_factory=dict)
     problem: Mapping[str, Any] = field(default_factory=dict)
     selected: tuple[str, ...] | None = None
     search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     requires: tuple[str, ...] = ()
     option_per_loss: float | None = None
+    epochs: str | None = None
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,8 +106,8 @@ class ChosenArm:
         if self.arm.selected is not None:
             problem.selected = self.arm.selected
 
-    def build(self, context: ArmContext) -> MultiLoss:
-        """The MultiLoss of this row."""
+    def build(self, context: ArmContext) -> MultiLoss | WayOfTraining:
+        """The MultiLoss of this row, or what it trains with in its place."""
         return self.arm.method(context, **self.options)
 
 
@@ -344,6 +374,6 @@ def _try_to_build(chosen: ChosenArm, problem: Problem) -> None:
     """Let a wrong value of an option be an error now, not thirty crashed trials later."""
     losses = chosen.arm.selected or problem.loss_names
     try:
-        chosen.build(ArmContext(losses, seed=0))
+        chosen.build(ArmContext(losses, seed=0, problem=problem))
     except (TypeError, ValueError) as error:
         raise checks.refused_options(chosen.name, error) from error

@@ -253,6 +253,13 @@ def empty_split(problem: str, split: str) -> LabError:
     )
 
 
+def only_a_prerequisite(arm: str) -> LabError:
+    """A shared arm was asked for as a row."""
+    return LabError(
+        f"Method {arm!r} is trained when other methods need it and is not compared itself. Leave it out."
+    )
+
+
 def lost_prerequisite(arm: str, needed: str, seed: int, how: str) -> LabError:
     """An arm needs the result of a trial that did not finish."""
     return LabError(f"{arm!r} needs the trial {needed!r} of seed {seed}, which {how}.")

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
     from manyloss import MultiLoss, StepResult
-    from manyloss.lab.arms import Arm
+    from manyloss.lab.arms import Arm, ArmContext
 
 Features = Tensor | Sequence[Tensor]
 Outputs = Mapping[str, Any]
@@ -105,6 +105,20 @@ class Splits:
     test: Dataset[Any] | BatchedSplit
 
 
+@dataclass(frozen=True)
+class FinalEvaluation:
+    """What a problem finds out about a finished model beyond its metrics.
+
+    ``metrics`` join the test metrics (name them in ``derived``), ``words`` are short texts with a column of
+    the table each, ``remarks`` are sentences below it, and ``record`` is kept in result.json only.
+    """
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
 class EncoderWithHeads(nn.Module):
     """One encoder that all losses share, one head per task: ``forward(x) -> (features, {task: output})``.
 
@@ -156,6 +170,12 @@ class Problem:
     baseline: str = "equal"
     #: Losses that an arm with fewer tasks trains; None means all.
     selected: tuple[str, ...] | None = None
+    #: Test the last epoch's weights, not the best one's: for methods whose strength grows with the epochs.
+    keep_last: bool = False
+    #: On CUDA, train in bfloat16 (autocast) with channels last; evaluation is in full precision.
+    mixed_precision: bool = False
+    #: Options of the constructor that change nothing in a ``shared`` arm.
+    unshared_options: tuple[str, ...] = ("data_root",)
 
     # -- to be written -----------------------------------------------------------------------------------
 
@@ -251,6 +271,12 @@ class Problem:
         """
         features, outputs = model(inputs)
         return features, self.active_losses(self.compute_losses(outputs, targets))
+
+    def final_evaluation(
+        self, model: nn.Module, splits: Splits, context: ArmContext
+    ) -> FinalEvaluation | None:
+        """Look closer at the finished model, once, with the weights that the test split meets."""
+        return None
 
     # -- read by the lab ---------------------------------------------------------------------------------
 

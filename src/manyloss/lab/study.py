@@ -24,7 +24,7 @@ from manyloss.lab.executor import Execution, cores, share_cores
 from manyloss.lab.problem import BatchedSplit, Problem
 from manyloss.lab.progress import Display
 from manyloss.lab.source import Source, own_traceback
-from manyloss.lab.trial import Trial, TrialSpec, environment
+from manyloss.lab.trial import Trial, TrialSpec, environment, spec_of
 
 FORMAT = 1
 
@@ -73,6 +73,9 @@ class Study:
         problem = source.load()
         remarks: list[str] = []
         chosen = choose_arms(methods, problem)
+        for arm in chosen:
+            if arm.arm.shared:
+                raise checks.only_a_prerequisite(arm.name)
         baseline = choose_arm(problem.baseline, problem)
         if baseline.name not in [arm.name for arm in chosen]:
             chosen.insert(0, baseline)
@@ -106,7 +109,8 @@ class Study:
         def add(arm: ChosenArm, seed: int) -> None:
             for needed in arm.requires:
                 add(choose_arm(needed, self.problem), seed)
-            specs.setdefault((arm.name, seed), self._spec(arm.name, seed))
+            spec = self._spec(arm, seed)
+            specs.setdefault((spec.arm, spec.seed), spec)
 
         for seed in self.seeds:
             for arm in self.arms:
@@ -125,14 +129,16 @@ class Study:
                 missing.append(spec)
         return missing
 
-    def _spec(self, arm: str, seed: int) -> TrialSpec:
-        return TrialSpec(self.source, arm, seed, self.epochs, self.root, self.device, self.threads)
+    def _spec(self, arm: ChosenArm, seed: int) -> TrialSpec:
+        spec = TrialSpec(self.source, arm.name, seed, self.epochs, self.root, self.device, self.threads)
+        return spec_of(spec, arm, self.problem)
 
     def _requires(self) -> dict[tuple[str, int], list[tuple[str, int]]]:
         requires: dict[tuple[str, int], list[tuple[str, int]]] = {}
         for spec in self.trials():
-            needed = choose_arm(spec.arm, self.problem).requires
-            requires[spec.arm, spec.seed] = [(arm, spec.seed) for arm in needed]
+            needed = [choose_arm(arm, self.problem) for arm in choose_arm(spec.arm, self.problem).requires]
+            needed_specs = [self._spec(arm, spec.seed) for arm in needed]
+            requires[spec.arm, spec.seed] = [(each.arm, each.seed) for each in needed_specs]
         return requires
 
     # -- the folder --------------------------------------------------------------------------------------

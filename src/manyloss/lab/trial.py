@@ -16,8 +16,8 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,14 @@ from torch.utils.data import default_collate
 
 from manyloss import __version__
 from manyloss import checks as library_checks
+from manyloss.checks_adversarial import NotFiniteError
 from manyloss.gradients import LossGradients, read_losses
 from manyloss.lab import checks, storage
-from manyloss.lab.arms import ArmContext, choose_arm
-from manyloss.lab.problem import BatchedSplit, EncoderWithHeads
+from manyloss.lab.arms import ArmContext, ChosenArm, choose_arm
+from manyloss.lab.problem import BatchedSplit, EncoderWithHeads, FinalEvaluation, Problem, Splits
 from manyloss.lab.source import Source
+from manyloss.lab.training import WayOfTraining
+from manyloss.result import StepResult
 
 FORMAT = 1
 #: About so many records of losses, weights, norms and cosines per trial.
@@ -68,6 +71,34 @@ class TrialSpec:
     def label(self) -> str:
         """What the trial is called in messages."""
         return f"{self.arm} seed {self.seed}"
+
+
+def spec_of(spec: TrialSpec, arm: ChosenArm, problem: Problem) -> TrialSpec:
+    """The trial of another arm that ``spec`` belongs together with, or that it needs.
+
+    A shared arm has one trial for all seeds, in a folder beside the run folder. Its name holds a hash of what
+    decides it, so that every study that needs the same teacher finds the same one.
+    """
+    epochs = spec.epochs if arm.arm.epochs is None else int(getattr(problem, arm.arm.epochs))
+    if not arm.arm.shared:
+        return replace(spec, arm=arm.name, epochs=epochs)
+    alone = replace(spec, arm=arm.name, epochs=epochs, seed=0)
+    name = f"{arm.name}-{storage.fingerprint(_shared_identity(alone, problem))}"
+    return replace(alone, root=spec.root.absolute().parent / "prerequisites" / name)
+
+
+def _shared_identity(spec: TrialSpec, problem: Problem) -> dict[str, Any]:
+    """What decides a shared trial, whichever recipe of the same problem class asks for it."""
+    options = {
+        name: value for name, value in spec.source.options.items() if name not in problem.unshared_options
+    }
+    return {
+        "problem": type(problem).__qualname__,
+        "options": options,
+        "arm": spec.arm,
+        "epochs": spec.epochs,
+        "device": spec.device,
+    }
 
 
 class DivergedError(Exception):
@@ -129,12 +160,15 @@ class Trial:
         self.chosen = choose_arm(spec.arm, self.problem)
         self.chosen.apply(self.problem)
         self.device = torch.device(spec.device)
+        #: What the seeds are made of. A shared trial must not depend on who asked for it first.
+        self.seed_name = type(self.problem).__qualname__ if self.chosen.arm.shared else self.problem.name
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result."""
+        shared = self.chosen.arm.shared
         return {
-            "problem": self.problem.name,
-            "source": self.spec.source.identity(),
+            "problem": self.seed_name,
+            "source": _shared_identity(self.spec, self.problem) if shared else self.spec.source.identity(),
             "arm": self.chosen.name,
             "options": {name: _plain(value) for name, value in self.chosen.options.items()},
             "changes": {name: _plain(value) for name, value in self.chosen.arm.problem.items()},
@@ -144,7 +178,7 @@ class Trial:
             "epochs": self.spec.epochs,
             "batch_size": self.problem.batch_size,
             "device": self.spec.device,
-            "threads": self.spec.threads,
+            "threads": None if shared else self.spec.threads,
             "manyloss": __version__,
         }
 
@@ -233,7 +267,7 @@ class Trial:
 
     def _prepare(self) -> None:
         """Data, model, optimiser and method, as they are before the first step."""
-        name, seed = self.problem.name, self.spec.seed
+        name, seed = self.seed_name, self.spec.seed
         _seed_everything(seed_for(name, seed, "data"))
         splits = self.problem.datasets(seed)
         self.splits: dict[str, Any] = {
@@ -243,17 +277,27 @@ class Trial:
         }
         for which, split in self.splits.items():
             if len(split) == 0:
-                raise checks.empty_split(name, which)
+                raise checks.empty_split(self.problem.name, which)
         _seed_everything(seed_for(name, seed, "weights"))
         self.model = self.problem.model().to(self.device)
+        if self._fast:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if isinstance(self.model, EncoderWithHeads):
             self.model.selected = self.problem.selected
         self.shared_params = self.problem.shared_params(self.model)
         self.optimizer = self.problem.optimizer(self.model.parameters())
         self.scheduler = self.problem.schedule(self.optimizer)
-        self.multi = self.chosen.build(
-            ArmContext(self.problem.active_names, seed, prerequisites=self._prerequisites())
+        needed = self._prerequisites()
+        self.context = ArmContext(
+            self.problem.active_names,
+            seed,
+            prerequisites={arm: result for arm, (result, _) in needed.items()},
+            checkpoints={arm: checkpoint for arm, (_, checkpoint) in needed.items()},
+            problem=self.problem,
+            model=self.model,
+            device=self.device,
         )
+        self.multi = self.chosen.build(self.context)
         self.metrics = {name: metric.to(self.device) for name, metric in self.problem.make_metrics().items()}
         self.order = torch.Generator().manual_seed(seed_for(name, seed, "order"))
         _seed_everything(seed_for(name, seed, "training"))
@@ -269,16 +313,25 @@ class Trial:
         self.step_ms: list[float] = []
         self.seconds = 0.0
 
-    def _prerequisites(self) -> dict[str, Mapping[str, Any]]:
-        results: dict[str, Mapping[str, Any]] = {}
+    def _prerequisites(self) -> dict[str, tuple[Mapping[str, Any], Path]]:
+        """Arm -> its result and its checkpoint."""
+        found: dict[str, tuple[Mapping[str, Any], Path]] = {}
+        fresh = self.spec.source.load()
         for needed in self.chosen.requires:
-            path = storage.trial_folder(self.spec.root, needed, self.spec.seed) / "result.json"
-            result = storage.read_json(path)
+            spec = spec_of(self.spec, choose_arm(needed, fresh), fresh)
+            result = storage.read_json(spec.folder / "result.json")
             if result is None or result.get("status") != "finished":
                 how = "has not run" if result is None else str(result.get("status"))
-                raise checks.lost_prerequisite(self.chosen.name, needed, self.spec.seed, how)
-            results[needed] = result
-        return results
+                raise checks.lost_prerequisite(self.chosen.name, needed, spec.seed, how)
+            found[needed] = result, spec.folder / "checkpoint.pt"
+        return found
+
+    @property
+    def _fast(self) -> bool:
+        return self.problem.mixed_precision and self.device.type == "cuda"
+
+    def _training_precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast("cuda", torch.bfloat16) if self._fast else nullcontext()
 
     @property
     def _checkpoint(self) -> Path:
@@ -355,7 +408,8 @@ class Trial:
             begin = self._clock()
             self.optimizer.zero_grad(set_to_none=True)
             try:
-                result = problem.training_step(self.model, self.multi, inputs, targets, self.shared_params)
+                with self._training_precision():
+                    result = self._step(inputs, targets)
             except ValueError as error:
                 if _is_about_finite_numbers(error):
                     raise DivergedError(f"epoch {self.epoch + 1}, step {step + 1}: {error}") from error
@@ -396,7 +450,7 @@ class Trial:
         self.multi.end_epoch()
         values, validation_losses = self._evaluate("validation")
         self.first = self.first or values
-        score = problem.score(values, self.first)
+        score = float(self.epoch) if problem.keep_last else problem.score(values, self.first)
         if self.best is None or score > self.best["score"] or math.isnan(self.best["score"]):
             self.best = {
                 "epoch": self.epoch,
@@ -422,6 +476,11 @@ class Trial:
         )
         self._save()
         progress(self.epoch, train_losses)
+
+    def _step(self, inputs: Any, targets: Any) -> StepResult:
+        if isinstance(self.multi, WayOfTraining):
+            return self.multi.step(self.model, inputs, targets)
+        return self.problem.training_step(self.model, self.multi, inputs, targets, self.shared_params)
 
     def _batch(self, split: Any, indices: Tensor, generator: torch.Generator | None) -> tuple[Any, Any]:
         if isinstance(split, BatchedSplit):
@@ -475,6 +534,8 @@ class Trial:
             "cosines": None,
             "names": list(losses),
         }
+        if isinstance(self.multi, WayOfTraining) and self.multi.watched:
+            record["watched"] = dict(self.multi.watched)
         if gradients is not None:
             record["names"] = list(gradients.names)
             record["norms"] = dict(zip(gradients.names, gradients.norms.tolist(), strict=True))
@@ -511,6 +572,20 @@ class Trial:
         assert self.best is not None
         self.model.load_state_dict(self.best["model"])
         test, test_losses = self._evaluate("test")
+        self.model.eval()
+        final = self.problem.final_evaluation(self.model, Splits(**self.splits), self.context)
+        final = final or FinalEvaluation()
+        test |= final.metrics
+        extra = {
+            "words": dict(final.words),
+            "remarks": list(final.remarks),
+            "record": dict(final.record),
+            "warnings": dict(self.multi.warnings) if isinstance(self.multi, WayOfTraining) else {},
+            "prerequisites": {
+                arm: {"test": result["test"], "seconds": result["seconds"]}
+                for arm, result in self.context.prerequisites.items()
+            },
+        }
         return {
             "status": "finished",
             "reason": None,
@@ -523,6 +598,7 @@ class Trial:
             **self._cosine_spread(),
             "mean_weights": {name: total / self.weight_steps for name, total in self.weight_sums.items()},
             "measured_at": "shared_params" if self.shared_params else "features",
+            **{name: value for name, value in extra.items() if value},
         }
 
     def _cosine_spread(self) -> dict[str, dict[str, float]]:
@@ -587,6 +663,8 @@ def _buffers_put_back(model: nn.Module) -> Iterator[None]:
 
 def _is_about_finite_numbers(error: BaseException) -> bool:
     """Whether the library refused the step because a loss or gradient was not finite."""
+    if isinstance(error, NotFiniteError):
+        return True
     refusals = (library_checks.finite_losses.__code__, library_checks.finite_gradients.__code__)
     last = error.__traceback__
     while last is not None and last.tb_next is not None:

@@ -158,6 +158,8 @@ class Problem:
     evaluation_batch_size: int = 1024
     #: Clip the norm of the whole gradient before the optimiser's step; None does not.
     clip_gradients: float | None = None
+    #: Whether what methods learn decays with the training, as (1 - epoch / epochs)^0.9 (GREAT's supplement).
+    methods_follow_schedule: bool = False
     #: loss name -> loss(output[name], target[name]), a scalar.
     losses: Mapping[str, Callable[[Any, Any], Tensor]] = {}
     #: "task" or "task/metric name" -> a function that makes a torchmetrics metric.

@@ -393,7 +393,8 @@ class Trial:
         problem = self.problem
         train = self.splits["train"]
         learning_rate = self.optimizer.param_groups[0]["lr"]
-        self.multi.set_progress(self.epoch / self.spec.epochs)
+        if problem.methods_follow_schedule:
+            self.multi.set_progress(self.epoch / self.spec.epochs)
         self.model.train()
         order = torch.randperm(len(train), generator=self.order)
         # An incomplete last batch is left out: every step of every arm sees as many examples.

@@ -55,6 +55,20 @@ def test_the_running_sigma_is_the_standard_deviation() -> None:
     assert recorder.records[-1]["sigma"] == pytest.approx({"loss_0|loss_1": float(cosines.std())})
 
 
+def test_sigma_goes_on_when_a_loss_was_absent() -> None:
+    network, multi = Network(3), MultiLoss()
+    with ConflictRecorder(multi, every=1) as recorder:
+        for number in range(4):
+            features, losses = network.forward(number)
+            if number == 1:
+                losses["loss_1"] = None
+            multi.backward(losses, features=features[0])
+    for pair in ("loss_0|loss_1", "loss_0|loss_2"):
+        values = [record["cosines"][pair] for record in recorder.records if pair in record["cosines"]]
+        deviation = torch.tensor(values, dtype=torch.float64).std()
+        assert recorder.records[-1]["sigma"][pair] == pytest.approx(float(deviation))
+
+
 def test_every_nth_step_until_it_is_detached() -> None:
     multi, network = MultiLoss(), Network(3)
     with ConflictRecorder(multi, every=3) as recorder:

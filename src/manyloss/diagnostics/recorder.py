@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from manyloss import checks, graph, linalg
 from manyloss.diagnostics.purity import purity_of
-from manyloss.diagnostics.running import RunningCosines, pair_name
+from manyloss.diagnostics.running import WINDOW, pair_name
 from manyloss.diagnostics.summary import Diagnosis, diagnose
 from manyloss.gradients import LossGradients, full_precision
 from manyloss.losses import PresentLosses
@@ -85,7 +87,8 @@ class ConflictRecorder:
         self.records: list[Record] = []
         self.step = 0
         self._next = 1
-        self._running = RunningCosines({})
+        self._pairs: tuple[str, ...] = ()
+        self._recent: list[NDArray[np.float64]] = []
         self._layer_rows: dict[str, Tensor] = {}
         multi.observers.append(self)
 
@@ -143,11 +146,7 @@ class ConflictRecorder:
             "losses": _named(names, gradients.values),
             **_relations(names, gradients.gramian),
         }
-        alive = [i for i, norm in enumerate(gradients.norms.tolist()) if norm > 0]
-        self._running.add([names[i] for i in alive], gradients.cosines[alive][:, alive])
-        record["sigma"] = {
-            pair: value for pair, value in self._running.std("window").items() if value == value
-        }
+        record["sigma"] = self._sigma(record["cosines"])
         at_features = gradients.place == "features"
         purity = purity_of(gradients.tensors, features if at_features else None, gradients.ranks)
         record["purity"] = None if purity is None else {**vars(purity), "histogram": list(purity.histogram)}
@@ -159,6 +158,23 @@ class ConflictRecorder:
         self.records.append(record)
         if gradients.ranks.rank == 0:
             self._write(record)
+
+    def _sigma(self, cosines: Mapping[str, float]) -> dict[str, float]:
+        """Standard deviation of these pairs over the last records; a pair seen once has none."""
+        pairs = tuple(cosines)
+        if pairs != self._pairs:  # other losses are present than in the last record
+            self._pairs = pairs
+            old = (record["cosines"] for record in self.records[1 - WINDOW :])
+            self._recent = [np.array([record.get(pair, np.nan) for pair in pairs]) for record in old]
+        self._recent = [*self._recent[1 - WINDOW :], np.array(list(cosines.values()))]
+        values = np.stack(self._recent)  # [at most WINDOW, pairs]
+        known = np.isfinite(values)
+        counts = known.sum(0)
+        means = np.where(known, values, 0.0).sum(0) / np.maximum(counts, 1)
+        squares = np.where(known, values - means, 0.0) ** 2
+        deviations = np.sqrt(squares.sum(0) / np.maximum(counts - 1, 1))
+        found = zip(pairs, deviations.tolist(), counts.tolist(), strict=True)
+        return {pair: value for pair, value, count in found if count > 1}
 
     # ------------------------------------------------------------------ output
 

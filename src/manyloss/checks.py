@@ -324,6 +324,16 @@ def no_double_backward(node: str, who: str) -> NotImplementedError:
     return NotImplementedError(f"{who} needs a double backward, which {node} does not have: {way_out}.")
 
 
+def still_there(who: str, leaves: Iterable[Tensor]) -> None:
+    """A double backward needs the parameters that the first pass used; FSDP2 frees them after it."""
+    if any(leaf.numel() and leaf.untyped_storage().size() == 0 for leaf in leaves):
+        raise RuntimeError(
+            f"{who} needs parameters that FSDP2 has resharded after the first pass: call "
+            "model.set_reshard_after_backward(False) once, and reshard() on every FSDP module after each "
+            "backward of MultiLoss."
+        )
+
+
 def no_tap() -> ValueError:
     """``read="tap"`` where one backward cannot tell the losses apart."""
     return ValueError(
@@ -445,6 +455,4 @@ def layer_without_parameters(name: str) -> ValueError:
 
 def no_records() -> ValueError:
     """Nothing was recorded yet."""
-    return ValueError(
-        "There are no records to diagnose: attach the ConflictRecorder before training starts."
-    )
+    return ValueError("There are no records to diagnose: attach the ConflictRecorder before training starts.")

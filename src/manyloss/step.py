@@ -204,7 +204,7 @@ class MultiLoss(nn.Module):
                 return self._tap(step, walk)
             if self.read == "tap":
                 raise checks.no_tap()
-            return self._hook(step)
+            return self._hook(step, walk)
         except BaseException:
             self._unbind(step)
             raise
@@ -347,7 +347,7 @@ class MultiLoss(nn.Module):
         self._bind(step)
         weights = self._loss_weights(step)
         if bool((weights == 0).any()):  # a weight of 0 leaves nothing to measure
-            return self._hook(step)
+            return self._hook(step, walk)
         T = len(step.names)
         held: list[list[Tensor | None]] = [[None] * T for _ in step.features]
         fresh = [leaf for leaf in walk.leaves if leaf.grad is None]
@@ -435,7 +435,7 @@ class MultiLoss(nn.Module):
             )
         return step.gradients([step.ranks.mean(torch.stack(rows))], "shared_params")
 
-    def _hook(self, step: _Step) -> StepResult:
+    def _hook(self, step: _Step, walk: graph.Walk) -> StepResult:
         """Read each loss apart, then write in one backward."""
         asks_params = bool(self.penalties) or self._measures_norms
         at_params = step.params if not step.features or asks_params else []
@@ -454,6 +454,8 @@ class MultiLoss(nn.Module):
                 step.scale,
                 create_graph=double,
             )
+        if double:
+            checks.still_there(type(self._penalties[0]).__name__, walk.leaves)
         behind = [mean_over_ranks(tensor, step.ranks) for tensor in behind]
         graphs = []
         if at_features:

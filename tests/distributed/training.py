@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from manyloss import MultiLoss
@@ -157,6 +160,36 @@ def wrapped(model: Model, form: str, place: Place, **ddp: Any) -> Forward:
     return forward
 
 
+SHARDED: dict[str, Callable[[Model], list[nn.Module]]] = {
+    "root": lambda model: [model],
+    "encoder, heads, root": lambda model: [model.encoder, model.heads, model],
+    "encoder's layers, root": lambda model: [model.encoder[0], model.encoder[2], model],
+    "each head, root": lambda model: [*model.heads.each.values(), model],
+    "all parts, root": lambda model: [
+        model.encoder[0],
+        model.encoder[2],
+        model.encoder,
+        *model.heads.each.values(),
+        model.heads,
+        model,
+    ],
+}
+
+
+def sharded(model: Model, parts: str, place: Place) -> Forward:
+    """The forward with FSDP2 around some of the parts, inner ones first."""
+    if place.world > 1:
+        mesh = init_device_mesh("cpu", (place.world,))
+        for module in SHARDED[parts](model):
+            fully_shard(module, mesh=mesh)
+
+    def forward(inputs: Tensor, targets: Tensor, wanted: tuple[str, ...] = LOSSES) -> Any:
+        features, outputs = model(inputs, targets, wanted)
+        return features, losses_of(outputs, targets)
+
+    return forward
+
+
 def where(model: Model, features: Tensor, at: str) -> dict[str, Any]:
     """The keywords of ``backward``: "features", "params" or "both" (W is the encoder's last layer)."""
     last = list(model.encoder[2].parameters())
@@ -178,14 +211,20 @@ def train(
 ) -> list[Tensor]:
     """Parameters after some steps, and what was measured in the last one."""
     model = new_model(shared_neck)
-    forward = wrapped(model, form, place, **ddp)
+    forward = sharded(model, form, place) if form in SHARDED else wrapped(model, form, place, **ddp)
     multi = make(method, place, read=read)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    resharded = [part for part in model.modules() if isinstance(part, FSDPModule) and multi.penalties]
+    for part in resharded:  # the double backward needs what the first pass used
+        part.set_reshard_after_backward(False)
     for step in range(STEPS):
         optimizer.zero_grad()
         inputs, targets = batch(step)
         features, losses = forward(place.part(inputs), place.part(targets))
         result = multi.backward(losses, **where(model, features, at), measure=step == STEPS - 1)
+        for part in resharded:
+            part.reshard()
         optimizer.step()
     measured = [*result.losses.values(), *result.weights.values(), result.gramian, *result.norms.values()]
-    return [*model.parameters(), *measured]
+    parameters = [p.full_tensor() if isinstance(p, DTensor) else p for p in model.parameters()]
+    return [*parameters, *measured]

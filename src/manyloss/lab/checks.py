@@ -323,3 +323,44 @@ def no_such_image_size(size: int, known: Iterable[int]) -> LabError:
         f"There is no ResNet for images of {size} pixels. Known: {', '.join(map(str, known))}. "
         f"Resize the images to one of these."
     )
+
+
+# -- diagnose ---------------------------------------------------------------------------------------------
+
+
+def nothing_to_diagnose(problem: str) -> LabError:
+    """The problem's steps do not pass through MultiLoss."""
+    return LabError(
+        f"{problem} trains without MultiLoss, so there are no per-loss gradients to look at. "
+        f"Diagnose a problem whose training_step calls multi.backward(losses, features=...)."
+    )
+
+
+def diagnosis_crashed(problem: str, reason: str) -> LabError:
+    """The run that was to be looked at did not end."""
+    return LabError(
+        f"{problem} cannot be diagnosed, its training failed: {reason} "
+        f"`manyloss compare` with --methods equal keeps the whole traceback in log.txt."
+    )
+
+
+def no_conflict_records(path: Path, error: object) -> LabError:
+    """A file that no ConflictRecorder wrote."""
+    return LabError(
+        f"{path} holds no records of a ConflictRecorder ({type(error).__name__}: {error}). "
+        f"Give the file that its path= named, a recipe, or a file with your Problem."
+    )
+
+
+def missing_files(name: str, files: Iterable[str], folders: Iterable[object]) -> DataError:
+    """A data set that cannot be downloaded by us is in none of the places looked at."""
+    places = ", ".join(str(folder) for folder in folders)
+    return DataError(
+        f"{name} is in none of {places}: {', '.join(files)} must be there. Put the official files into one of "
+        f"these folders, or name the folder that has them with --data-root."
+    )
+
+
+def not_so_many(wanted: int, there: int) -> DataError:
+    """More (or fewer) examples are asked for than a data set can give."""
+    return DataError(f"{wanted} examples are asked for, {there} are there: ask for 1 to {there}.")

@@ -33,6 +33,10 @@ class Setup:
     inputs: Tensor
     targets: Tensor
 
+    def zero_grad(self) -> None:
+        self.encoder.zero_grad()
+        self.heads.zero_grad()
+
     def forward(self) -> tuple[Tensor, dict[str, Tensor]]:
         features = self.encoder(self.inputs)
         losses = {

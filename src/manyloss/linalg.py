@@ -108,7 +108,7 @@ def simplex_quadratic(quadratic: Array, linear: Array) -> Array:
         return np.full(T, 1.0 / T)
     still = lengths <= 1e-150
     if still.any() and not linear.any():
-        return still / still.sum()
+        return np.asarray(still / still.sum())
     lengths = np.maximum(lengths, 1e-8 * longest) if longest > 0.0 else np.ones(T)
     correlation = quadratic / lengths[:, None] / lengths[None, :] + 1e-13 * np.eye(T)
     shortest = lengths.min()
@@ -120,34 +120,48 @@ def simplex_quadratic(quadratic: Array, linear: Array) -> Array:
 
 
 def _pivot(matrix: Array, slope: Array, constraint: Array) -> Array:
-    """Argmin u^T C u / 2 + s^T u  with  b^T u = 1, u >= 0.
+    """Find argmin u^T C u / 2 + s^T u  with  b^T u = 1, u >= 0.
 
     Each round solves the equality-constrained problem on the free entries and exchanges every entry that
-    breaks a sign; when that stops helping, only the last such entry, which cannot cycle (Kostreva 1978).
+    breaks a sign. That takes a few rounds, but may cycle in degenerate problems; then the active set below,
+    which cannot, starts over.
     """
-    T = len(matrix)
-    free = np.ones(T, dtype=bool)
-    fewest, patience = T + 1, 3
-    u = np.zeros(T)
-    for _ in range(20 * T + 50):
+    free = np.ones(len(matrix), dtype=bool)
+    fewest, patience = len(matrix) + 1, 3
+    while patience and free.any():
         u, dual = _solve_free(matrix, slope, constraint, free)
         tolerance = 1e-11 * max(1.0, float(np.abs(u).max()))
         wrong = np.where(free, u < -tolerance, dual < -tolerance)
         count = int(wrong.sum())
         if count == 0:
+            return u
+        fewest, patience = (count, 3) if count < fewest else (fewest, patience - 1)
+        free = free ^ wrong
+    return _active_set(matrix, slope, constraint)
+
+
+def _active_set(matrix: Array, slope: Array, constraint: Array) -> Array:
+    """The same, one entry at a time from the best single entry on; the objective falls in every round."""
+    T = len(matrix)
+    start = int(np.argmin(0.5 * matrix.diagonal() / constraint**2 + slope / constraint))
+    free = np.zeros(T, dtype=bool)
+    free[start] = True
+    u = np.zeros(T)
+    u[start] = 1.0 / constraint[start]
+    for _ in range(10 * T):
+        target, dual = _solve_free(matrix, slope, constraint, free)
+        while (target < 0.0).any():
+            falling = free & (target < 0.0)
+            reach = u[falling] / (u[falling] - target[falling])
+            u = u + reach.min() * (target - u)
+            free[np.flatnonzero(falling)[reach <= reach.min()]] = False
+            u[~free] = 0.0
+            target, dual = _solve_free(matrix, slope, constraint, free)
+        u = target
+        dual[free] = np.inf
+        if dual.min() >= -1e-10 * max(1.0, float(u.max())):
             break
-        if count < fewest:
-            fewest, patience = count, 3
-        elif patience > 0:
-            patience -= 1
-        else:
-            last = int(np.flatnonzero(wrong)[-1])
-            wrong = np.zeros(T, dtype=bool)
-            wrong[last] = True
-        changed = free ^ wrong
-        if not changed.any():
-            changed[int(np.argmax(np.where(free, u, -np.inf)))] = True
-        free = changed
+        free[int(np.argmin(dual))] = True
     return u
 
 

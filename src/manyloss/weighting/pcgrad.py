@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,21 +27,23 @@ class PCGrad(GradientWeighting):
 
     def forward(self, gradients: LossGradients) -> Tensor:
         """Column sums of the projected gradients' coordinates. [T]"""
-        G = gradients.gramian  # [T, T]
+        G = gradients.gramian.numpy()  # [T, T]
         T = len(G)
-        orders = torch.stack([torch.randperm(T, generator=self.generator) for _ in range(T)])  # [T, T]
-        everyone = torch.arange(T)
+        draws = torch.rand(T, T, generator=self.generator, dtype=torch.float64)
+        orders = draws.argsort(dim=1).numpy()  # [T, T], a random order of partners per row
+        everyone = np.arange(T)
         squares = G.diagonal()
-        C = torch.eye(T, dtype=G.dtype)  # row i: g_i in terms of the original gradients
-        inner = G.clone()  # <g_i, original g_j>
+        inverse = np.divide(1.0, squares, out=np.zeros(T), where=squares > 0)
+        total = np.ones(T)  # column sums of the projected gradients' coordinates
+        inner = G.copy()  # <g_i, original g_j>
         for k in range(T):
             j = orders[:, k]  # [T], the k-th partner of every i
-            product = inner[everyone, j]
-            conflict = (product < 0) & (j != everyone) & (squares[j] > 0)
-            share = torch.where(conflict, product / squares[j], torch.zeros_like(product))  # [T]
-            C[everyone, j] -= share
-            inner -= share[:, None] * G[j]
-        return C.sum(0)
+            share = np.minimum(inner[everyone, j], 0.0) * inverse[j]  # [T]
+            share[j == everyone] = 0.0
+            i = np.flatnonzero(share)
+            np.subtract.at(total, j[i], share[i])
+            inner[i] -= share[i, None] * G[j[i]]
+        return torch.from_numpy(total)
 
 
 class IterativePCGrad(GradientWeighting):

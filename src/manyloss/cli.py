@@ -164,6 +164,69 @@ def report(
     console.print(f"\nReport: {escape(str(write_report(run)))}")
 
 
+@app.command()
+def diagnose(
+    recipe_or_file: Annotated[
+        str,
+        typer.Argument(help="A recipe, a file with your Problem, or the .jsonl file of a ConflictRecorder."),
+    ],
+    epochs: Annotated[int | None, typer.Option(min=1, help="How many to train; default: at most 3.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of initial weights and data order.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write to; default: runs/diagnose-NAME.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Which data, where a recipe has several.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="The folder of the data sets.")] = None,
+    scale: Annotated[str | None, typer.Option(help="A recipe's size: smoke, small or full.")] = None,
+    device: Annotated[str, typer.Option(help="Where to train: cpu or cuda.")] = "cpu",
+    layers: Annotated[bool, typer.Option(help="Also look at the encoder's layers.")] = True,
+) -> None:
+    """Say in words whether the losses conflict, where, and whether it is worth doing something."""
+    from manyloss.lab.diagnose import diagnose_problem, diagnose_records, print_diagnosis
+    from manyloss.lab.study import try_out
+
+    console = Console(highlight=False)
+    if recipe_or_file.endswith(".jsonl"):
+        path = Path(recipe_or_file)
+        print_diagnosis(diagnose_records(path, path.parent if out is None else out), console)
+        return
+    request = _request(recipe_or_file, data=data, data_root=data_root, scale=scale)
+    folder = Path("runs") / "-".join(["diagnose", request["name"], *request["words"]]) if out is None else out
+    if request["source"].is_file:
+        try_out(request["source"].load(), seed)
+    with console.status("Training with the plain sum") as status:
+
+        def progress(done: float, losses: Any) -> None:  # noqa: ARG001
+            status.update(f"Training with the plain sum, epoch {done:.1f}")
+
+        found = diagnose_problem(
+            request["source"],
+            folder,
+            epochs=epochs,
+            seed=seed,
+            device=device,
+            layers=layers,
+            progress=progress,
+        )
+    print_diagnosis(found, console)
+
+
+@app.command()
+def bench(
+    benchmarks: Annotated[
+        list[str] | None, typer.Argument(help="Which ones; all of benchmarks/ without any.")
+    ] = None,
+) -> None:
+    """Measure speed and memory, next to peers; every figure of the docs comes from here."""
+    from manyloss.lab.bench import RESULTS, run
+
+    console = Console(highlight=False)
+    for figure in run(benchmarks or ()):
+        text = "  ".join(f"{name} {value}" for name, value in figure.items() if name != "benchmark")
+        console.print(f"[bold]{escape(figure['benchmark'])}[/]  {escape(text)}")
+    console.print(f"\nKept in {escape(str(RESULTS))}")
+
+
 @data_app.command("get")
 def data_get(
     name: Annotated[str, typer.Argument(help="mnist or cifar10")],

@@ -53,7 +53,8 @@ def row_norms(rows: Sequence[Tensor]) -> Tensor:
     squares = [
         torch.linalg.vector_norm(tensor.detach().flatten(1), dim=1, dtype=torch.float64) for tensor in rows
     ]
-    return torch.linalg.vector_norm(torch.stack(squares), dim=0).cpu()
+    norms: Tensor = torch.linalg.vector_norm(torch.stack(squares), dim=0)
+    return norms.cpu()
 
 
 def cosines(gramian: Tensor) -> Tensor:

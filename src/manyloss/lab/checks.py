@@ -364,3 +364,24 @@ def missing_files(name: str, files: Iterable[str], folders: Iterable[object]) ->
 def not_so_many(wanted: int, there: int) -> DataError:
     """More (or fewer) examples are asked for than a data set can give."""
     return DataError(f"{wanted} examples are asked for, {there} are there: ask for 1 to {there}.")
+
+
+# -- benchmarks -------------------------------------------------------------------------------------------
+
+
+def no_benchmarks(folder: Path) -> LabError:
+    """Benchmarks are not part of the installed package."""
+    return LabError(
+        f"There are no benchmarks in {folder}: they are not part of the installed package. "
+        "Clone the repository and install it with pip install --editable '.[dev]'."
+    )
+
+
+def unknown_benchmark(name: str, known: Iterable[str]) -> LabError:
+    """There is no such benchmark."""
+    return LabError(f"There is no benchmark {name!r}. {closest(name, known)}")
+
+
+def benchmark_failed(name: str, code: int) -> LabError:
+    """A benchmark ended with an error, which it has printed."""
+    return LabError(f"Benchmark {name!r} ended with exit code {code}; what it printed stands above.")

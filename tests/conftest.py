@@ -1,6 +1,9 @@
 """Every test starts from the same seed, and one thread each keeps tiny tensors fast."""
 
+import os
 import random
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported
 
 import numpy as np
 import pytest

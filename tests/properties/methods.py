@@ -71,6 +71,16 @@ class MethodCase:
         return issubclass(self.cls, GradientWeighting)
 
     @property
+    def reads_gradients(self) -> bool:
+        """Whether a step with this method reads one gradient per loss."""
+        return (
+            self.weighs_gradients
+            or self.family == "penalties"
+            or (self.family == "aggregation" and self.name != "Sum")
+            or (self.weighs_losses and self.cls.measures_norms)
+        )
+
+    @property
     def measures_at_shared_params(self) -> bool:
         """With features AND shared parameters given, these measure at the latter."""
         return self.weighs_losses or self.family == "penalties"

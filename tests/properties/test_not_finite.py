@@ -22,10 +22,6 @@ def test_a_loss_that_is_not_finite_is_named(case: MethodCase, where: str, value:
     refused(case, change, "'loss_1' is (inf|-inf|nan)", where=where)
 
 
-def reads_gradients(case: MethodCase) -> bool:
-    return case.weighs_gradients or case.name in {"GradNorm", "GradDrop"} or case.family == "penalties"
-
-
 def with_infinite_gradient(features: list[Tensor]) -> Tensor:
     """A finite loss whose gradient at the features is not: d sqrt(x) at 0."""
     return (features[0] * 0.0).abs().sum().add(0.0).sqrt() + 0.7
@@ -33,7 +29,7 @@ def with_infinite_gradient(features: list[Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("read", ["auto", "hook"])
 @pytest.mark.parametrize("where", WHERE)
-@methods(reads_gradients)
+@methods(lambda case: case.reads_gradients)
 def test_a_gradient_that_is_not_finite_is_named(case: MethodCase, where: str, read: str) -> None:
     network, multi = Network(), case.multi(read=read)
     for warm in (False, True):
@@ -81,7 +77,7 @@ def amp_run(case: MethodCase, bad: dict[int, str], where: str) -> tuple[Network,
 
 
 SPOILED = [
-    (case, kind) for case in CASES for kind in ("loss", "gradient") if kind == "loss" or reads_gradients(case)
+    (case, kind) for case in CASES for kind in ("loss", "gradient") if kind == "loss" or case.reads_gradients
 ]
 
 

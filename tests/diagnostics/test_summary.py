@@ -56,6 +56,7 @@ def test_noise_around_zero_is_no_conflict_although_half_is_negative() -> None:
     assert found.verdict == "none"
     assert 0.3 < found.pairs[0].negative < 0.7
     assert found.answer == "No: the losses do not conflict beyond noise."
+    assert "The least aligned pair is 'a' against 'b': mean cosine" in str(found)
     assert found.advice.startswith("Nothing here calls for more than the plain sum.")
 
 
@@ -89,8 +90,9 @@ def test_too_few_records_say_nothing() -> None:
 def test_where() -> None:
     records = noisy(-0.4, 0.1, layers={"first": 0.3, "last": -0.6})
     found = diagnose(records)
-    assert "most opposed at 'last' (mean cosine -0.60, 100% negative), least at 'first' (+0.30, 0%)" in str(
-        found
+    assert (
+        "the mean cosine is lowest at 'last' (-0.60, 100% negative) and highest at 'first' (+0.30, 0%)"
+        in str(found)
     )
     assert found.layers["last"][0].mean == pytest.approx(-0.6)
 

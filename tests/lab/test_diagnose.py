@@ -61,7 +61,10 @@ def test_losses_that_want_opposites_conflict(opposed, tmp_path) -> None:
     assert found.diagnosis.pairs[0].pair == "up|down"
     assert found.diagnosis.pairs[0].mean < -0.8
     assert set(found.diagnosis.layers) == {"Linear 0", "Linear 2"}
-    assert "opposed: plain sum of the losses, 2 epochs, seed 0, 40 records, one every 1 steps" in found.note
+    assert (
+        "opposed: plain sum of the losses, 2 epochs, seed 0, 40 records, one per step, at the features"
+        in found.note
+    )
     assert seen[-1] == 2
     assert read_records(tmp_path / "out" / "conflict.jsonl") == json.loads(json.dumps(found.records))
 

@@ -216,22 +216,24 @@ def _answer(verdict: Verdict, opposed: Sequence[PairSummary], pairs: Sequence[Pa
 
 def _of_pairs(pairs: Sequence[PairSummary], opposed: Sequence[PairSummary]) -> list[Finding]:
     findings = []
-    shown = opposed[:3] if opposed else pairs[:1]
-    for summary in shown:
-        lead = "" if opposed else "The most opposed pair is not: "
-        findings.append(
-            Finding(
-                f"{lead}{_spoken(summary.pair)}: mean cosine {summary.mean:+.2f} "
-                f"(95 % interval {_interval(summary)}), negative in {summary.negative:.0%} of "
-                f"{_count(summary.records, 'record')}.",
-                {
-                    "mean": summary.mean,
-                    "low": summary.low,
-                    "high": summary.high,
-                    "negative": summary.negative,
-                },
-            )
+    for summary in opposed[:3] or pairs[:1]:
+        measured = (
+            f"mean cosine {summary.mean:+.2f} (95 % interval {_interval(summary)}), negative in "
+            f"{summary.negative:.0%} of {_count(summary.records, 'record')}"
         )
+        if opposed:
+            sentence = f"{_spoken(summary.pair)}: {measured}."
+        else:
+            sentence = f"The least aligned pair is {_spoken(summary.pair)}: {measured}, which is no conflict."
+        figures = {
+            "mean": summary.mean,
+            "low": summary.low,
+            "high": summary.high,
+            "negative": summary.negative,
+        }
+        findings.append(Finding(sentence, figures))
+    if len(pairs) == 1:
+        return findings
     share = negative_share(pairs)
     findings.append(
         Finding(
@@ -271,11 +273,11 @@ def _of_layers(layers: Mapping[str, tuple[PairSummary, ...]]) -> list[Finding]:
     first = min(means, key=lambda name: means[name])
     last = max(means, key=lambda name: means[name])
     sentence = (
-        f"Layer by layer: most opposed at {first!r} (mean cosine {means[first]:+.2f}, "
+        f"Layer by layer, the mean cosine is lowest at {first!r} ({means[first]:+.2f}, "
         f"{negative_share(layers[first]):.0%} negative)"
     )
     if last != first:
-        sentence += f", least at {last!r} ({means[last]:+.2f}, {negative_share(layers[last]):.0%})"
+        sentence += f" and highest at {last!r} ({means[last]:+.2f}, {negative_share(layers[last]):.0%})"
     return [Finding(sentence + ".", means)]
 
 

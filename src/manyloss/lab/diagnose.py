@@ -21,7 +21,7 @@ from manyloss.lab.trial import Trial, TrialSpec
 
 EPOCHS = 3
 #: About so many records, whatever the length of the run.
-RECORDS = 150
+RECORDS = 100
 #: Layers that are looked at, from the encoder's first to its last.
 LAYERS = 8
 
@@ -76,10 +76,13 @@ def diagnose_problem(
     if not trial.recorder.records:
         raise checks.nothing_to_diagnose(problem.name)
     records = trial.recorder.records
+    every = trial.recorder.every
+    pace = "one per step" if every == 1 else f"one every {every} steps"
+    place = str(records[0]["place"]).replace("_params", " parameters")
     length = "1 epoch" if chosen == 1 else f"{chosen} epochs"
     note = (
         f"{problem.name}: plain sum of the losses, {length}, seed {seed}, "
-        f"{len(records)} records, one every {trial.recorder.every} steps, at the {records[0]['place']}."
+        f"{len(records)} records, {pace}, at the {place}."
     )
     if result["status"] == "diverged":
         note += f" The run diverged: {result['reason']}"

@@ -356,8 +356,8 @@ def missing_files(name: str, files: Iterable[str], folders: Iterable[object]) ->
     """A data set that cannot be downloaded by us is in none of the places looked at."""
     places = ", ".join(str(folder) for folder in folders)
     return DataError(
-        f"{name} is in none of {places}: {', '.join(files)} must be there. Put the official files into one of "
-        f"these folders, or name the folder that has them with --data-root."
+        f"{name} is in none of {places}: {', '.join(files)} must be there. Put the official files into one "
+        f"of these folders, or name the folder that has them with --data-root."
     )
 
 

@@ -583,8 +583,7 @@ class Trial:
             "record": dict(final.record),
             "warnings": dict(self.multi.warnings) if isinstance(self.multi, WayOfTraining) else {},
             "prerequisites": {
-                arm: {"test": result["test"], "seconds": result["seconds"]}
-                for arm, result in self.context.prerequisites.items()
+                arm: {"test": result["test"]} for arm, result in self.context.prerequisites.items()
             },
         }
         return {

@@ -1,0 +1,283 @@
+"""The defenses of GREAT 2018, section 3.1: five trainings, the paper's attacks, and what stands up to more.
+
+**Networks.** ResNet-18 for 32x32; the auxiliary network is another one with LeakyReLU(0.2).
+
+**Trainings.** baseline; fgsm-training: 0.5 (clean + FGSM at eps 0.2); greace: the modified cross-entropy
+alone (alpha 0); great: the reversed gradient alone (beta 0); great-greace: both, the paper's GRE(AT+CE). The
+paper has no stronger attack in training; pgd-training is ours, the honest baseline: Madry's, at the tested
+eps.
+
+**Judged** on the test set: clean accuracy; the paper's attacks, FGSM and iFGSM (10 steps), untargeted and
+with a random or the least likely target (which give the TRUE label's accuracy); PGD with cross-entropy and
+with the margin loss; noise and transfer from the baseline; the worst case of all; AutoAttack where it is
+installed. The verdict on gradient masking stands beside these numbers, always.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from manyloss.adversarial import GradientDefense, networks
+from manyloss.lab.adversarial_training import (
+    AdversarialTraining,
+    Classifier,
+    LibraryMethod,
+    fgsm_training,
+    network_of,
+    pgd_training,
+)
+from manyloss.lab.arms import Arm, ArmContext
+from manyloss.lab.datasets import default_data_root, images
+from manyloss.lab.models.resnet import resnet18
+from manyloss.lab.problem import FinalEvaluation, Splits
+from manyloss.lab.recipes._great import GreatProblem, as_bytes, crop, splits_of
+from manyloss.robustness import Attack, RobustnessReport, evaluate, standard_attacks
+
+BASELINE = "baseline"
+TRAIN_ACCURACY = "train accuracy"
+WORST = "worst case"
+AUTOATTACK = "AutoAttack"
+ATTACKS = (
+    "FGSM",
+    "iFGSM",
+    "FGSM least likely",
+    "FGSM random target",
+    "iFGSM least likely",
+    "iFGSM random target",
+    "PGD cross-entropy",
+    "PGD margin",
+    "noise",
+    "transfer",
+)
+TRAINING_EPS = 0.2
+ROWS = (BASELINE, "fgsm-training", "greace", "great", "great-greace", "pgd-training")
+
+
+def _defense(context: ArmContext, **settings: Any) -> LibraryMethod:
+    model = network_of(context.model)
+    if isinstance(context.problem, DefenseProblem) and isinstance(context.model, Classifier):
+        auxiliary: nn.Module = context.problem.auxiliary().to(context.device)
+    else:
+        auxiliary = nn.Identity()  # only the settings are tried
+    return LibraryMethod(GradientDefense(model, auxiliary, **settings))
+
+
+def _fgsm_training(context: ArmContext, eps: float) -> AdversarialTraining:  # noqa: ARG001
+    return fgsm_training(eps)
+
+
+def _pgd_training(context: ArmContext, eps: float | None, steps: int) -> AdversarialTraining:
+    tested = context.problem.eps if isinstance(context.problem, DefenseProblem) else TRAINING_EPS
+    return pgd_training(tested if eps is None else eps, steps=steps, seed=context.seed)
+
+
+_DEFENSE = {
+    "alpha_max": 1.0,
+    "greace": "literal",
+    "mask": "true_class",
+    "simultaneous": True,
+    "auxiliary_lr": 1e-3,
+}
+
+
+def defense_arms(beta_max: float) -> dict[str, Arm]:
+    """The rows of the paper's tables, and ours."""
+    needs = (BASELINE,)
+    search = {"mask": ("true_class", "none", "detached"), "greace": ("literal", "reweighted")}
+    arms = (
+        Arm(BASELINE, "Cross-entropy on clean images."),
+        Arm(
+            "fgsm-training",
+            "Half clean, half FGSM images (the paper's adversarial training).",
+            _fgsm_training,
+            {"eps": TRAINING_EPS},
+            requires=needs,
+        ),
+        Arm(
+            "greace",
+            "GREACE: negative classes count more where their gradients look alike.",
+            _defense,
+            {**_DEFENSE, "alpha_max": 0.0, "beta_max": beta_max},
+            search=search,
+            requires=needs,
+        ),
+        Arm(
+            "great",
+            "GREAT: input gradients that an auxiliary network cannot tell apart by class.",
+            _defense,
+            {**_DEFENSE, "beta_max": 0.0},
+            search=search,
+            requires=needs,
+        ),
+        Arm(
+            "great-greace",
+            "GREAT and GREACE together, the paper's GRE(AT+CE).",
+            _defense,
+            {**_DEFENSE, "beta_max": beta_max},
+            search=search,
+            requires=needs,
+        ),
+        Arm(
+            "pgd-training",
+            "PGD images only (Madry), at the tested eps: the honest baseline.",
+            _pgd_training,
+            {"eps": None, "steps": 7},
+            search={"steps": (1, 7, 10)},
+            requires=needs,
+        ),
+    )
+    return {arm.name: arm for arm in arms}
+
+
+class DefenseProblem(GreatProblem):
+    """Classify images, and go on doing so under attack; a subclass sets ``eps`` and the arms.
+
+    Args:
+        data: where the images come from, see `images.SOURCES`.
+        data_root: the folder of the data sets.
+        width: channels of the network's first layer, 64 in the paper.
+        train: how many training images, stratified; None for all.
+        validation: how many of the training images are held out.
+        test: how many test images are attacked and counted, stratified; None for all.
+        attack_steps: steps of iFGSM, 10 in the paper.
+        pgd_steps: steps of PGD in the evaluation.
+        autoattack: how many test images AutoAttack is run on, where it is installed; it takes long.
+        sweep: the radii of the accuracy curves.
+
+    """
+
+    eps = 0.1
+    default_data = "cifar10"
+    baseline = BASELINE
+    losses: Mapping[str, Callable[[Any, Any], Tensor]] = {"class": F.cross_entropy}
+    metrics: Mapping[str, Callable[[], Metric]] = {
+        "class": partial(MulticlassAccuracy, num_classes=images.CLASSES, average="micro")
+    }
+
+    def __init__(
+        self,
+        data: str | None = None,
+        data_root: str | None = None,
+        width: int = 64,
+        train: int | None = None,
+        validation: int = 1000,
+        test: int | None = None,
+        attack_steps: int = 10,
+        pgd_steps: int = 20,
+        autoattack: int = 0,
+        sweep: Iterable[float] = (),
+    ) -> None:
+        self.data = data or self.default_data
+        self.data_root = data_root
+        self.width = width
+        self.sizes: dict[str, Any] = {"train": train, "validation": validation, "test": test}
+        self.attack_steps, self.pgd_steps = attack_steps, pgd_steps
+        self.autoattack = autoattack if importlib.util.find_spec("pyautoattack") else 0
+        self.sweep = tuple(sweep)
+        names = [TRAIN_ACCURACY, *ATTACKS, WORST, *([AUTOATTACK] if self.autoattack else [])]
+        self.derived = dict.fromkeys(names, True)
+
+    def datasets(self, seed: int) -> Splits:
+        """The same images for every seed."""
+        found = images.load(self.data, default_data_root(self.data_root), recipe=self.name)
+        return splits_of(found, augment=crop, **self.sizes)
+
+    def network(self) -> nn.Module:
+        """Images -> logits."""
+        return resnet18(images.CLASSES, width=self.width)
+
+    def auxiliary(self) -> nn.Module:
+        """Gradients -> logits of the image's class."""
+        return networks.resnet18(images.CLASSES, width=self.width)
+
+    def model(self) -> nn.Module:
+        """The network, as a trial wants it."""
+        return Classifier(self.network())
+
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """Adam."""
+        return torch.optim.Adam(parameters, lr=self.learning_rate)
+
+    def shared_params(self, model: nn.Module) -> None:
+        """There is one loss and nothing to share."""
+        return
+
+    # -- the judgement -----------------------------------------------------------------------------------
+
+    def final_evaluation(self, model: nn.Module, splits: Splits, context: ArmContext) -> FinalEvaluation:
+        """Every attack on the test images, and the verdict."""
+        network = network_of(model)
+        x, y = as_bytes(splits.test).everything()
+        surrogate = self._surrogate(context)
+        report = evaluate(
+            network,
+            x,
+            y,
+            eps=self.eps,
+            attacks=self._attacks(surrogate),
+            sweep=self.sweep,
+            seed=context.seed,
+            batch_size=self.evaluation_batch_size // 4,
+        )
+        metrics = {TRAIN_ACCURACY: accuracy_on(network, splits.train, self.evaluation_batch_size)}
+        metrics |= {name: value for name, value in report.accuracy.items() if name in self.derived}
+        metrics[WORST] = report.worst_case_accuracy
+        record: dict[str, Any] = {"robustness": report.as_dict()}
+        if self.autoattack:
+            few = slice(None, self.autoattack)
+            strong = evaluate(
+                network, x[few], y[few], eps=self.eps, attacks=(), autoattack=True, seed=context.seed
+            )
+            metrics[AUTOATTACK] = strong.accuracy[AUTOATTACK]
+            record["autoattack_examples"] = strong.examples
+        return FinalEvaluation(
+            metrics,
+            words={"gradient masking": masking_words(report)},
+            remarks=[str(report.verdict)],
+            record=record,
+        )
+
+    def _surrogate(self, context: ArmContext) -> nn.Module | None:
+        """The baseline of the same seed: what transfers from it needs no gradient of the defense."""
+        if BASELINE not in context.checkpoints:
+            return None
+        model = self.model().to(context.device)
+        model.load_state_dict(context.weights_of(BASELINE))
+        return network_of(model).eval()
+
+    def _attacks(self, surrogate: nn.Module | None) -> tuple[Attack, ...]:
+        return standard_attacks(steps=self.attack_steps, pgd_steps=self.pgd_steps, surrogate=surrogate)
+
+
+def masking_words(report: RobustnessReport) -> str:
+    """The verdict in a cell of the table; the reasons stand below it."""
+    return "suspected" if report.verdict.suspected else "no sign"
+
+
+@torch.no_grad()
+def accuracy_on(network: nn.Module, split: Any, batch_size: int) -> float:
+    """Accuracy on a whole split, without augmentation."""
+    network.eval()
+    device = next(network.parameters()).device
+    right = 0
+    for indices in torch.split(torch.arange(len(split)), batch_size):
+        x, targets = split.batch(indices, None)
+        right += int((network(x.to(device)).argmax(1).cpu() == targets["class"]).sum())
+    return right / len(split)
+
+
+DEPARTURES = (
+    "The last row, PGD training, and the columns PGD, noise, transfer, worst case and AutoAttack are not in "
+    "the paper: they say how far the others can be trusted.",
+    "An attack's model is in eval mode, in training too; FGSM training puts both halves into one batch.",
+)

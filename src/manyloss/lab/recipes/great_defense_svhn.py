@@ -1,0 +1,60 @@
+"""GREAT 2018, table 2: SVHN under attack at eps 0.2 (51/255).
+
+beta_max is 10. SVHN's own files are read where they are (``--data svhn``, the paper's); USPS and MNIST stand
+in. `_great_defense` has the networks, the trainings and the attacks, `_great` the schedule.
+"""
+
+from __future__ import annotations
+
+from manyloss.lab.recipes import Recipe
+from manyloss.lab.recipes._great import OPEN
+from manyloss.lab.recipes._great_defense import DEPARTURES, ROWS, DefenseProblem, defense_arms
+
+
+class DigitDefense(DefenseProblem):
+    """House digits, or handwritten ones."""
+
+    name = "great-defense-svhn"
+    eps = 0.2
+    default_data = "usps"
+    arms = defense_arms(beta_max=10.0)
+
+
+recipe = Recipe(
+    name="great-defense-svhn",
+    summary="The same six trainings on digits, at twice the eps.",
+    problem=DigitDefense,
+    arms=ROWS,
+    seeds=1,
+    epochs=10,
+    paper="Gradient Adversarial Training of Neural Networks (2018), table 2",
+    departures=(
+        *DEPARTURES,
+        OPEN,
+        "By default USPS stands in, grey digits enlarged to 32x32, or MNIST; --scale full is SVHN.",
+        "Small scale: an eighth of the width, 3,000 training images, 10 epochs, 200 test images.",
+    ),
+    scales={
+        "smoke": {
+            "epochs": 2,
+            "seeds": 1,
+            "data": "digits",
+            "width": 4,
+            "train": 256,
+            "validation": 50,
+            "test": 20,
+            "attack_steps": 2,
+            "pgd_steps": 2,
+        },
+        "small": {
+            "epochs": 10,
+            "seeds": 1,
+            "width": 8,
+            "train": 3000,
+            "validation": 500,
+            "test": 200,
+            "autoattack": 20,
+        },
+        "full": {"epochs": 100, "seeds": 3, "data": "svhn", "autoattack": 1000},
+    },
+)

@@ -130,3 +130,19 @@ def test_layers_of_a_deep_encoder_are_spread() -> None:
     assert (layers[0], layers[-1]) == ("Linear 0", "Linear 57")
     assert encoder_layers(nn.Linear(1, 1)) == {}
     assert torch.is_grad_enabled()
+
+
+def test_the_command_reads_a_recorders_file(tmp_path) -> None:
+    from typer.testing import CliRunner
+
+    from manyloss.cli import app
+
+    network, multi, path = Network(2), MultiLoss(), tmp_path / "conflict.jsonl"
+    with ConflictRecorder(multi, every=1, path=path):
+        for step in range(3):
+            features, losses = network.forward(step)
+            multi.backward(losses, features=features[0])
+    result = CliRunner().invoke(app, ["diagnose", str(path), "--out", str(tmp_path / "page")])
+    assert result.exit_code == 0, result.output
+    assert "3 records are too few to tell" in " ".join(result.output.split())
+    assert (tmp_path / "page" / "diagnose.html").exists()

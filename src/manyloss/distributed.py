@@ -9,6 +9,7 @@ batch is spread over the ranks) are summed over N^2.
 from __future__ import annotations
 
 from typing import Any, Literal, cast
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -77,22 +78,26 @@ class Ranks:
 
 
 ALONE = Ranks()
+_OWN_GROUPS: WeakKeyDictionary[Any, Ranks] = WeakKeyDictionary()
 
 
 def ranks_of(setting: Setting) -> Ranks:
     """The ranks that a MultiLoss works with; collective: every rank calls it at the same point.
 
     Collectives inside a backward need a group of their own, or they would interleave with the
-    reductions of DistributedDataParallel in an order that differs between the ranks.
+    reductions of DistributedDataParallel in an order that differs between the ranks. It is made once per
+    group of processes: every group costs connections between all its members.
     """
     if setting is False or not (dist.is_available() and dist.is_initialized()):
         return ALONE
-    members = None if setting in ("auto", True) else dist.get_process_group_ranks(setting)
-    world = dist.get_world_size() if members is None else len(members)
-    if world == 1:
+    users = dist.group.WORLD if setting in ("auto", True) else setting
+    members = dist.get_process_group_ranks(users)
+    if len(members) == 1:
         return ALONE
-    group = dist.new_group(members)
-    return Ranks(group, world, dist.get_rank(group))
+    if users not in _OWN_GROUPS:
+        group = dist.new_group(members, use_local_synchronization=True)
+        _OWN_GROUPS[users] = Ranks(group, len(members), dist.get_rank(group))
+    return _OWN_GROUPS[users]
 
 
 class _MeanOverRanks(torch.autograd.Function):

@@ -62,6 +62,10 @@ class TrialRecord:
     step_ms: float | None = None
     seconds: float | None = None
     cosine_std: Mapping[str, float] = field(default_factory=dict)
+    #: Short texts by column, and sentences, from the problem's final evaluation; warnings with their counts.
+    words: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    warnings: Mapping[str, int] = field(default_factory=dict)
     epochs: tuple[EpochRecord, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -83,6 +87,7 @@ class RunRecord:
     settings: Mapping[str, Any]
     environment: Mapping[str, Any]
     trials: tuple[TrialRecord, ...]
+    summaries: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, arm: str) -> tuple[TrialRecord, ...]:
         """The trials of one arm, by seed."""
@@ -154,6 +159,7 @@ def read_run(folder: Path) -> RunRecord:
             losses=tuple(str(name) for name in study["losses"]),
             settings=dict(study.get("settings", {})),
             environment=dict(study.get("environment", {})),
+            summaries={str(arm): str(text) for arm, text in study.get("summaries", {}).items()},
             trials=tuple(_read_trial(folder, arm, seed) for arm in arms for seed in seeds),
         )
     except OSError as error:
@@ -226,6 +232,9 @@ def _read_trial(folder: Path, arm: str, seed: int) -> TrialRecord:
             step_ms=_number_or_none(result.get("step_ms")),
             seconds=_number_or_none(result.get("seconds")),
             cosine_std=_numbers(result.get("cosine_std")),
+            words={str(name): str(text) for name, text in (result.get("words") or {}).items()},
+            remarks=tuple(str(text) for text in result.get("remarks") or ()),
+            warnings={str(text): int(count) for text, count in (result.get("warnings") or {}).items()},
             epochs=epochs,
             settings=settings,
         )

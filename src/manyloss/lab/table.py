@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -30,8 +30,9 @@ from manyloss.lab.statistics import (
 )
 
 WIDTH = 100
-#: With more metrics than this, they get a table of their own, one row each.
+#: So many metrics get a row each; a few more than that are shown too, many more are left to the report.
 METRICS_IN_ROWS = 12
+A_FEW_MORE = 4
 
 #: Outcome -> (sign, word): colour is never needed to read one.
 MARKS: dict[Outcome, tuple[str, str]] = {
@@ -63,6 +64,8 @@ class Row:
     reason: str | None  # why fewer trials finished than were planned, as a clause
     statuses: tuple[str, ...]  # how the trials without a result ended
     sentence: str
+    words: Mapping[str, str] = field(default_factory=dict)  # column -> text, over all finished seeds
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,16 @@ class Table:
     metrics: tuple[MetricColumn, ...]
     rows: tuple[Row, ...]
     verdict: str
+
+    @property
+    def word_columns(self) -> list[str]:
+        """Titles of the columns that hold texts."""
+        return list(dict.fromkeys(title for row in self.rows for title in row.words))
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was found out about the finished models, one sentence per arm and finding."""
+        return [f"{row.arm}: {remark}" for row in self.rows for remark in row.remarks]
 
     @property
     def sentences(self) -> list[str]:
@@ -110,7 +123,10 @@ def make_table(run: RunRecord) -> Table:
         reason = why_missing(trials)
         statuses = tuple(dict.fromkeys(trial.status for trial in trials if trial.status != "finished"))
         sentence = explain(compared[arm], run.baseline, len(trials), reason)
-        rows.append(Row(arm, compared[arm], finished, len(trials), reason, statuses, sentence))
+        words, remarks = words_of(run.finished(arm)), remarks_of(run.finished(arm))
+        rows.append(
+            Row(arm, compared[arm], finished, len(trials), reason, statuses, sentence, words, remarks)
+        )
     pending = sum(trial.status in ("unfinished", "missing", "damaged") for trial in run.trials)
     return Table(
         problem=run.problem,
@@ -118,6 +134,32 @@ def make_table(run: RunRecord) -> Table:
         metrics=run.metrics,
         rows=tuple(rows),
         verdict=verdict([row.comparison for row in rows], run.baseline, pending=pending),
+    )
+
+
+def words_of(trials: Sequence[TrialRecord]) -> dict[str, str]:
+    """Column -> the text of all trials, or each with how often it came: ``suspected 2/3, no sign 1/3``."""
+    words = {}
+    for title in dict.fromkeys(title for trial in trials for title in trial.words):
+        counts = Counter(trial.words.get(title, "–") for trial in trials)
+        words[title] = (
+            next(iter(counts))
+            if len(counts) == 1
+            else ", ".join(f"{text} {count}/{len(trials)}" for text, count in counts.most_common())
+        )
+    return words
+
+
+def remarks_of(trials: Sequence[TrialRecord]) -> tuple[str, ...]:
+    """What the final evaluation said and what warned in training, with the seeds where they differ."""
+    said: dict[str, list[int]] = {}
+    for trial in trials:
+        warnings = [f"{text} ({count} steps warned)" for text, count in trial.warnings.items()]
+        for text in (*trial.remarks, *warnings):
+            said.setdefault(text, []).append(trial.seed)
+    return tuple(
+        text if len(seeds) == len(trials) else f"{text} (seed {', '.join(map(str, seeds))})"
+        for text, seeds in said.items()
     )
 
 
@@ -238,7 +280,8 @@ def column_titles(metrics: Sequence[MetricColumn]) -> dict[str, str]:
 
 def print_table(table: Table, console: Console) -> None:
     """Print the table and its words; the console's width decides which columns there are room for."""
-    console.print(render(table, min(console.width, WIDTH)))
+    width = min(console.width, WIDTH)
+    console.print(render(table, width), width=width)
 
 
 def render(table: Table, width: int = WIDTH) -> RenderableType:
@@ -253,11 +296,16 @@ def render(table: Table, width: int = WIDTH) -> RenderableType:
     }
     metrics = [_Column(titles[name], cells) for name, cells in metric_texts(table).items()]
     changes = change_texts(table)
+    words = [
+        _Column(title, {row.arm: row.words.get(title, "–") for row in table.rows})
+        for title in table.word_columns
+    ]
     summary = [
         _Column(
             f"vs {table.baseline}",
             {row.arm: f"{MARKS[row.comparison.outcome][0]} {changes[row.arm]}".strip() for row in table.rows},
         ),
+        *words,
         _Column("p", {row.arm: p_cell(row.comparison) for row in table.rows}),
         _Column("rank", {row.arm: rank_text(row.comparison) for row in table.rows}),
         _Column("time", {row.arm: time_text(row.comparison) for row in table.rows}),
@@ -271,9 +319,9 @@ def render(table: Table, width: int = WIDTH) -> RenderableType:
             columns = [column for column in columns if column.title != title]
     parts: list[RenderableType] = [_grid(table, columns)]
     if not together:
-        parts += [Text(), *_metric_grids(table, metrics, width)]
+        parts += [Text(), *_metric_grids(table, metrics, words, width)]
     parts += [Text(_legend(table), style="dim"), Text(), Text(table.verdict, style="bold")]
-    parts += [Padding(Text("• " + sentence), (0, 0, 0, 2)) for sentence in table.sentences]
+    parts += [Padding(Text("• " + sentence), (0, 0, 0, 2)) for sentence in (*table.sentences, *table.remarks)]
     return Group(*parts)
 
 
@@ -313,14 +361,21 @@ def _grid(table: Table, columns: Sequence[_Column]) -> RichTable:
     return grid
 
 
-def _metric_grids(table: Table, metrics: Sequence[_Column], width: int) -> list[RenderableType]:
-    """The metrics: one column each if all fit, or else one row each and a column per method that fits."""
+def _metric_grids(
+    table: Table, metrics: Sequence[_Column], words: Sequence[_Column], width: int
+) -> list[RenderableType]:
+    """The metrics: one column each if all fit, or else one row each and a column per method that fits.
+
+    The texts stand beside them again: a number that needs a word is not shown without it.
+    """
     arms = [row.arm for row in table.rows if row.finished]
     if not arms or not metrics:
         return []
-    if _width([row.arm for row in table.rows], metrics) <= width:
-        return [_grid(table, metrics), Text()]
-    shown = metrics[:METRICS_IN_ROWS]
+    if _width([row.arm for row in table.rows], [*metrics, *words]) <= width:
+        return [_grid(table, [*metrics, *words]), Text()]
+    room = METRICS_IN_ROWS + A_FEW_MORE
+    first = metrics if len(metrics) <= room else metrics[:METRICS_IN_ROWS]
+    shown = [*first, *words]
     names = min(max(cell_len(column.title) for column in shown), width // 2)
     used, kept = names, []
     for arm in arms:
@@ -335,8 +390,8 @@ def _metric_grids(table: Table, metrics: Sequence[_Column], width: int) -> list[
     for column in shown:
         grid.add_row(Text(column.title), *(Text(column.cells[arm]) for arm in kept))
     left = []
-    if len(shown) < len(metrics):
-        left.append(f"{len(metrics) - len(shown)} more metrics")
+    if len(first) < len(metrics):
+        left.append(f"{len(metrics) - len(first)} more metrics")
     if len(kept) < len(arms):
         left.append(f"{len(arms) - len(kept)} more methods")
     more = f"{' and '.join(left)} in report.html." if left else ""
@@ -347,6 +402,6 @@ def _legend(table: Table) -> str:
     return (
         "Test set, mean ± 95% interval over seeds, at the epoch that was best on validation. "
         f"vs {table.baseline}: mean relative change over the metrics, paired by seed, + is better; "
-        "▲ better, ▼ worse, ≈ within noise. p: paired t-test with Holm's correction. "
+        "▲ better, ▼ worse, ≈ within noise, ? not tested. p: paired t-test with Holm's correction. "
         "rank: mean over the metrics, 1 is best. time: median step over the baseline's."
     )

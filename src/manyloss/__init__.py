@@ -8,7 +8,8 @@ One line in place of ``sum(losses).backward()``::
 
 from manyloss.distributed import batch_share
 from manyloss.gradients import LossGradients
-from manyloss.step import MultiLoss, StepResult
+from manyloss.result import StepResult
+from manyloss.step import MultiLoss
 
 __version__ = "0.1.0"
 

@@ -90,7 +90,7 @@ def ranks_of(setting: Setting) -> Ranks:
     """
     if setting is False or not (dist.is_available() and dist.is_initialized()):
         return ALONE
-    users = dist.group.WORLD if setting in ("auto", True) else setting
+    users: Any = dist.group.WORLD if setting in ("auto", True) else setting
     members = dist.get_process_group_ranks(users)
     if len(members) == 1:
         return ALONE

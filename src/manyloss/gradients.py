@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -140,13 +140,14 @@ def read_losses(
     for root, name in zip(losses, names, strict=True):
         grads: list[Tensor | None] = [None] * (len(features) + len(params))
         if root is not None:
-            seed = None if scale is None and isinstance(root, Tensor) else seed_of(root, device, scale)
+            roots: list[Any] = [root]  # torch takes tensors and edges together, its types say otherwise
+            inputs: list[Any] = [*features, *params]
             with checks.reading(name):
                 grads = list(
                     torch.autograd.grad(
-                        [root],
-                        [*features, *params],
-                        None if seed is None else [seed],
+                        roots,
+                        inputs,
+                        [seed_of(root, device, scale)],
                         retain_graph=True,
                         create_graph=create_graph,
                         allow_unused=True,

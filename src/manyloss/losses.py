@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,15 +93,7 @@ def name_losses(losses: Losses) -> NamedLosses:
     """
     if isinstance(losses, Tensor):
         return _unstack(losses)
-    if isinstance(losses, Mapping):
-        pairs = list(losses.items())
-    elif isinstance(losses, Sequence) and not isinstance(losses, str):
-        pairs = [
-            item if isinstance(item, tuple) and len(item) == 2 else (str(i), item)
-            for i, item in enumerate(losses)
-        ]
-    else:
-        raise checks.loss_kind(losses)
+    pairs = _pairs(losses)
     names: list[str] = []
     for name, loss in pairs:
         if not isinstance(name, str):
@@ -119,6 +112,17 @@ def name_losses(losses: Losses) -> NamedLosses:
     tensors = [loss for _, loss in pairs]
     values = [None if loss is None else loss.detach() for loss in tensors]
     return NamedLosses(tuple(names), list(tensors), values)
+
+
+def _pairs(losses: Any) -> list[tuple[Any, Any]]:
+    if isinstance(losses, Mapping):
+        return list(losses.items())
+    if not isinstance(losses, Sequence) or isinstance(losses, (str, bytes)):
+        raise checks.loss_kind(losses)
+    return [
+        item if isinstance(item, tuple) and len(item) == 2 else (str(i), item)
+        for i, item in enumerate(losses)
+    ]
 
 
 def _unstack(losses: Tensor) -> NamedLosses:

@@ -30,7 +30,7 @@ from manyloss import MultiLoss
 from manyloss.lab.arms import Arm
 from manyloss.lab.problem import Features, Outputs, Problem, Splits, Targets, TensorSplit
 from manyloss.lab.recipes import Recipe
-from manyloss.step import StepResult
+from manyloss.result import StepResult
 
 SINES = ((1.0, 0.0), (1.5, 0.2), (2.0, 0.4), (2.5, 0.6), (5.0, 0.8))  # (a, b), appendix A.3
 NAMES = tuple(f"sin({a:g}w+{b:g})" for a, b in SINES)

@@ -191,7 +191,7 @@ def alive(pid):
         return False
 
 
-def wait_for(condition, seconds=90.0):
+def wait_for(condition, seconds=300.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -223,7 +223,7 @@ def test_a_stopped_command_goes_on_where_it_was(signal_number, finished, tmp_pat
             os.killpg(process.pid, signal_number)
         else:
             process.send_signal(signal_number)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == (130 if signal_number == signal.SIGINT else -signal_number)
@@ -237,7 +237,7 @@ def test_a_stopped_command_goes_on_where_it_was(signal_number, finished, tmp_pat
     assert results < 6
     first = {path: path.stat().st_mtime_ns for path in root.glob("trials/*/*/result.json")}
 
-    again = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    again = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=400, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"{6 - results} of 6 trials to run" in again.stdout
     assert all(path.stat().st_mtime_ns == when for path, when in first.items())

@@ -21,8 +21,10 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def without_times(record):
-    return {name: value for name, value in record.items() if name not in ("seconds", "step_ms")}
+def without_times(value):
+    if not isinstance(value, dict):
+        return value
+    return {name: without_times(item) for name, item in value.items() if name not in ("seconds", "step_ms")}
 
 
 def tensors(value, path=""):

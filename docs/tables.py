@@ -1,0 +1,388 @@
+"""Writes the parts of README.md and docs/ that are made from the code, between `<!-- NAME:start -->` marks.
+
+python docs/tables.py              write all of them anew
+python docs/tables.py --check      only say which are stale
+python docs/tables.py demo [FOLDER]        README's demo from the run folder of `make demo` (runs/demo)
+python docs/tables.py my-problem FOLDER    the same for the run folder of examples/my_problem.py
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from manyloss.adversarial._distiller import Distiller
+from manyloss.aggregation import Aggregator
+from manyloss.penalties import Penalty
+from manyloss.weighting import GradientWeighting, LossWeighting
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "manyloss"
+RESULTS = ROOT / "benchmarks" / "results.json"
+FAMILIES = ("weighting", "aggregation", "penalties", "adversarial")
+KINDS: tuple[tuple[type, str], ...] = (
+    (LossWeighting, "loss weighting"),
+    (GradientWeighting, "gradient weighting"),
+    (Aggregator, "aggregator"),
+    (Penalty, "penalty"),
+    (Distiller, "distillation"),
+    (nn.Module, "adversarial"),
+)
+#: The baselines of distillation are explained beside what they are the baselines of.
+PAGES = {"plain": "distillation", "sobolev": "distillation", "soft_targets": "distillation"}
+#: What the files without a docstring are for.
+TOP_LEVEL = {
+    ".ci": "what CI runs: the README's own commands",
+    ".gitignore": "what git leaves out",
+    "CHANGELOG.md": "what changed, by version",
+    "LICENSE": "MIT",
+    "LOG.md": "dated log of experiments, failures included",
+    "Makefile": "`make demo`, `make test`, `make check` and more",
+    "README.md": "this page",
+    "benchmarks": "speed and memory, next to peers; never timed tests",
+    "constraints.txt": "the versions that `make` installs",
+    "docs": "a page per method, the engine, the lab, troubleshooting; `tables.py` writes what is generated",
+    "examples": "files to start from, run by tests",
+    "pyproject.toml": "the package, its extras, and the settings of the tools",
+    "src": "the package, see below",
+    "tests": "mirrors `src`, plus `properties` (every method joins) and `reference` (naive oracles)",
+}
+
+
+# -- methods ----------------------------------------------------------------------------------------------
+
+
+def public_methods() -> Iterator[tuple[type, ModuleType]]:
+    """Every public method class with the module that defines it, family by family."""
+    for family in FAMILIES:
+        package = importlib.import_module(f"manyloss.{family}")
+        for name in package.__all__:
+            found = getattr(package, name)
+            if not (isinstance(found, type) and issubclass(found, nn.Module)):
+                continue
+            if not found.__module__.endswith("._base"):
+                yield found, importlib.import_module(found.__module__)
+
+
+def kind(method: type) -> str:
+    """The family in words."""
+    return next(words for base, words in KINDS if issubclass(method, base))
+
+
+def page(method: type) -> str:
+    """The name of the page in docs/methods that explains a class."""
+    module = method.__module__.rpartition(".")[2]
+    return PAGES.get(module, module)
+
+
+def paper(method: type, module: ModuleType) -> str:
+    """What the module's first paragraph has in brackets; the n-th brackets for the n-th class."""
+    first = paragraph(module.__doc__ or "")
+    found = re.findall(r"\(([^()]*\d{4}[^()]*|[^()]*appendix[^()]*)\)", first)
+    classes = [name for name, item in vars(module).items() if _own_class(item, module)]
+    if not found:
+        return "–"
+    index = classes.index(method.__name__)
+    return str(found[index] if len(found) >= len(classes) else found[0])
+
+
+def _own_class(item: object, module: ModuleType) -> bool:
+    return isinstance(item, type) and issubclass(item, nn.Module) and item.__module__ == module.__name__
+
+
+def methods(folder: str) -> str:
+    """The table of all methods; links go to ``folder``."""
+    rows = ["| class | kind | what it does | source |", "| --- | --- | --- | --- |"]
+    for method, module in public_methods():
+        link = f"[`{method.__name__}`]({folder}{page(method)}.md)"
+        cells = (link, kind(method), cell(sentence(method.__doc__ or "")), cell(paper(method, module)))
+        rows.append(f"| {' | '.join(cells)} |")
+    torchjd = f"[`from_torchjd`]({folder}torchjd.md)"
+    rows.append(f"| {torchjd} | adapter | Any aggregator or weighting of TorchJD in this step. | TorchJD |")
+    return "\n".join(rows)
+
+
+# -- files, commands, errors --------------------------------------------------------------------------------
+
+
+def top_level() -> list[str]:
+    """Files and folders of the repository's root that git knows or would take."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return sorted({line.partition("/")[0] for line in listed.stdout.splitlines()})
+
+
+def files() -> str:
+    """Every file and folder of the root, then every module and package of src/manyloss."""
+    rows = ["| file | purpose |", "| --- | --- |"]
+    for name in top_level():
+        shown = f"{name}/" if (ROOT / name).is_dir() else name
+        rows.append(f"| `{shown}` | {TOP_LEVEL.get(name, 'NOT YET EXPLAINED in docs/tables.py')} |")
+    for path in sorted(SOURCE.iterdir()):
+        package = path / "__init__.py"
+        if path.suffix == ".py" and path.name != "__init__.py":
+            rows.append(f"| `src/manyloss/{path.name}` | {cell(_purpose(path))} |")
+        elif package.is_file():
+            rows.append(f"| `src/manyloss/{path.name}/` | {cell(_purpose(package))} |")
+    return "\n".join(rows)
+
+
+def _purpose(path: Path) -> str:
+    return sentence(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").rstrip(".")
+
+
+def commands() -> str:
+    """The commands of the command line."""
+    from manyloss.cli import app
+
+    rows = ["| command | what it does |", "| --- | --- |"]
+    for info in app.registered_commands:
+        assert info.callback is not None
+        rows.append(_command(info.name or info.callback.__name__, info.callback))
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        for info in group.typer_instance.registered_commands:
+            assert info.callback is not None
+            rows.append(_command(f"{group.typer_instance.info.name} {info.name}", info.callback))
+    return "\n".join(rows)
+
+
+def _command(name: str, callback: Callable[..., object]) -> str:
+    return f"| `manyloss {name.replace('_', '-')}` | {cell(paragraph(callback.__doc__ or ''))} |"
+
+
+def recipes() -> str:
+    """The recipes and where they depart from their papers."""
+    from manyloss.lab.recipes import all_recipes
+
+    lines = []
+    for recipe in all_recipes().values():
+        lines.append(f"- **`{recipe.name}`**: {recipe.summary} Paper: {recipe.paper}. Departures:")
+        lines += [f"  - {departure}" for departure in recipe.departures] or ["  - none"]
+    return "\n".join(lines)
+
+
+def arms() -> str:
+    """The lab's own methods by the name that `--methods` takes."""
+    from manyloss.lab.arms import BUILT_IN
+
+    rows = ["| name | what it is | options and their defaults |", "| --- | --- | --- |"]
+    for arm in BUILT_IN.values():
+        options = ", ".join(f"`{name}={value}`" for name, value in arm.options.items())
+        if arm.option_per_loss is not None:
+            options = f"one per loss, {arm.option_per_loss:g}"
+        rows.append(f"| `{arm.name}` | {cell(arm.summary)} | {options or '–'} |")
+    return "\n".join(rows)
+
+
+def error_texts(path: Path) -> Iterator[tuple[str, str]]:
+    """When it happens, and the text with … for what is filled in, of every error of a checks module."""
+    for function in ast.parse(path.read_text(encoding="utf-8")).body:
+        if not isinstance(function, ast.FunctionDef) or function.name.startswith("_"):
+            continue
+        when = paragraph(ast.get_docstring(function) or "")
+        seen = set()
+        for node in ast.walk(function):
+            name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+            if isinstance(node, ast.Call) and name.endswith("Error") and node.args:
+                text = _template(node.args[0])
+                if text.strip("… ") and text not in seen:
+                    seen.add(text)
+                    yield when, text
+
+
+def _template(node: ast.expr) -> str:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_template(part) for part in node.values)
+    if isinstance(node, ast.BinOp):
+        return _template(node.left) + _template(node.right)
+    if isinstance(node, ast.IfExp):
+        return _template(node.body) or "…"
+    return "…"
+
+
+def errors() -> str:
+    """The errors of the library, of the adversarial part and of the lab."""
+    parts = []
+    for title, path in (
+        ("The library", SOURCE / "checks.py"),
+        ("Adversaries and robustness", SOURCE / "checks_adversarial.py"),
+        ("The lab and the command line", SOURCE / "lab" / "checks.py"),
+    ):
+        rows = [f"### {title}", "", "| when | text |", "| --- | --- |"]
+        rows += [f"| {cell(when)} | {cell(text)} |" for when, text in error_texts(path)]
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+# -- code and figures -------------------------------------------------------------------------------------
+
+
+def problem() -> str:
+    """The problem that the README shows is the file that the tests run."""
+    text = (ROOT / "examples" / "my_problem.py").read_text(encoding="utf-8").rstrip()
+    return f"```python\n{text}\n```"
+
+
+def measured(name: str) -> dict[str, Any] | None:
+    """The last run of one benchmark: date, machine and figures; None before the first."""
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    found: dict[str, Any] | None = results.get(name)
+    return found
+
+
+def costs() -> str:
+    """Step times of the methods over a plain step, on both paths."""
+    run = measured("steps")
+    if run is None:
+        return "Not measured yet: `make bench` measures, `make docs` writes it here."
+    ratio = {(row["setup"], row["method"], row["path"]): row["ratio"] for row in run["figures"]}
+    rows = ["| model | method | tap | hook |", "| --- | --- | --- | --- |"]
+    for setup, method in dict.fromkeys((setup, method) for setup, method, _ in ratio):
+        times = [ratio.get((setup, method, path)) for path in ("tap", "hook")]
+        shown = " | ".join("–" if time is None else f"{time:.2f}" for time in times)
+        rows.append(f"| {cell(setup)} | {cell(method)} | {shown} |")
+    return "\n".join(rows) + f"\n\n{_when(run)}"
+
+
+def benchmarks() -> str:
+    """Every figure of every benchmark, one table per kind of figure."""
+    parts = []
+    for path in sorted((ROOT / "benchmarks").glob("*.py")):
+        summary = sentence(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "")
+        run = measured(path.stem)
+        parts.append(f"### {path.stem}\n\n{summary}")
+        if run is None:
+            parts.append("Not measured yet.")
+            continue
+        kinds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+        for figure in run["figures"]:
+            kinds.setdefault(tuple(figure), []).append(figure)
+        for columns, figures in kinds.items():
+            rows = [f"| {' | '.join(map(cell, columns))} |", "| " + " | ".join("---" for _ in columns) + " |"]
+            rows += [f"| {' | '.join(cell(str(figure[key])) for key in columns)} |" for figure in figures]
+            parts.append("\n".join(rows))
+        parts.append(_when(run))
+    return "\n\n".join(parts)
+
+
+def _when(run: dict[str, Any]) -> str:
+    return f"`manyloss bench`, {run['date']}, torch {run['torch']}, {run['processor']}."
+
+
+def comparison(folder: Path) -> str:
+    """The table of a run as the command line prints it, 100 columns wide."""
+    from rich.console import Console
+
+    from manyloss.lab import table
+
+    text = io.StringIO()
+    console = Console(file=text, width=table.WIDTH, highlight=False)
+    table.print_table(table.read_table(folder), console)
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    return "```text\n" + "\n".join(lines).strip("\n") + "\n```"
+
+
+# -- Markdown ---------------------------------------------------------------------------------------------
+
+
+def paragraph(docstring: str) -> str:
+    """The first paragraph of a docstring on one line."""
+    return " ".join(inspect.cleandoc(docstring).partition("\n\n")[0].split()).replace("``", "`")
+
+
+def sentence(docstring: str) -> str:
+    """The first sentence of a docstring."""
+    return re.split(r"(?<=\.)\s+(?=[A-Z])|:+$", paragraph(docstring))[0]
+
+
+def cell(text: str) -> str:
+    """Text that a cell of a table shows as it is; what stands in backticks stays code."""
+    parts = re.split(r"(`[^`]*`)", text)
+    shown = [
+        part if part.startswith("`") else re.sub(r"([*_\[\]])", r"\\\1", part).replace("<", "&lt;")
+        for part in parts
+    ]
+    return "".join(shown).replace("|", "\\|").replace("\n", " ")
+
+
+#: (file, name of its region) -> what belongs there
+GENERATED: dict[tuple[str, str], Callable[[], str]] = {
+    ("README.md", "problem"): problem,
+    ("README.md", "methods"): lambda: methods("docs/methods/"),
+    ("README.md", "costs"): costs,
+    ("README.md", "commands"): commands,
+    ("README.md", "files"): files,
+    ("docs/benchmarks.md", "benchmarks"): benchmarks,
+    ("docs/methods.md", "methods"): lambda: methods("methods/"),
+    ("docs/lab.md", "arms"): arms,
+    ("docs/lab.md", "recipes"): recipes,
+    ("docs/troubleshooting.md", "errors"): errors,
+}
+
+
+def replaced(text: str, name: str, content: str) -> str:
+    """The text with a new content between the marks of ``name``."""
+    start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+    before, found, rest = text.partition(start)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise SystemExit(f"there are no marks {start} ... {end}: put them where it belongs.")
+    return f"{before}{start}\n{content}\n{end}{after}"
+
+
+def stale() -> list[tuple[Path, str, str]]:
+    """File, region and new text of everything that is not up to date."""
+    found = []
+    for (file, name), make in GENERATED.items():
+        path = ROOT / file
+        text = path.read_text(encoding="utf-8")
+        new = replaced(text, name, make())
+        if new != text:
+            found.append((path, name, new))
+    return found
+
+
+def main(arguments: list[str]) -> None:
+    """See the top of this file."""
+    if arguments[:1] in (["demo"], ["my-problem"]):
+        readme = ROOT / "README.md"
+        folder = Path(arguments[1]) if len(arguments) > 1 else ROOT / "runs" / "demo"
+        text = replaced(readme.read_text(encoding="utf-8"), arguments[0], comparison(folder))
+        readme.write_text(text, encoding="utf-8")
+        return
+    if arguments == ["--check"]:
+        names = [f"{path.name}: {name}" for path, name, _ in stale()]
+        if names:
+            raise SystemExit(f"stale: {', '.join(names)}. Run `make docs`.")
+        return
+    for (file, name), make in GENERATED.items():
+        path = ROOT / file
+        text = path.read_text(encoding="utf-8")
+        new = replaced(text, name, make())
+        if new != text:
+            path.write_text(new, encoding="utf-8")
+            print(f"{file}: {name}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -111,7 +111,7 @@ class _MeanOverRanks(torch.autograd.Function):
         return ranks.mean(tensor)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # noqa: ARG004
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
         return grad, None
 
 
@@ -155,7 +155,7 @@ class _GramianOverRanks(torch.autograd.Function):
         return ranks.sum(local) / ranks.world**2
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad / ctx.world, None
 
 

@@ -109,7 +109,8 @@ def test_modes_gradients_and_buffers_are_put_back(held_out):
 def test_progress_counts_examples(four_nets, held_out):
     calls = []
     evaluate(
-        four_nets["undefended"], (held_out[0][:90], held_out[1][:90]), eps=0.1, attacks=ONE_STEP, batch_size=40,
+        four_nets["undefended"], (held_out[0][:90], held_out[1][:90]), eps=0.1, attacks=ONE_STEP,
+        batch_size=40,
         progress=lambda done, total, name: calls.append((done, total, name)),
     )  # fmt: skip
     assert [done for done, _, name in calls if name == "end"] == [40, 80, 90]

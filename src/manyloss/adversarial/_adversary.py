@@ -39,8 +39,17 @@ class Team:
 
     def all_finite(self, *tensors: Tensor) -> bool:
         """Whether no rank holds a NaN or an infinity, so that all of them decide alike."""
-        bad = torch.stack([(~tensor.detach().isfinite()).any() for tensor in tensors]).any()
-        return not bool(self.ranks.sum(bad.float()).item())
+        largest = torch.nn.utils.get_total_norm(
+            [each.detach() for each in tensors], norm_type=torch.inf
+        )  # one pass; NaN stays NaN
+        bad = (~largest.isfinite()).float()
+        return not bool(self.ranks.sum(bad).item())
+
+
+def _adam(parameters: list[Tensor], lr: float) -> torch.optim.Optimizer:
+    """Plain Adam in one kernel, where there is one: an auxiliary network is as large as a model."""
+    fused = all(each.device.type in ("cpu", "cuda") and each.is_floating_point() for each in parameters)
+    return torch.optim.Adam(parameters, lr=lr, fused=fused or None)
 
 
 class Adversary(Method):
@@ -55,7 +64,7 @@ class Adversary(Method):
         self.network = network
         self.who = f"the {who}"
         self.trained: list[Tensor] = [each for each in network.parameters() if each.requires_grad]
-        self.inner: InnerOptimizer = InnerOptimizer(lr, optimizer)
+        self.inner: InnerOptimizer = InnerOptimizer(lr, optimizer or (lambda given: _adam(given, lr)))
 
     def forward(self, gradients: Tensor, shape: Sequence[int]) -> Tensor:
         """Read per-example gradients [N, ...]; the outputs must have `shape`."""

@@ -113,7 +113,7 @@ class Distiller(nn.Module):
             checks.reaches_input(outputs, who)
         return outputs, checks.scalar_loss(loss(outputs, y))
 
-    def _read_teacher(self, x: Tensor, y: Tensor, loss: Loss, scale: Tensor) -> Tensor:
+    def _read_teacher(self, x: Tensor, y: Tensor, loss: Loss, scale: Tensor | None) -> Tensor:
         """The teacher's input gradient of `loss` per example, [B, ...], without a graph."""
         assert self.teacher is not None
         inputs = x.detach().requires_grad_()

@@ -53,51 +53,57 @@ def modes_restored(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def loss_scale(grad_scaler: GradScaler | None, like: Tensor) -> Tensor:
-    """The scaler's factor as a tensor on the device (1 without a scaler)."""
-    one = torch.ones((), device=like.device)
-    if grad_scaler is None:
-        return one
-    scaled: Tensor = grad_scaler.scale(one)
-    return scaled
+def loss_scale(grad_scaler: GradScaler | None, like: Tensor) -> Tensor | None:
+    """The scaler's factor as a tensor on the device, None without a scaler."""
+    if grad_scaler is None or not grad_scaler.is_enabled():
+        return None
+    scale: Tensor = grad_scaler.scale(torch.ones((), device=like.device))
+    return scale
 
 
-def per_example(gradient: Tensor, scale: Tensor) -> Tensor:
+def scaled(loss: Tensor, scale: Tensor | None) -> Tensor:
+    """The loss times the scaler's factor."""
+    return loss if scale is None else loss * scale
+
+
+def per_example(gradient: Tensor, scale: Tensor | None) -> Tensor:
     """From the gradient of the scaled mean over the batch to the gradient of each example's own loss.
 
     Sum reduction: 1/B would change what the auxiliary network's BatchNorm sees. Half precision ends here.
     """
     if gradient.dtype in (torch.float16, torch.bfloat16):
         gradient = gradient.float()
-    return gradient * (len(gradient) / scale).to(gradient.dtype)
+    return gradient * (len(gradient) if scale is None else (len(gradient) / scale).to(gradient.dtype))
 
 
 def loss_input_gradient(
-    task_loss: Tensor, x: Tensor, scale: Tensor, *, create_graph: bool, who: str = "the model"
+    task_loss: Tensor, x: Tensor, scale: Tensor | None, *, create_graph: bool, who: str = "the model"
 ) -> Tensor:
     """grad_x of each example's loss, [B, ...]."""
     with torch.autocast(x.device.type, enabled=False):
         (gradient,) = torch.autograd.grad(
-            task_loss * scale, x, create_graph=create_graph, retain_graph=True, allow_unused=True
+            scaled(task_loss, scale), x, create_graph=create_graph, retain_graph=True, allow_unused=True
         )
         return per_example(checks.input_gradient(gradient, who), scale)
 
 
 def scaled_gradients(
-    loss: Tensor, tensors: Sequence[Tensor], scale: Tensor, *, keep: bool = False
+    loss: Tensor, tensors: Sequence[Tensor], scale: Tensor | None, *, keep: bool = False
 ) -> list[Tensor]:
     """Gradients of a loss that stay outside every `.grad`; a tensor that the loss does not reach gets
     zeros.
     """
     with torch.autocast(loss.device.type, enabled=False):
         gradients = torch.autograd.grad(
-            loss * scale, tensors, retain_graph=keep, allow_unused=True, materialize_grads=True
+            scaled(loss, scale), tensors, retain_graph=keep, allow_unused=True, materialize_grads=True
         )
+        if scale is None:
+            return list(gradients)
         return [gradient / scale.to(gradient.dtype) for gradient in gradients]
 
 
 def backward(objective: Tensor, grad_scaler: GradScaler | None) -> None:
     """The one ordinary backward of the step, into `.grad`."""
     with torch.autocast(objective.device.type, enabled=False):
-        scaled: Tensor = objective if grad_scaler is None else grad_scaler.scale(objective)
-        torch.autograd.backward(scaled)
+        whole: Tensor = objective if grad_scaler is None else grad_scaler.scale(objective)
+        torch.autograd.backward(whole)

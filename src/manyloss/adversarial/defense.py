@@ -20,6 +20,7 @@ from manyloss.adversarial._reading import (
     learning_rate_multiplier,
     loss_scale,
     per_example,
+    scaled,
     scaled_gradients,
     unchanged_on_error,
 )
@@ -205,11 +206,18 @@ class GradientDefense(nn.Module):
         )
 
     def _masked_gradient(
-        self, task_loss: Tensor, logits: Tensor, x: Tensor, y: Tensor, scale: Tensor, *, create_graph: bool
+        self,
+        task_loss: Tensor,
+        logits: Tensor,
+        x: Tensor,
+        y: Tensor,
+        scale: Tensor | None,
+        *,
+        create_graph: bool,
     ) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             (residual,) = torch.autograd.grad(  # p - 1_y for cross-entropy, [B, C]
-                task_loss * scale,
+                scaled(task_loss, scale),
                 logits,
                 create_graph=create_graph and self.mask != "detached",
                 retain_graph=True,

@@ -120,7 +120,7 @@ class GradientDistillation(Distiller):
             words=self.watch.accuracy_warnings("discriminator", 0.0, self.alpha > 0),
         )
 
-    def _teacher_gradient(self, x: Tensor, y: Tensor, loss: Loss, scale: Tensor) -> Tensor:
+    def _teacher_gradient(self, x: Tensor, y: Tensor, loss: Loss, scale: Tensor | None) -> Tensor:
         def probability_of_true_class(outputs: Tensor, labels: Tensor) -> Tensor:
             return outputs.softmax(1).gather(1, labels[:, None]).mean()
 

@@ -33,6 +33,7 @@ def make_run(
         "command": ["manyloss", "compare", problem, "--seeds", str(seeds), "--out", "runs/two digits"],
         "created": "2026-03-14T15:09:26+00:00",
         "arms": list(arms),
+        "summaries": {arm: f"What {arm} does." for arm in arms},
         "baseline": arms[0],
         "seeds": list(range(seeds)),
         "epochs": epochs,
@@ -40,7 +41,12 @@ def make_run(
             f"{task}/{metric}": {"task": task, "higher_is_better": True, "derived": False} for task in tasks
         },
         "losses": list(tasks),
-        "settings": {"batch_size": 64, "optimizer": "Adam(lr=0.001)", "record_every": record_every},
+        "settings": {
+            "source": {"recipe": problem, "options": {}},
+            "batch_size": 64,
+            "departures": ["Smaller images.", "Fewer epochs."],
+            "scale": None,
+        },
         "environment": {
             "manyloss": "0.1.0",
             "torch": "2.13.0",

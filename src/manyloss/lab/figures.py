@@ -39,7 +39,6 @@ class Line:
     y: Numbers
     low: Numbers
     high: Numbers
-    best: float | None = None  # the median of the chosen epochs
 
 
 @dataclass(frozen=True)
@@ -186,8 +185,7 @@ def _curves(
         for index, arm in enumerate(run.arms):
             trials = drawn_trials(run, arm)
             columns = [_column(tables[(arm, trial.seed)], parts) for trial in trials]
-            best = [trial.best_epoch for trial in trials if trial.best_epoch is not None]
-            line = _line(index, columns, points, median(best) if best else None)
+            line = _line(index, columns, points)
             if line is not None:
                 lines.append(line)
         if lines:
@@ -205,7 +203,7 @@ def _column(records: dict[int, dict[str, float]], parts: tuple[str, ...]) -> dic
     return column
 
 
-def _line(arm: int, columns: Sequence[dict[int, float]], points: int, best: float | None) -> Line | None:
+def _line(arm: int, columns: Sequence[dict[int, float]], points: int) -> Line | None:
     epochs = sorted({epoch for column in columns for epoch in column})
     if not epochs:
         return None
@@ -217,7 +215,6 @@ def _line(arm: int, columns: Sequence[dict[int, float]], points: int, best: floa
         y=[interval.mean for interval in intervals],
         low=[interval.low for interval in intervals],
         high=[interval.high for interval in intervals],
-        best=best,
     )
 
 

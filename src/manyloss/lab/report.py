@@ -41,6 +41,8 @@ from manyloss.lab.table import (
 METRIC_COLUMNS = 8
 #: Panels of one family that are shown at once; the others wait behind a click.
 OPEN_PANELS = 8
+#: With more sentences than this, they wait behind a click too: the verdict above them names every method.
+OPEN_SENTENCES = 10
 
 HUES = 7
 _DASHES = {"solid": "", "dash": "6 3", "dot": "1.5 2.5", "dashdot": "6 2.5 1.5 2.5"}
@@ -170,7 +172,7 @@ def _data(run: RunRecord, table: Table, figures: Figures) -> str:
                 "reference": 0,
                 "title": f"mean relative change against {escape(against)}",
                 "format": "+.2%",
-                "ticks": "+~%",
+                "ticks": "~%",
             }
         ],
         "times": [
@@ -232,13 +234,21 @@ def _answer(table: Table) -> str:
             sign = MARKS[row.comparison.outcome][0] or "·"
             items.append(
                 f'<li class="{_css(row)}"><span class="sign" aria-hidden="true">{sign}</span>'
-                f"{escape(row.sentence)}</li>"
+                f"{_words(row.sentence)}</li>"
             )
+    sentences = f'<ul class="sentences">{"".join(items)}</ul>'
+    if len(items) > OPEN_SENTENCES:
+        sentences = f"<details><summary>All {len(items)} methods in words</summary>{sentences}</details>"
     return (
         '<section aria-labelledby="answer"><h2 id="answer">The answer</h2>'
-        f'<p class="verdict">{escape(table.verdict[:1].upper() + table.verdict[1:])}</p>'
-        f'<ul class="sentences">{"".join(items)}</ul></section>'
+        f'<p class="verdict">{_words(table.verdict)}</p>'
+        f"{sentences}</section>"
     )
+
+
+def _words(text: str) -> str:
+    """A sentence in which a p-value does not break over two lines."""
+    return escape(text).replace("p = ", "p&nbsp;=&nbsp;").replace("p &lt; ", "p&nbsp;&lt;&nbsp;")
 
 
 def _css(row: Row) -> str:
@@ -278,12 +288,14 @@ def _tables(run: RunRecord, table: Table) -> str:
         kind = " class='baseline'" if row.arm == table.baseline else ""
         body.append(f"<tr{kind}><th scope='row'>{escape(row.arm)}</th>{''.join(columns)}</tr>")
     against = escape(baseline_words(table.baseline))
-    caption = (
-        "Test set, mean ± 95% interval over seeds, at the epoch that was best on validation. "
-        f"Change: mean over the metrics of the relative change against {against}, paired by seed, signed so "
-        "that + is better; ▲ better, ▼ worse, ≈ within noise. p: two-sided paired t-test with Holm's "
-        "correction for the number of methods. Mean rank: over the metrics, 1 is best. "
-        f"Step time: median, over that of {against}."
+    caption = " ".join(
+        [
+            "Test set, mean ± 95% interval over seeds, at the epoch that was best on validation.",
+            f"Change: mean over the metrics of the relative change against {against}, paired by seed,",
+            "signed so that + is better; ▲ better, ▼ worse, ≈ within noise, ? not tested.",
+            "p: two-sided paired t-test with Holm's correction for the number of methods.",
+            f"Mean rank: over the metrics, 1 is best. Step time: median, over that of {against}.",
+        ]
     )
     parts = [
         '<section aria-labelledby="table"><h2 id="table">The table</h2>',
@@ -376,7 +388,8 @@ def _learning_curves(run: RunRecord, figures: Figures) -> str:
     return (
         '<section aria-labelledby="curves"><h2 id="curves">Learning curves</h2>'
         '<p class="lead">Mean over the seeds that finished, with the 95% interval as a band. Click a method '
-        f"to hide it or show it in every panel.{also}</p>"
+        "to hide it or show it in every panel; drag to zoom, double-click to zoom out."
+        f"{also}</p>"
         + _legend("arm", "Methods", _arm_styles(run))
         + '<h3 class="family">Validation metrics</h3>'
         + families[0]
@@ -442,18 +455,16 @@ def _conflict(run: RunRecord, figures: Figures) -> str:
         for title in ("method", "mean cosine", "steps in conflict", "strongest conflict")
     ]
     single = figures.conflict[0].arm is None
+    maps = [
+        _figure("conflict", i, panel.title, None, _told_traces("Cosines", panel), wide=single)
+        for i, panel in enumerate(figures.conflict)
+    ]
     return (
         '<section aria-labelledby="conflict"><h2 id="conflict">Conflict over time</h2>'
         '<p class="lead">Cosine between the gradients of two losses in the shared part, mean over seeds. '
         f"Below 0 they pull against each other.{escape(left_out)}</p>"
         '<p class="scale"><span>−1 conflict</span><i></i><span>+1 agreement</span></p>'
-        + _panels(
-            [
-                _figure("conflict", i, panel.title, None, _told_traces("Cosines", panel), wide=single)
-                for i, panel in enumerate(figures.conflict)
-            ],
-            "methods",
-        )
+        + (maps[0] if single else _panels(maps, "methods"))
         + "<details><summary>Conflict in numbers</summary>"
         + _scrolling("Conflict in numbers", heads, rows, "Over all pairs, recorded steps and finished seeds.")
         + "</details></section>"
@@ -478,7 +489,7 @@ def _provenance(run: RunRecord) -> str:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     environment = dict(run.environment)
     machine: dict[str, Any] = {
-        key: environment.pop(key) for key in ("platform", "processor", "cores") if key in environment
+        key: environment.pop(key) for key in ("platform", "processor", "cores", "jobs") if key in environment
     }
     threads = environment.pop("threads_per_trial", None)
     if threads is not None:
@@ -504,6 +515,7 @@ def _provenance(run: RunRecord) -> str:
         ("Commit", escape(str(commit))) if commit else ("", ""),
         ("Machine", _listing(machine)),
         ("Settings", _listing(run.settings)),
+        ("Methods", _methods(run)),
         (
             "Statistics",
             "intervals: t-distribution over seeds; tests: two-sided paired t-test on the mean relative "
@@ -620,22 +632,35 @@ def _told_traces(quantity: str, panel: Traces) -> str:
     return f"{quantity} of {panel.title} by step. Last values: {told}."
 
 
+def _methods(run: RunRecord) -> str:
+    items = [
+        f"<li><b>{escape(arm)}</b>: {escape(run.summaries[arm])}</li>"
+        for arm in run.arms
+        if run.summaries.get(arm)
+    ]
+    return f"<ul>{''.join(items)}</ul>" if items else ""
+
+
 def _cosine(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
 def _listing(values: Mapping[str, Any]) -> str:
-    if not values:
-        return ""
+    """A list of names and values; lists and mappings inside become lists inside."""
     items = [
-        f"<li>{escape(str(key).replace('_', ' '))}: {escape(_said(value))}</li>"
+        f"<li>{escape(str(key).replace('_', ' '))}: {_said(value)}</li>"
         for key, value in values.items()
+        if value not in (None, {}, [])
     ]
-    return f"<ul>{''.join(items)}</ul>"
+    return f"<ul>{''.join(items)}</ul>" if items else ""
 
 
 def _said(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        return _listing(value) or "none"
+    if isinstance(value, list | tuple):
+        return f"<ul>{''.join(f'<li>{_said(item)}</li>' for item in value)}</ul>"
+    return escape(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

@@ -12,7 +12,15 @@
 
   // Plotly reads a little HTML in every text; names are not HTML.
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const short = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
+
+  // Names of tasks often differ at their ends only, so the middle goes.
+  function short(text, most) {
+    const [first, second] = text.split(" · ");
+    if (text.length <= most) return text;
+    if (second !== undefined) return short(first, (most - 3) >> 1) + " · " + short(second, (most - 3) >> 1);
+    const end = Math.max(1, (most - 1) >> 1);
+    return text.slice(0, Math.max(1, most - 1 - end)) + "…" + text.slice(-end);
+  }
 
   function theme() {
     const style = getComputedStyle(root);
@@ -47,7 +55,6 @@
       showlegend: false,
       dragmode: touch ? false : "zoom",
       hoverlabel: { bgcolor: colours.raised, bordercolor: colours.line, font: { color: colours.ink, size: 12 }, namelength: 30 },
-      modebar: { bgcolor: "rgba(0,0,0,0)", color: colours.muted, activecolor: colours.ink },
       xaxis: { ...axis, showgrid: false, ...xaxis },
       yaxis: { ...axis, ...yaxis },
       ...rest,
@@ -57,8 +64,7 @@
   const settings = {
     responsive: true,
     displaylogo: false,
-    modeBarButtons: [["toImage", "resetScale2d"]],
-    displayModeBar: touch ? false : "hover",
+    displayModeBar: false,
   };
 
   const stroke = (style, colours) => ({
@@ -103,8 +109,9 @@
     }
     return [traces, layout(colours, 260, {
       hovermode: "closest",
-      xaxis: { title: { text: "epoch", standoff: 6, font: { size: 12 } }, rangemode: "tozero" },
-      yaxis: { tickformat: ".3~g" },
+      xaxis: { title: { text: "epoch", standoff: 6, font: { size: 12 } }, rangemode: "tozero",
+        dtick: Math.max(...panel.lines.map((line) => line.x[line.x.length - 1])) <= 10 ? 1 : undefined },
+      yaxis: { nticks: 7 },
     })];
   }
 
@@ -116,7 +123,7 @@
       const arm = data.arms[row.arm];
       const colour = colours.hue(arm.hue);
       traces.push({
-        x: row.points, y: row.points.map((_, i) => place[index] + 0.22 - 0 * i), mode: "markers",
+        x: row.points, y: row.points.map(() => place[index] + 0.24), mode: "markers",
         marker: { color: faded(colour, 0.45), size: 6, symbol: "line-ns-open", line: { width: 1.5 } },
         hovertemplate: `${plain(arm.name)}, one seed: %{x:${figure.format}}<extra></extra>`,
       });
@@ -152,14 +159,20 @@
     return [traces, layout(colours, 230, {
       hovermode: "closest",
       xaxis: { title: { text: "step", standoff: 6, font: { size: 12 } }, rangemode: "tozero" },
-      yaxis: { type: options.log ? "log" : "linear", tickformat: options.log ? "" : ".3~g",
-        dtick: undefined, nticks: 6, exponentformat: "power" },
+      yaxis: options.log
+        ? { type: "log", dtick: decades(panel.values) > 2.5 ? 1 : "D2", tickformat: ".1~g" }
+        : { nticks: 6 },
     })];
+  }
+
+  function decades(values) {
+    const positive = values.flat().filter((value) => value > 0);
+    return positive.length ? Math.log10(Math.max(...positive) / Math.min(...positive)) : 0;
   }
 
   function heat(panel, colours, options) {
     const width = options.element.clientWidth || 320;
-    const most = Math.max(10, Math.floor(width / 24));
+    const most = Math.max(10, Math.floor(width / 18));
     const log = options.log;
     const z = log ? panel.values.map((row) => row.map((v) => (v > 0 ? Math.log10(v) : null))) : panel.values;
     const diverging = options.diverging;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ class MultiLossTrainer(Trainer):  # type: ignore[misc]
     ``multi`` goes into every checkpoint. The sum of the losses is what it logs and evaluates.
 
     Args:
-        multi: the MultiLoss; ``multi.set_progress`` and ``end_epoch`` are called for you.
+        multi: the MultiLoss; ``multi.end_epoch`` is called for you.
         compute_losses: (model outputs, inputs) -> (losses by name, features). The features may be None when
             ``shared_params`` are given, and come from `FeaturesOf` where the model does not return them.
         shared_params: as in ``MultiLoss.backward``.
@@ -58,7 +57,7 @@ class MultiLossTrainer(Trainer):  # type: ignore[misc]
         self.compute_losses = compute_losses
         self.shared_params = None if shared_params is None else list(shared_params)
         self.last_result: StepResult | None = None
-        self.add_callback(_Follow(multi))
+        self.add_callback(_EndEpoch(multi))
 
     def training_step(
         self,
@@ -110,15 +109,11 @@ def _total(losses: Mapping[str, Tensor | None]) -> Tensor:
     return torch.stack([loss for loss in losses.values() if loss is not None]).sum()
 
 
-class _Follow(TrainerCallback):  # type: ignore[misc]
-    """Tells the methods how far the training is and when an epoch ends."""
+class _EndEpoch(TrainerCallback):  # type: ignore[misc]
+    """Tells the methods when an epoch ends."""
 
     def __init__(self, multi: MultiLoss) -> None:
         self.multi = multi
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
-        """The fraction of epochs that is done, as in the papers; 0 in a run of one epoch."""
-        self.multi.set_progress(min(1.0, math.floor(state.epoch or 0) / max(1, state.num_train_epochs)))
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
         """For methods that use epoch means."""

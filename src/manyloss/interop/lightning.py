@@ -30,8 +30,8 @@ class MultiLossMixin:
                 self.multi_backward(losses, features=features)
                 self.optimizers().step()
 
-    Everything that Lightning does around a backward (hooks, precision, DDP) is done. ``set_progress`` and
-    ``end_epoch`` of ``self.multi`` are called with the epochs; call ``super()`` in these two hooks.
+    Everything that Lightning does around a backward (hooks, precision, DDP) is done. ``end_epoch`` of
+    ``self.multi`` is called after each epoch: call ``super()`` in ``on_train_epoch_end``.
     """
 
     multi: MultiLoss
@@ -56,13 +56,6 @@ class MultiLossMixin:
             return
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # type: ignore[attr-defined]
         step.result = self.multi.backward(step.losses, step.features, step.shared_params, grad_scaler=scaler)
-
-    def on_train_epoch_start(self) -> None:
-        """Methods follow the schedule by the fraction of epochs that is done."""
-        super().on_train_epoch_start()  # type: ignore[misc]
-        epochs = self.trainer.max_epochs  # type: ignore[attr-defined]
-        if epochs is not None and epochs > 0:
-            self.multi.set_progress(self.current_epoch / epochs)  # type: ignore[attr-defined]
 
     def on_train_epoch_end(self) -> None:
         """For methods that use epoch means."""

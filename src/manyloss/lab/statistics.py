@@ -356,8 +356,8 @@ def verdict(rows: Sequence[Comparison], baseline: str, *, pending: int = 0) -> s
     if all(row.outcome in ("untested", "no result") for row in others) and any(
         row.test.pairs == 1 for row in others
     ):
-        noise = "seed cannot tell a difference from noise"
-        return f"{so_far}one {noise}." if so_far else f"One {noise}: run more (`--seeds 5`)."
+        alone = "seed cannot tell a difference from noise"
+        return f"{so_far}one {alone}." if so_far else f"One {alone}: run more (`--seeds 5`)."
     better, worse, noise, untested, without = (
         [row.arm for row in others if row.outcome == outcome]
         for outcome in ("better", "worse", "noise", "untested", "no result")

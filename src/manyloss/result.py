@@ -20,7 +20,7 @@ class StepResult:
         norms: ||gradient|| per loss, unweighted.
         gramian: [T, T] inner products of the unweighted gradients, in the order of ``losses``.
         cosines: [T, T] pairwise cosines.
-        penalties: value per penalty, named by its class.
+        penalties: value per penalty, named by its class (the second of one class "CosReg 2").
         skipped: a loss or a gradient was not finite and a GradScaler was given: the plain gradients were
             passed on, so that the scaler skips the step, and no method learned from it.
         path: "plain", "tap" or "hook": how the gradients were read.

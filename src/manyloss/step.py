@@ -462,16 +462,17 @@ class MultiLoss(nn.Module):
             graphs.append(step.gradients(there, "features"))
         if at_params:
             graphs.append(step.gradients(behind, "shared_params"))
-        first, last = (
-            graphs[0],
-            graphs[-1],
-        )  # gradients are merged at the first, losses and penalties at the last
+        first, last = graphs[0], graphs[-1]  # merged at the first; norms and penalties from the last
         for one in graphs:
             if not all(one.finite):
                 return self._stop(step, one)
         self._bind(step)
         weights = self._loss_weights(step)
-        penalties = {type(p).__name__: p(last) for p in self._penalties}
+        penalties: dict[str, Tensor] = {}
+        for penalty in self._penalties:
+            name = type(penalty).__name__
+            again = sum(known.partition(" ")[0] == name for known in penalties)
+            penalties[f"{name} {again + 1}" if again else name] = penalty(last)
         merged = self._merge(step, weights, first.detach(), last.detach())
         objective = sum((p for p in penalties.values() if p.requires_grad), start=torch.zeros(()))
         handles = []

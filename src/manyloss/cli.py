@@ -7,12 +7,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from manyloss.lab.study import Study
 
 app = typer.Typer(
     name="manyloss",
@@ -95,10 +98,7 @@ def compare(
     retry: Annotated[bool, typer.Option("--retry", help="Let crashed trials go on.")] = False,
 ) -> None:
     """Compare methods on a recipe or on your own problem; run it again to finish what is missing."""
-    from manyloss.lab import table
-    from manyloss.lab.progress import display_for
-    from manyloss.lab.report import write_report
-    from manyloss.lab.study import Study, try_out
+    from manyloss.lab.study import Study
 
     request = _request(recipe_or_file, data=data, data_root=data_root, scale=scale)
     chosen_epochs = epochs if epochs is not None else request["epochs"]
@@ -116,12 +116,74 @@ def compare(
         command=["manyloss", *sys.argv[1:]],
         notes=request["notes"],
     )
+    if _run(study, retry=retry) == len(study.trials()):
+        sys.exit(1)
+
+
+@app.command()
+def reproduce(
+    claim: Annotated[str | None, typer.Argument(help="Which claim; without one they are listed.")] = None,
+    scale: Annotated[str, typer.Option(help="smoke, small, or full: the paper's own size.")] = "small",
+    out: Annotated[Path | None, typer.Option(help="The run folder; default: runs/CLAIM-SCALE.")] = None,
+    data: Annotated[str | None, typer.Option(help="Which data, where a recipe has several.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="The folder of the data sets.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="How many (5), or which ones (0,1,7).")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Trials at a time; default: one per core.")] = None,
+    device: Annotated[str, typer.Option(help="Where to train: cpu or cuda.")] = "cpu",
+    retry: Annotated[bool, typer.Option("--retry", help="Let crashed trials go on.")] = False,
+) -> None:
+    """Run a paper's experiment, and say by a rule written beforehand whether its claim holds."""
+    from manyloss.lab import claims, storage
+    from manyloss.lab.study import Study
+
+    console = Console(highlight=False)
+    if claim is None:
+        for known in claims.all_claims().values():
+            console.print(
+                f"[bold]{escape(known.name)}[/] {escape(known.claim)} [dim]{escape(known.paper)}[/]"
+            )
+        console.print("\nRun one with: manyloss reproduce CLAIM --scale small")
+        return
+    chosen = claims.claim_named(claim)
+    request = _request(chosen.recipe, data=data, data_root=data_root, scale=scale)
+    root = out or Path("runs") / "-".join([chosen.name, *request["words"]])
+    claims.check_folder(chosen, root)
+    study = Study.plan(
+        request["source"],
+        chosen.arms,
+        _seeds(seeds) if seeds is not None else list(range(request["seeds"])),
+        root,
+        epochs=request["epochs"],
+        jobs=jobs,
+        device=device,
+        command=["manyloss", *sys.argv[1:]],
+        notes={**request["notes"], "claim": chosen.name, "rule": chosen.rule},
+    )
+    failed = _run(study, retry=retry)
+    verdict = claims.judge(chosen, study.root, study.problem, scale=scale, seeds=study.seeds)
+    console.print()
+    for line in claims.lines_of(verdict):
+        console.print(escape(line), style="bold" if line.startswith("Verdict") else "")
+    path = study.root / "claim.json"
+    storage.write_json(path, claims.record_of(verdict, study.root))
+    console.print(f"\nVerdict and numbers: {escape(str(path))}")
+    if failed == len(study.trials()):
+        sys.exit(1)
+
+
+def _run(study: Study, *, retry: bool) -> int:
+    """Run what is missing, print the table and write the report; how many trials failed."""
+    from manyloss.lab import table
+    from manyloss.lab.progress import display_for
+    from manyloss.lab.report import write_report
+    from manyloss.lab.study import try_out
+
     console = Console(highlight=False)
     for remark in study.remarks:
         console.print(f"[dim]{escape(remark)}[/]")
     missing = study.missing()
-    if request["source"].is_file and missing:
-        try_out(request["source"].load(), study.seeds[0])
+    if study.source.is_file and missing:
+        try_out(study.source.load(), study.seeds[0])
     console.print(
         f"[bold]{escape(study.problem.name)}[/]: {_count(len(study.arms), 'method')} x "
         f"{_count(len(study.seeds), 'seed')}, {_count(study.epochs, 'epoch')} each, "
@@ -147,8 +209,7 @@ def compare(
             f"[red]{escape(spec.label)} {result['status']}: {escape(str(result['reason']))}{more}[/]"
         )
     console.print(f"\nReport: {escape(str(write_report(study.root)))}")
-    if len(failures) == len(study.trials()):
-        sys.exit(1)
+    return len(failures)
 
 
 @app.command()

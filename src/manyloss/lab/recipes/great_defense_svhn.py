@@ -17,6 +17,7 @@ class DigitDefense(DefenseProblem):
     name = "great-defense-svhn"
     eps = 0.2
     default_data = "usps"
+    papers_data = "svhn"
     arms = defense_arms(beta_max=10.0)
 
 

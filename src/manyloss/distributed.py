@@ -95,7 +95,10 @@ def ranks_of(setting: Setting) -> Ranks:
     if len(members) == 1:
         return ALONE
     if users not in _OWN_GROUPS:
-        group = dist.new_group(members, use_local_synchronization=True)
+        # Only members of a part make its group; torch would name one of all ranks after how many groups
+        # each of them is in already, which may differ.
+        part = users is not dist.group.WORLD
+        group = dist.new_group(members, use_local_synchronization=part)
         _OWN_GROUPS[users] = Ranks(group, len(members), dist.get_rank(group))
     return _OWN_GROUPS[users]
 

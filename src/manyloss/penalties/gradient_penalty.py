@@ -32,6 +32,8 @@ class GradientPenalty(Penalty):
             return self.weight * gradients.tensors[0].sum(0).square().sum()
         parts = []
         for tensor in gradients.tensors:  # [T, B, *F]
-            B = tensor.shape[1]
-            parts.append((B * tensor.sum(0)).flatten(1).square().sum(1).mean())
+            # Ranks may hold parts of unlike size; all are scaled as in the whole batch.
+            sizes = gradients.ranks.gather_sizes(tensor.shape[1])
+            B = sum(sizes) / len(sizes)
+            parts.append((B * tensor.sum(0)).square().sum() / B)
         return self.weight * torch.stack(parts).sum()

@@ -277,7 +277,7 @@ def test_words_for_what_only_correction_takes_away():
 
 def test_words_for_one_seed():
     told, answer = sentences({"equal": seeds((0.8, 0.5)), "a": seeds((0.88, 0.55))})
-    assert told["a"] == "a: +10% against equal weights on one seed, which says nothing about noise."
+    assert told["a"] == "a: +10.0% against equal weights on one seed, which says nothing about noise."
     assert answer == "One seed cannot tell a difference from noise: run more (`--seeds 5`)."
 
 

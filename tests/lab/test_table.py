@@ -110,6 +110,8 @@ def test_digits_follow_the_interval():
     assert decimals([Interval(2e7, 1e6, 3)]) is None
     assert interval_text(Interval(2e7, 1e6, 3), None) == "2.00e+07 ± 1.0e+06"
     assert decimals([]) == 0
+    assert decimals([Interval(0.81, 0.9, 2)]) == 3
+    assert decimals([Interval(1234.5, 30.0, 2)]) == 0
     assert decimals([Interval(0.0, 0.0, 3)]) == 0
 
 
@@ -118,6 +120,8 @@ def test_titles_are_short_where_that_is_unambiguous():
         return [MetricColumn(name, name.partition("/")[0], True) for name in names]
 
     assert list(column_titles(columns("a/accuracy", "b/accuracy")).values()) == ["a", "b"]
+    both = [*columns("a/accuracy", "b/accuracy"), MetricColumn("harmonic mean", "harmonic mean", True, True)]
+    assert list(column_titles(both).values()) == ["a", "b", "harmonic mean"]
     assert list(column_titles(columns("a/accuracy", "b/error")).values()) == ["a/accuracy", "b/error"]
     assert list(column_titles(columns("a/accuracy", "a/error")).values()) == ["a/accuracy", "a/error"]
 

@@ -280,7 +280,7 @@ def percent(fraction: float, *, signed: bool = True, digits: int = 1) -> str:
 def percent_digits(interval: Interval) -> int:
     """How many digits of a relative change its interval gives a meaning to."""
     size = abs(interval.mean) if interval.half_width is None else interval.half_width
-    return 0 if size >= 0.1 else 1 if size >= 0.001 else 2
+    return 1 if size >= 0.001 else 2
 
 
 def p_text(p: float) -> str:
@@ -382,8 +382,8 @@ def verdict(rows: Sequence[Comparison], baseline: str, *, pending: int = 0) -> s
     noisy = [row.change for row in others if row.outcome == "noise" and row.change]
     widths = [change.half_width for change in noisy if change.half_width]
     if widths:
-        typical = Interval(0.0, median(widths), 0)
-        limit = percent(median(widths), signed=False, digits=percent_digits(typical))
+        width = median(widths)
+        limit = percent(width, signed=False, digits=0 if width >= 0.1 else 1 if width >= 0.001 else 2)
         seeds = max(change.count for change in noisy)
         sentence += f" With {seeds} seeds, differences below about {limit} could not be told from noise."
     return sentence

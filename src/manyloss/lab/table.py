@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,15 +194,20 @@ def why_missing(trials: Sequence[TrialRecord]) -> str | None:
 
 
 def decimals(intervals: Sequence[Interval]) -> int | None:
-    """Digits after the point for a column: two of the median half width. None where 1e-5 suits better."""
-    if not intervals:
-        return 0
-    size = max(abs(interval.mean) for interval in intervals)
+    """Digits after the point for a column: two of the median half width, and three of the largest mean.
+
+    None for sizes that read better with an exponent.
+    """
+    size = max((abs(interval.mean) for interval in intervals), default=0.0)
     halves = [interval.half_width for interval in intervals if interval.half_width]
     if size >= 1e6 or 0 < size < 1e-3:
         return None
-    scale = median(halves) if halves else size / 100
-    return min(max(1 - math.floor(math.log10(scale)), 0), 6) if scale > 0 else 0
+    wanted = (
+        [2 - math.floor(math.log10(size)) if halves else 3 - math.floor(math.log10(size))] if size else []
+    )
+    if halves:
+        wanted.append(1 - math.floor(math.log10(median(halves))))
+    return min(max([0, *wanted]), 6)
 
 
 def interval_text(interval: Interval | None, digits: int | None) -> str:
@@ -268,11 +272,16 @@ def seeds_text(row: Row) -> str:
 
 
 def column_titles(metrics: Sequence[MetricColumn]) -> dict[str, str]:
-    """Titles of metric columns: the task alone when every task has one metric, and all the same one."""
-    suffixes = {metric.name: metric.name.partition("/")[2] or metric.name for metric in metrics}
-    tasks = Counter(metric.task for metric in metrics)
-    short = len(set(suffixes.values())) == 1 and all(count == 1 for count in tasks.values())
-    return {metric.name: metric.task if short else metric.name for metric in metrics}
+    """Titles of metric columns: the task alone when every task has one metric, and all the same one.
+
+    A derived metric belongs to no task and keeps its name.
+    """
+    own = [metric for metric in metrics if not metric.derived]
+    kinds = {metric.name.partition("/")[2] or metric.name for metric in own}
+    titles = {metric.name: metric.task for metric in own}
+    if len(kinds) != 1 or len(set(titles.values())) != len(titles):
+        titles = {}
+    return {metric.name: titles.get(metric.name, metric.name) for metric in metrics}
 
 
 # -- on a terminal -----------------------------------------------------------------------------------------
@@ -318,8 +327,9 @@ def render(table: Table, width: int = WIDTH) -> RenderableType:
         if _width(arms, columns) > width:
             columns = [column for column in columns if column.title != title]
     parts: list[RenderableType] = [_grid(table, columns)]
+    parts.append(Text())
     if not together:
-        parts += [Text(), *_metric_grids(table, metrics, words, width)]
+        parts += [*_metric_grids(table, metrics, words, width)]
     parts += [Text(_legend(table), style="dim"), Text(), Text(table.verdict, style="bold")]
     parts += [Padding(Text("• " + sentence), (0, 0, 0, 2)) for sentence in (*table.sentences, *table.remarks)]
     return Group(*parts)

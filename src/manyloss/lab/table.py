@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -329,7 +330,7 @@ def render(table: Table, width: int = WIDTH) -> RenderableType:
     parts: list[RenderableType] = [_grid(table, columns)]
     parts.append(Text())
     if not together:
-        parts += [*_metric_grids(table, metrics, words, width)]
+        parts += _metric_grids(table, metrics, words, width)
     parts += [Text(_legend(table), style="dim"), Text(), Text(table.verdict, style="bold")]
     parts += [Padding(Text("• " + sentence), (0, 0, 0, 2)) for sentence in (*table.sentences, *table.remarks)]
     return Group(*parts)

@@ -221,11 +221,10 @@ def _template(node: ast.expr) -> str:
 
 
 def errors() -> str:
-    """The errors of the library, of the adversarial part and of the lab."""
+    """The errors of the library and of the lab."""
     parts = []
     for title, path in (
         ("The library", SOURCE / "checks.py"),
-        ("Adversaries and robustness", SOURCE / "checks_adversarial.py"),
         ("The lab and the command line", SOURCE / "lab" / "checks.py"),
     ):
         rows = [f"### {title}", "", "| when | text |", "| --- | --- |"]

@@ -113,7 +113,7 @@ def test_every_method_page_has_all_parts(part):
 
 def test_troubleshooting_quotes_real_errors():
     source = ROOT / "src" / "manyloss"
-    files = (source / "checks.py", source / "checks_adversarial.py", source / "lab" / "checks.py")
+    files = (source / "checks.py", source / "lab" / "checks.py")
     texts = [text for file in files for _, text in tables.error_texts(file)]
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     quoted = re.findall(r"^### `(.*)`$", page, re.MULTILINE)

@@ -109,7 +109,7 @@ class Method(nn.Module):
 
     def set_progress(self, fraction: float) -> None:
         """Tell which fraction of the training is done, in [0, 1]; 0 until it is called."""
-        checks.fraction("fraction", fraction)
+        checks.progress(fraction)
         if self.inner is not None:
             self.inner.follow(fraction)
 

@@ -189,16 +189,17 @@ class MultiLoss(nn.Module):
             if step.scaler_skips:
                 return self._pass_on(step)
             checks.finite_losses(step.names, step.values.tolist())
+        reads = self._merges or self._measures_norms or self.penalties or step.measure
+        walk = graph.walk(step.loss_edges, step.edges, step.params) if step.edges or reads else graph.Walk()
+        for name, root, reached in zip(step.names, step.present.roots, walk.reached, strict=False):
+            if step.edges and root is not None and not reached:
+                raise checks.reaches_nothing(name, "features")
+        for observer in due:
+            observer.before(step.present)
         step.observers = due
         try:
-            if not (self._merges or self._measures_norms or self.penalties or step.measure):
+            if not reads:
                 return self._plain(step)
-            walk = graph.walk(step.loss_edges, step.edges, step.params)
-            for name, root, reached in zip(step.names, step.present.roots, walk.reached, strict=True):
-                if step.edges and root is not None and not reached:
-                    raise checks.reaches_nothing(name, "features")
-            for observer in due:
-                observer.before(step.present)
             # One path for all ranks: their collectives would not match on two.
             if step.ranks.all(self._tap_is_legal(step, walk)):
                 return self._tap(step, walk)

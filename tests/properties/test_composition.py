@@ -190,7 +190,7 @@ def test_progress_and_epochs_reach_every_method() -> None:
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan")])
 def test_a_fraction_outside_of_zero_to_one_is_refused(fraction: float) -> None:
-    with pytest.raises(ValueError, match=r"fraction must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"a number in \[0, 1\]"):
         MultiLoss(weighting=GradNorm()).set_progress(fraction)
 
 

@@ -95,6 +95,6 @@ def test_an_absent_loss_keeps_its_log_variance() -> None:
 
 def test_an_unknown_kind_is_refused_when_built() -> None:
     with pytest.raises(
-        ValueError, match="kinds must be one of 'regression', 'classification', got 'ranking'"
+        ValueError, match="kinds must be one of 'regression', 'classification'; received 'ranking'"
     ):
         Uncertainty(kinds="ranking")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from manyloss import checks_adversarial as checks
+from manyloss import checks
 from manyloss.distributed import ALONE, Ranks, Setting, ranks_of
 from manyloss.state import InnerOptimizer, Method, OptimizerFactory
 

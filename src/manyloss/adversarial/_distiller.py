@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from manyloss import checks_adversarial as checks
+from manyloss import checks
 from manyloss.adversarial._adversary import Team
 from manyloss.adversarial._reading import (
     Loss,
@@ -64,7 +64,7 @@ class Distiller(nn.Module):
 
     def set_progress(self, fraction: float) -> None:
         """Tell how much of the training is done, epoch / epochs in [0, 1]."""
-        checks.fraction(fraction)
+        checks.progress(fraction)
         self.progress.fill_(fraction)
 
     def train(self, mode: bool = True) -> Distiller:

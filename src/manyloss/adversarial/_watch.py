@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyloss import checks_adversarial as checks
+from manyloss import checks
 from manyloss.adversarial._reading import Loss, loss_input_gradient
 
 PATIENCE = 100  # steps before a running accuracy is judged

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyloss import checks_adversarial as checks
+from manyloss import checks
 from manyloss.adversarial.networks import falling_resnet11, mlp
 from manyloss.aggregation._base import Aggregator
 from manyloss.state import InnerOptimizer, OptimizerFactory

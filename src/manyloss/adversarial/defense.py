@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from manyloss import checks_adversarial as checks
+from manyloss import checks
 from manyloss.adversarial._adversary import Adversary, Team
 from manyloss.adversarial._reading import (
     Loss,
@@ -102,8 +102,8 @@ class GradientDefense(nn.Module):
         distributed: Setting = "auto",
     ) -> None:
         super().__init__()
-        checks.choice("greace", greace, ("literal", "reweighted"))
-        checks.choice("mask", mask, ("true_class", "none", "detached"))
+        checks.one_of("greace", greace, ("literal", "reweighted"))
+        checks.one_of("mask", mask, ("true_class", "none", "detached"))
         checks.at_least("alpha_max", alpha_max, 0.0)
         checks.at_least("beta_max", beta_max, 0.0)
         self.model = model
@@ -132,7 +132,7 @@ class GradientDefense(nn.Module):
 
     def set_progress(self, fraction: float) -> None:
         """Tell how much of the training is done, epoch / epochs in [0, 1]."""
-        checks.fraction(fraction)
+        checks.progress(fraction)
         self.progress.fill_(fraction)
         self.adversary.set_progress(fraction)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from manyloss import checks_adversarial as checks
+from manyloss import checks
 from manyloss.adversarial._adversary import Adversary
 from manyloss.adversarial._distiller import DistillationResult, Distiller
 from manyloss.adversarial._reading import (
@@ -57,8 +57,8 @@ class GradientDistillation(Distiller):
         distributed: Setting = "auto",
     ) -> None:
         super().__init__(student, teacher, loss=loss, input_range=input_range, distributed=distributed)
-        checks.choice("adversarial", adversarial, ("minimax", "non_saturating"))
-        checks.choice("teacher_gradient", teacher_gradient, ("loss", "output"))
+        checks.one_of("adversarial", adversarial, ("minimax", "non_saturating"))
+        checks.one_of("teacher_gradient", teacher_gradient, ("loss", "output"))
         checks.within("alpha", alpha, 0.0, 1.0)
         self.adversary = Adversary(discriminator, discriminator_lr, optimizer, "discriminator")
         self.alpha, self.adversarial, self.teacher_gradient = alpha, adversarial, teacher_gradient

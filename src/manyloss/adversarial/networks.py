@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from manyloss import checks_adversarial as checks
+from manyloss import checks
 
 SLOPE = 0.2
 
@@ -127,7 +127,7 @@ def resnet11(
     The paper counts 8 + 1 + 1 + 1 and 4 x 2 + 1 + 1 + 1 layers, so a module of the first kind has one
     convolution.
     """
-    checks.choice("modules", str(modules), ("8", "4"))
+    checks.one_of("modules", str(modules), ("8", "4"))
     factors, strides = (
         ((1, 1, 2, 2, 4, 4, 8, 8), (1, 1, 2, 1, 2, 1, 2, 1)) if modules == 8 else ((1, 2, 4, 8), (1, 2, 2, 2))
     )

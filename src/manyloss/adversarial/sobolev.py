@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from manyloss import checks_adversarial as checks
+from manyloss import checks
 from manyloss.adversarial._distiller import DistillationResult, Distiller
 from manyloss.adversarial._reading import Loss, backward, loss_input_gradient, loss_scale
 from manyloss.distributed import Setting

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from manyloss import checks_adversarial as checks
+from manyloss import checks
 from manyloss.adversarial._distiller import DistillationResult, Distiller
 from manyloss.adversarial._reading import Loss, backward
 from manyloss.distributed import Setting
@@ -34,7 +34,7 @@ class SoftTargets(Distiller):
     ) -> None:
         super().__init__(student, teacher, loss=loss, input_range=input_range, distributed=distributed)
         checks.within("alpha", alpha, 0.0, 1.0)
-        checks.above("temperature", temperature, 0.0)
+        checks.positive("temperature", temperature)
         self.alpha, self.temperature = alpha, temperature
 
     def _step(self, x: Tensor, y: Tensor, loss: Loss, grad_scaler: GradScaler | None) -> DistillationResult:

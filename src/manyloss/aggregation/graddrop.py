@@ -50,7 +50,7 @@ class GradDrop(Aggregator):
         for one in (
             leak.values() if isinstance(leak, Mapping) else leak if isinstance(leak, Sequence) else [leak]
         ):
-            checks.fraction("leak", one)
+            checks.within("leak", one, 0.0, 1.0)
         checks.not_negative("k", k)
         self.leak = leak
         self.k = k

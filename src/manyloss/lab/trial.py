@@ -28,7 +28,7 @@ from torch.utils.data import default_collate
 
 from manyloss import __version__
 from manyloss import checks as library_checks
-from manyloss.checks_adversarial import NotFiniteError
+from manyloss.checks import NotFiniteError
 from manyloss.gradients import LossGradients, read_losses
 from manyloss.lab import checks, storage
 from manyloss.lab.arms import ArmContext, ChosenArm, choose_arm

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyloss import checks_adversarial as checks
+from manyloss import checks
 from manyloss.adversarial._reading import modes_restored
 
 AttackLoss = Callable[[Tensor, Tensor], Tensor]
@@ -39,7 +39,7 @@ def _to_climb(logits: Tensor, y: Tensor, targets: Tensor | None, loss: str | Att
         return direction * F.cross_entropy(logits, aim, reduction="none")
     if loss == "margin":
         return direction * (_others(logits, aim) - _of(logits, aim))
-    checks.choice("loss", loss, ("cross_entropy", "margin", "dlr"))
+    checks.one_of("loss", loss, ("cross_entropy", "margin", "dlr"))
     checks.enough_classes(logits.shape[1], 3 if targets is None else 4)
     first, _, third, *rest = logits.sort(1, descending=True).values.unbind(1)
     if targets is None:

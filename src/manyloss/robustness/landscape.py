@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyloss import checks_adversarial as checks
+from manyloss import checks
 from manyloss.adversarial._reading import modes_restored
 from manyloss.robustness.attacks import checked_logits
 

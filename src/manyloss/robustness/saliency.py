@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyloss import checks_adversarial as checks
+from manyloss import checks
 from manyloss.adversarial._reading import modes_restored
 from manyloss.robustness.attacks import checked_logits
 
@@ -16,7 +16,7 @@ def saliency_maps(model: nn.Module, x: Tensor, y: Tensor, *, of: str = "loss") -
 
     of: "loss" (cross-entropy) or "logit" (the true class's). Other inputs give |grad_x| in the shape of x.
     """
-    checks.choice("of", of, ("loss", "logit"))
+    checks.one_of("of", of, ("loss", "logit"))
     with modes_restored(model):
         model.eval()
         inputs = x.detach().requires_grad_()

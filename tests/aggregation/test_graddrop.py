@@ -374,7 +374,7 @@ def test_purity_lies_between_zero_and_one() -> None:
 
 @pytest.mark.parametrize("leak", [-0.1, 1.1, [0.0, 2.0], {"a": float("nan")}])
 def test_a_leak_outside_of_zero_to_one_is_refused_when_built(leak) -> None:
-    with pytest.raises(ValueError, match=r"leak must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"leak must be in \[0, 1\]"):
         GradDrop(leak=leak)
 
 

@@ -385,11 +385,16 @@ def _learning_curves(run: RunRecord, figures: Figures) -> str:
         if alone
         else ""
     )
+    lead = " ".join(
+        [
+            "Mean over the seeds that finished, with the 95% interval as a band, cut off where it is much",
+            "wider than the curves. Click a method to hide it or show it in every panel; drag to zoom,",
+            "double-click to zoom out.",
+        ]
+    )
     return (
         '<section aria-labelledby="curves"><h2 id="curves">Learning curves</h2>'
-        '<p class="lead">Mean over the seeds that finished, with the 95% interval as a band. Click a method '
-        "to hide it or show it in every panel; drag to zoom, double-click to zoom out."
-        f"{also}</p>"
+        f'<p class="lead">{lead}{also}</p>'
         + _legend("arm", "Methods", _arm_styles(run))
         + '<h3 class="family">Validation metrics</h3>'
         + families[0]

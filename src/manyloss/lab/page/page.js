@@ -84,6 +84,17 @@
 
   // -- the four kinds of figure --------------------------------------------------------------------------
 
+  // With two seeds the intervals are many times wider than the curves: the curves decide what is seen.
+  function around(lines) {
+    const all = (key) => lines.flatMap((line) => line[key]).filter((value) => value !== null);
+    const [low, high] = [Math.min(...all("y")), Math.max(...all("y"))];
+    const room = 0.5 * (high - low) || 0.05 * Math.abs(high) || 1;
+    const bottom = Math.max(low - room, Math.min(low, ...all("low")));
+    const top = Math.min(high + room, Math.max(high, ...all("high")));
+    const edge = 0.05 * (top - bottom || 2 * room);
+    return [bottom - edge, top + edge];
+  }
+
   function curves(panel, colours) {
     const traces = [];
     for (const line of panel.lines) {
@@ -111,7 +122,7 @@
       hovermode: "closest",
       xaxis: { title: { text: "epoch", standoff: 6, font: { size: 12 } }, rangemode: "tozero",
         dtick: Math.max(...panel.lines.map((line) => line.x[line.x.length - 1])) <= 10 ? 1 : undefined },
-      yaxis: { nticks: 7 },
+      yaxis: { nticks: 7, range: around(panel.lines) },
     })];
   }
 

@@ -135,7 +135,7 @@ def test_skipped_steps_leave_no_trace_on_penalties(method: str, at: str, dtype: 
 @pytest.mark.parametrize("method", ["MGDA", "GradNorm", "rescaled"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_gradients_are_near_those_in_full_precision(dtype: torch.dtype, method: str, read: str) -> None:
-    """Weights and the merged gradient, through norm layers; scaled up where half precision would underflow."""
+    """Weights and the merged gradient, through norm layers."""
     cast, full = new_model(), new_model()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
     features, losses = losses_of(cast, 0, dtype)
@@ -152,7 +152,7 @@ def test_gradients_are_near_those_in_full_precision(dtype: torch.dtype, method: 
 
 @pytest.mark.parametrize("read", ["auto", "hook"])
 def test_an_overflow_of_the_scaled_gradient_is_skipped_too(read: str) -> None:
-    """The loss and its gradient are finite; float16 times the scale is not. The scale falls, then it goes on."""
+    """The loss and its gradient are finite; float16 times the scale is not: the scale falls."""
     model, multi = new_model(), METHODS["MGDA"](read=read)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30, growth_interval=1000)

@@ -44,10 +44,10 @@ def children(node: Any) -> list[Edge]:
 
 
 @contextmanager
-def reads_only(losses: Iterable[Tensor | GradientEdge | None]) -> Iterator[None]:
-    """While this lasts, a pass through the graphs of ``losses`` starts no reduction of DDP.
+def reads_only(losses: Iterable[Tensor | GradientEdge | None], features: Iterable[Tensor]) -> Iterator[None]:
+    """While this lasts, a pass through the graphs of ``losses`` leaves nothing behind.
 
-    With ``static_graph`` the sink of the first step queues DDP's delayed all-reduce when it runs; a read that
+    Features with ``retain_grad`` would add up what every read brings. With ``static_graph`` the sink of the first step queues DDP's delayed all-reduce when it runs; a read that
     passes it would reduce gradients that are not there yet, and the ranks would drift apart silently. The
     sink does so once, and is told here that it did; the write that follows finds it as it was.
     """
@@ -56,6 +56,7 @@ def reads_only(losses: Iterable[Tensor | GradientEdge | None]) -> Iterator[None]
         for ddp in (sink.ddp_weakref() for sink in _sinks(losses))
         if ddp.static_graph and not ddp._static_graph_delay_allreduce_enqueued
     ]
+    retained = [(tensor, tensor.grad) for tensor in features if tensor.retains_grad]
     for ddp in waiting:
         ddp._static_graph_delay_allreduce_enqueued = True
     try:
@@ -63,6 +64,8 @@ def reads_only(losses: Iterable[Tensor | GradientEdge | None]) -> Iterator[None]
     finally:
         for ddp in waiting:
             ddp._static_graph_delay_allreduce_enqueued = False
+        for tensor, grad in retained:
+            tensor.grad = grad
 
 
 def _sinks(losses: Iterable[Tensor | GradientEdge | None]) -> list[Any]:

@@ -419,7 +419,7 @@ class MultiLoss(nn.Module):
         """Gradients at W, which lies behind the features, from those at the features: W's layer only."""
         rows = []
         for i in range(len(step.names)):
-            with graph.reads_only(step.present.roots):
+            with graph.reads_only(step.present.roots, step.features):
                 grads = torch.autograd.grad(
                     step.feature_roots,
                     step.params,
@@ -445,7 +445,7 @@ class MultiLoss(nn.Module):
         )
         double = bool(self.penalties)
         self._refuse_double_backward(step)
-        with graph.reads_only(step.present.roots):
+        with graph.reads_only(step.present.roots, step.features):
             there, behind = read_losses(
                 step.present.roots,
                 step.names,
@@ -536,7 +536,7 @@ class MultiLoss(nn.Module):
         places = step.feature_roots if step.features else step.params
         if not objective.requires_grad:
             return [None] * len(places)
-        with graph.reads_only(step.present.roots):
+        with graph.reads_only(step.present.roots, step.features):
             return list(torch.autograd.grad(objective, places, retain_graph=True, allow_unused=True))
 
     def _run_backward(self, step: _Step, weights: Tensor, objective: Tensor | None = None) -> None:

@@ -406,3 +406,8 @@ def other_rule(folder: object, then: str, now: str) -> LabError:
         f"{folder} was made under the rule {then}; the rule is now {now}. Results are only judged by the "
         f"rule that was there before them: choose another folder with --out."
     )
+
+
+def other_number_of_classes(name: str, wanted: int, found: int) -> DataError:
+    """A folder per class, and not as many as there should be."""
+    return DataError(f"{name} has {found} class folders, not {wanted}. Give the folder of the whole set.")

@@ -37,15 +37,18 @@ class GroupedBottleneck(nn.Module):
 
 
 def resnext29(classes: int = 10, *, groups: int = 8, width: int = 64) -> nn.Sequential:
-    """ResNeXt-29 with ``groups`` groups of ``width`` channels: [B, 3, 32, 32] -> logits [B, classes]."""
-    inputs = 64
+    """ResNeXt-29 with ``groups`` groups of ``width`` channels: [B, 3, 32, 32] -> logits [B, classes].
+
+    All other widths are in proportion: 64 at first and 256 behind the first stage, at the paper's 64.
+    """
+    inputs = width
     layers: list[nn.Module] = [
         nn.Conv2d(3, inputs, 3, 1, 1, bias=False),
         nn.BatchNorm2d(inputs),
         nn.ReLU(),
     ]
     for stage in range(STAGES):
-        outputs = 256 * 2**stage
+        outputs = 4 * width * 2**stage
         for position in range(MODULES_PER_STAGE):
             stride = 2 if stage > 0 and position == 0 else 1
             layers.append(GroupedBottleneck(inputs, groups * width * 2**stage, outputs, stride, groups))

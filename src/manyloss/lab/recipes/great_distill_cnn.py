@@ -1,0 +1,94 @@
+"""GREAT 2018, table 3, first columns: CNN-5 learns from ResNet-18 on CIFAR-10, with all images and with 5 %.
+
+50 epochs; soft targets at temperature 20 with alpha 0.1 (all images) and 0.99 (5 %); the discriminator is
+another CNN-5 with LeakyReLU(0.2). `_great_distill` has the rows, `_great` the schedule and the augmentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from manyloss.adversarial import networks
+from manyloss.lab.models.cnn5 import cnn5
+from manyloss.lab.models.resnet import resnet18
+from manyloss.lab.recipes import Recipe
+from manyloss.lab.recipes._great import OPEN
+from manyloss.lab.recipes._great_distill import (
+    PAPER,
+    ROWS,
+    SPARSE,
+    TEACHER_IS_OURS,
+    SmallImageDistillation,
+    distillation_arms,
+)
+
+
+class CnnFromResNet(SmallImageDistillation):
+    """CNN-5 and ResNet-18."""
+
+    def __init__(self, share: float = 1.0, **options: Any) -> None:
+        super().__init__(share=share, **options)
+        self.arms = distillation_arms(alpha=0.99 if share < 1 else 0.1, temperature=20.0)
+
+    def student(self) -> nn.Module:
+        """CNN-5."""
+        return cnn5(self.classes)
+
+    def teacher(self) -> nn.Module:
+        """ResNet-18."""
+        return resnet18(self.classes, width=self.width)
+
+    def discriminator(self) -> nn.Module:
+        """CNN-5 with LeakyReLU."""
+        return networks.cnn5(1)
+
+
+DEPARTURES = (
+    TEACHER_IS_OURS,
+    OPEN,
+    "Small scale: a teacher of a quarter of the width, 10,000 images, 10 epochs (the teacher too).",
+)
+SCALES: Mapping[str, Mapping[str, Any]] = {
+    "smoke": {
+        "epochs": 1,
+        "seeds": 1,
+        "data": "digits",
+        "width": 4,
+        "train": 300,
+        "validation": 100,
+        "test": 50,
+        "teacher_epochs": 1,
+    },
+    "small": {
+        "epochs": 10,
+        "seeds": 3,
+        "width": 16,
+        "train": 10_000,
+        "validation": 1000,
+        "test": 2000,
+        "teacher_epochs": 10,
+    },
+    "full": {"epochs": 50, "seeds": 5, "teacher_epochs": 100},
+}
+
+recipes = tuple(
+    Recipe(
+        name=name,
+        summary=f"CNN-5 learns from ResNet-18 with {images}: soft targets, or the teacher's gradients?",
+        problem=partial(CnnFromResNet, recipe_name=name, share=share),
+        arms=ROWS,
+        seeds=3,
+        epochs=50,
+        paper=PAPER,
+        departures=DEPARTURES,
+        scales=SCALES,
+    )
+    for name, share, images in (
+        ("great-distill-cnn", 1.0, "all images"),
+        ("great-distill-cnn-5", SPARSE, "5 % of the images"),
+    )
+)

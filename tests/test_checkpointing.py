@@ -130,7 +130,7 @@ def test_checkpoints_that_are_not_reentrant_change_nothing(
 
 @pytest.mark.parametrize("read", READS)
 def test_what_is_decided_per_micro_batch(read: str) -> None:
-    """.grad adds up what each micro-batch's own weights give; the weights are not those of the whole batch."""
+    """.grad adds up what each micro-batch's own weights give, which are not those of the whole batch."""
     parts, plain = new_parts(), new_parts()
     parts.eval(), plain.eval()  # the batch norm would see each micro-batch by itself
     multi = MultiLoss(MGDA(), read=read)

@@ -47,9 +47,10 @@ def children(node: Any) -> list[Edge]:
 def reads_only(losses: Iterable[Tensor | GradientEdge | None], features: Iterable[Tensor]) -> Iterator[None]:
     """While this lasts, a pass through the graphs of ``losses`` leaves nothing behind.
 
-    Features with ``retain_grad`` would add up what every read brings. With ``static_graph`` the sink of the first step queues DDP's delayed all-reduce when it runs; a read that
-    passes it would reduce gradients that are not there yet, and the ranks would drift apart silently. The
-    sink does so once, and is told here that it did; the write that follows finds it as it was.
+    Features with ``retain_grad`` would add up what every read brings. With ``static_graph`` the sink of the
+    first step queues DDP's delayed all-reduce when it runs; a read that passes it would reduce gradients
+    that are not there yet, and the ranks would drift apart silently. The sink does so once, and is told here
+    that it did; the write that follows finds it as it was.
     """
     waiting = [
         ddp

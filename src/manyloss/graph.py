@@ -44,7 +44,9 @@ def children(node: Any) -> list[Edge]:
 
 
 @contextmanager
-def reads_only(losses: Iterable[Tensor | GradientEdge | None], features: Iterable[Tensor]) -> Iterator[None]:
+def reads_only(
+    losses: Iterable[Tensor | GradientEdge | None], features: Iterable[Tensor] = ()
+) -> Iterator[None]:
     """While this lasts, a pass through the graphs of ``losses`` leaves nothing behind.
 
     Features with ``retain_grad`` would add up what every read brings. With ``static_graph`` the sink of the

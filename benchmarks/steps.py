@@ -70,7 +70,9 @@ def heavy_heads(batch: int) -> Setup:
 
 
 def _setup(name: str, encoder: nn.Module, heads: list[nn.Module], batch: int) -> Setup:
-    return Setup(name, encoder, nn.ModuleList(heads), torch.randn(batch, 3, 32, 32), torch.randn(len(heads), batch))
+    return Setup(
+        name, encoder, nn.ModuleList(heads), torch.randn(batch, 3, 32, 32), torch.randn(len(heads), batch)
+    )
 
 
 def time_of(step: Callable[[], object]) -> float:

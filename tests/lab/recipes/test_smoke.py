@@ -4,31 +4,51 @@ import pytest
 
 from manyloss.lab.recipes import all_recipes, recipe_named
 from manyloss.lab.source import Source
-from manyloss.lab.trial import Trial, TrialSpec
+from manyloss.lab.study import Study
+from manyloss.lab.trial import Trial
 
-ARMS = [(name, arm) for name, recipe in all_recipes().items() for arm in recipe.arms]
-EXTRA = [("cosreg-two-digits", arm) for arm in ("single:left", "dropout", "batchnorm", "cosreg-batchnorm")]
+EXTRA = {"cosreg-two-digits": ("single:left", "dropout", "batchnorm", "cosreg-batchnorm")}
+#: Variants of recipes that are run here anyway, or slow networks.
+SLOW = {
+    "great-defense-svhn",
+    "great-saliency",
+    "great-sobolev-5",
+    "great-distill-mini-5",
+    "great-distill-mini-224",
+    "great-distill-mini-224-5",
+    "great-distill-resnext",
+}
 
 
-def run(name, arm, folder):
+def run(name, arms, folder):
+    """The results of these arms and of what they need, by arm."""
     numbers = dict(recipe_named(name).scales["smoke"])
     epochs = numbers.pop("epochs")
     numbers.pop("seeds")
-    return Trial(TrialSpec(Source(name, numbers), arm, seed=0, epochs=epochs, root=folder)).run()
+    study = Study.plan(Source(name, numbers), arms, [0], folder / "run", epochs=epochs)
+    return {spec.arm: Trial(spec).run() for spec in study.trials()}
 
 
-@pytest.mark.parametrize(("name", "arm"), ARMS + EXTRA)
-def test_every_arm_finishes(name, arm, tmp_path):
-    result = run(name, arm, tmp_path)
-    assert result["status"] == "finished", result["reason"]
-    assert result["test"]
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in all_recipes()]
+)
+def test_every_arm_finishes(name, tmp_path):
+    arms = (*recipe_named(name).arms, *EXTRA.get(name, ()))
+    results = run(name, arms, tmp_path)
+    assert set(arms) <= set(results)
+    for arm, result in results.items():
+        assert result["status"] == "finished", (arm, result["reason"])
+        assert result["test"], arm
 
 
-@pytest.mark.parametrize("name", ["cosreg-two-digits", "gradnorm-toy-2", "graddrop-sines"])
+@pytest.mark.parametrize(
+    "name", ["cosreg-two-digits", "gradnorm-toy-2", "graddrop-sines", "great-distill-cnn", "great-mtl-cifar"]
+)
 def test_a_trial_is_a_function_of_its_settings(name, tmp_path):
-    arm = recipe_named(name).arms[-1]
-    one, other = run(name, arm, tmp_path / "one"), run(name, arm, tmp_path / "other")
-    assert one["test"] == other["test"]
+    arms = recipe_named(name).arms
+    arm = "great" if "great" in arms else arms[-1]
+    one, other = run(name, [arm], tmp_path / "one"), run(name, [arm], tmp_path / "other")
+    assert one[arm]["test"] == other[arm]["test"]
 
 
 def test_every_recipe_says_what_it_is():

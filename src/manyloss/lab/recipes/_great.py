@@ -127,6 +127,7 @@ class GreatProblem(Problem):
     batch_size = 128
     keep_last = True
     mixed_precision = True
+    methods_follow_schedule = True
     learning_rate = 1e-3
 
     def schedule(self, optimizer: Optimizer) -> LambdaLR:

@@ -312,8 +312,9 @@ def reading(name: str) -> Iterator[None]:
         if "donated buffers" in text:
             raise RuntimeError(
                 f"The gradient of loss {name!r} cannot be read apart: a compiled module has given its "
-                "buffers away. Set torch._functorch.config.donated_buffer = False before compiling, or "
-                "give every loss a head of its own."
+                "buffers away. Before compiling, set torch._functorch.config.donated_buffer = False and "
+                "torch._inductor.config.fx_graph_cache = False (a cached kernel would give them away again, "
+                "without a word), or give every loss a head of its own."
             ) from error
         if "use_reentrant" in text or "checkpoint" in text.lower():
             raise RuntimeError(

@@ -419,7 +419,7 @@ class MultiLoss(nn.Module):
         """Gradients at W, which lies behind the features, from those at the features: W's layer only."""
         rows = []
         for i in range(len(step.names)):
-            with graph.reads_only(step.present.roots, step.features):
+            with graph.reads_only(step.present.roots, step.features), checks.reading(step.names[i]):
                 grads = torch.autograd.grad(
                     step.feature_roots,
                     step.params,

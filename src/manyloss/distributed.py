@@ -46,6 +46,13 @@ class Ranks:
         """Whether it holds on every rank."""
         return mine if self.world == 1 else float(self.sum(torch.tensor(float(mine)))) == self.world
 
+    def shares(self, mine: list[bool]) -> list[float]:
+        """Per item N / (ranks that have it): a mean over N ranks divides by those that have not, too."""
+        if self.world == 1:
+            return [1.0] * len(mine)
+        counts = self.sum(torch.tensor(mine, dtype=torch.float64)).tolist()
+        return [self.world / count if count else 1.0 for count in counts]
+
     def gather_sizes(self, size: int) -> list[int]:
         """The batch size of every rank, in the order of the ranks."""
         if self.world == 1:

@@ -162,6 +162,12 @@ def walk(losses: Sequence[Edge | None], features: Sequence[Edge], watched: Itera
     return found
 
 
+def reached_params(found: Walk, params: Iterable[Tensor]) -> list[bool]:
+    """Per parameter, whether one of the losses reaches it on this rank."""
+    leaves = {id(leaf) for leaf in found.leaves}
+    return [id(param) in leaves for param in params]
+
+
 def between(starts: Iterable[Edge], targets: Iterable[Edge]) -> list[Any]:
     """The nodes on a way from ``starts`` to ``targets``: what a double backward goes through."""
     goal = set(targets)

@@ -485,9 +485,12 @@ class MultiLoss(nn.Module):
                 )
             else:
                 parts = torch.split(merged.tensors[0], [param.numel() for param in step.params])
-                put = replace(
-                    [part.view_as(p) for part, p in zip(parts, step.params, strict=True)], own, step.scale
-                )
+                shares = step.ranks.shares(graph.reached_params(walk, step.params))
+                whole = [
+                    part.view_as(p) * share if share != 1 else part.view_as(p)
+                    for part, p, share in zip(parts, step.params, shares, strict=True)
+                ]
+                put = replace(whole, own, step.scale)
                 handles = hooks_at_params(step.params, put)
         try:
             self._run_backward(step, weights, objective)

@@ -92,6 +92,41 @@ def absent(
     return [*model.parameters(), *results]
 
 
+class Branch(torch.nn.Module):
+    """A part of the shared parameters that only the loss "b" reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = torch.nn.Linear(4, 3)
+        self.extra = torch.nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor, targets: Tensor, wanted: tuple[str, ...]) -> dict[str, Tensor]:
+        z = torch.tanh(self.shared(inputs))
+        losses = {"a": (z.sum(1) - targets[:, 0]).square().mean()}
+        if "b" in wanted:
+            losses["b"] = ((z * self.extra(inputs)).sum(1) - targets[:, 1]).square().mean()
+        return losses
+
+
+def parameters_of_one_rank(place: Place, method: str) -> list[Tensor]:
+    """Some shared parameters get a gradient on the first rank only; DDP still divides by all ranks."""
+    torch.manual_seed(0)
+    model = Branch().double()
+    whole = model if place.world == 1 else DistributedDataParallel(model, find_unused_parameters=True)
+    multi = MultiLoss(MGDA()) if method == "MGDA" else MultiLoss(aggregator=GradDrop(seed=7))
+    optimizer = sgd(model)
+    for step in range(3):
+        inputs, targets = batch(step)
+        optimizer.zero_grad()
+        losses = whole(place.part(inputs), place.part(targets), ("a",) if place.rank else ("a", "b"))
+        if place.world == 1:
+            half = len(inputs) // 2
+            losses["b"] = model(inputs[:half], targets[:half], ("a", "b"))["b"] / 2
+        multi.backward({"a": losses["a"], "b": losses.get("b")}, shared_params=model.parameters())
+        optimizer.step()
+    return list(model.parameters())
+
+
 def nothing_on_one(place: Place, method: str) -> list[Tensor]:
     """Every loss is None on one rank: an error on all of them, and the next step goes on."""
     model = new_model()
@@ -241,6 +276,10 @@ def test_two_ranks(tmp_path: Path) -> None:
                     for read in reads
                 ]
     every += [Run(f"resumed, {method}", resumed, {"method": method}) for method in RANDOM]
+    every += [
+        Run(f"parameters of one rank, {method}", parameters_of_one_rank, {"method": method})
+        for method in ("MGDA", "GradDrop")
+    ]
     check(every, 2, tmp_path)
 
 

@@ -220,7 +220,7 @@ def test_results_hold_every_attack_and_the_verdict(study):
         )
         assert record["eps_255"] == pytest.approx(25.5)
         assert {"0.0", "0.05", "1.0"} <= set(record["curves"]["FGSM"])
-    assert results["great-greace"]["record"]["robustness"]["examples"] == 20
+    assert results["great-greace"]["record"]["robustness"]["examples"] == 10
 
 
 def test_the_table_shows_the_attacks_and_the_verdict_side_by_side(study):

@@ -42,7 +42,8 @@ def test_every_arm_finishes(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["cosreg-two-digits", "gradnorm-toy-2", "graddrop-sines", "great-distill-cnn", "great-mtl-cifar"]
+    "name",
+    ["cosreg-two-digits", "gradnorm-toy-2", "graddrop-sines", "great-distill-cnn-5", "great-mtl-cifar"],
 )
 def test_a_trial_is_a_function_of_its_settings(name, tmp_path):
     arms = recipe_named(name).arms

@@ -153,6 +153,7 @@ class DefenseProblem(GreatProblem):
         pgd_steps: steps of PGD in the evaluation.
         autoattack: how many test images AutoAttack is run on, where it is installed; it takes long.
         sweep: the radii of the accuracy curves.
+        batch_size: examples per step, 128 in the paper.
 
     """
 
@@ -177,6 +178,7 @@ class DefenseProblem(GreatProblem):
         pgd_steps: int = 20,
         autoattack: int = 0,
         sweep: Iterable[float] = (),
+        batch_size: int = 128,
     ) -> None:
         self.data = data or self.default_data
         self.data_root = data_root
@@ -185,6 +187,7 @@ class DefenseProblem(GreatProblem):
         self.attack_steps, self.pgd_steps = attack_steps, pgd_steps
         self.autoattack = autoattack if importlib.util.find_spec("pyautoattack") else 0
         self.sweep = tuple(sweep)
+        self.batch_size = batch_size
         names = [TRAIN_ACCURACY, *ATTACKS, WORST, *([AUTOATTACK] if self.autoattack else [])]
         self.derived = dict.fromkeys(names, True)
 

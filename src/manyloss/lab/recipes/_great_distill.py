@@ -187,6 +187,7 @@ class SmallImageDistillation(DistillationProblem):
         validation: how many of the training images are held out.
         test: how many test images are used, stratified; None for all.
         teacher_epochs: how long the teacher is trained.
+        batch_size: examples per step, 128 in the paper.
 
     """
 
@@ -203,6 +204,7 @@ class SmallImageDistillation(DistillationProblem):
         validation: int = 1000,
         test: int | None = None,
         teacher_epochs: int = 100,
+        batch_size: int = 128,
     ) -> None:
         super().__init__()
         self.name = recipe_name
@@ -212,6 +214,7 @@ class SmallImageDistillation(DistillationProblem):
         self.width = width
         self.train, self.validation, self.test = train, validation, test
         self.teacher_epochs = teacher_epochs
+        self.batch_size = batch_size
 
     def has_papers_data(self) -> bool:
         """CIFAR-10 at its full size, and the paper's widths."""

@@ -55,7 +55,7 @@ recipes = tuple(
         departures=(
             TEACHER_IS_OURS,
             OPEN,
-            "Small scale: an eighth of the width, 5,000 images, 10 epochs (the teacher too).",
+            "Small scale: an eighth of the width, 5,000 images, 10 epochs (the teacher too), batches of 64.",
         ),
         scales={
             "smoke": {
@@ -67,6 +67,7 @@ recipes = tuple(
                 "validation": 100,
                 "test": 50,
                 "teacher_epochs": 1,
+                "batch_size": 32,
             },
             "small": {
                 "epochs": 10,
@@ -76,6 +77,7 @@ recipes = tuple(
                 "validation": 1000,
                 "test": 2000,
                 "teacher_epochs": 10,
+                "batch_size": 64,
             },
             "full": {"epochs": 100, "seeds": 5, "teacher_epochs": 100},
         },

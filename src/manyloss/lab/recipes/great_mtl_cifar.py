@@ -122,6 +122,7 @@ class NoisyCifar(Problem):
         train: how many training images, stratified; None for all.
         validation: how many of the training images are held out.
         test: how many test images are used, stratified; None for all.
+        batch_size: examples per step, 128 in the paper.
 
     """
 
@@ -175,11 +176,13 @@ class NoisyCifar(Problem):
         train: int | None = None,
         validation: int = 1000,
         test: int | None = None,
+        batch_size: int = 128,
     ) -> None:
         self.data = data
         self.data_root = data_root
         self.width = width
         self.train, self.validation, self.test = train, validation, test
+        self.batch_size = batch_size
 
     def has_papers_data(self) -> bool:
         """CIFAR-10 at its full size, and the paper's width."""
@@ -230,7 +233,7 @@ recipe = Recipe(
         OPEN,
         "A 1x1 convolution ends each decoder; nearest-neighbour upsampling: the paper gives neither.",
         "The text speaks of a dilated ResNet-53, the supplement of ResNet-18, which it is here.",
-        "Small scale: an eighth of the width, 5,000 images, 10 epochs.",
+        "Small scale: an eighth of the width, 5,000 images, 10 epochs, batches of 64.",
     ),
     scales={
         "smoke": {
@@ -241,6 +244,7 @@ recipe = Recipe(
             "train": 256,
             "validation": 50,
             "test": 50,
+            "batch_size": 32,
         },
         "small": {
             "epochs": 10,
@@ -249,6 +253,7 @@ recipe = Recipe(
             "train": 5000,
             "validation": 1000,
             "test": 2000,
+            "batch_size": 64,
         },
         "full": {"epochs": 50, "seeds": 3},
     },

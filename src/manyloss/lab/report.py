@@ -19,7 +19,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from manyloss.lab import storage
+from manyloss.lab import storage, under_attack
 from manyloss.lab.figures import LINES, Curves, Figures, Line, Traces, make_figures
 from manyloss.lab.results import RunRecord, read_run
 from manyloss.lab.statistics import baseline_words, percent
@@ -89,6 +89,7 @@ def render_report(run: RunRecord, table: Table) -> str:
         _weights(run, figures),
         _conflict(run, figures),
         _norms(run, figures),
+        under_attack.section(run, _arm_styles(run), _swatch),
         _times(table, figures),
         _provenance(run),
     ]
@@ -268,6 +269,7 @@ def _tables(run: RunRecord, table: Table) -> str:
         "<th scope='col'>step time</th>",
         "<th scope='col'>seeds</th>",
     ]
+    heads[2:2] = [f"<th scope='col'>{escape(title)}</th>" for title in table.word_columns]
     if inside:
         heads += [_metric_head(titles[metric.name], metric.higher_is_better) for metric in table.metrics]
     body = []
@@ -283,6 +285,7 @@ def _tables(run: RunRecord, table: Table) -> str:
             f"<td>{time_text(row.comparison)}</td>",
             f"<td>{seeds_text(row)}</td>",
         ]
+        columns[1:1] = [f"<td>{escape(row.words.get(title, '–'))}</td>" for title in table.word_columns]
         if inside:
             columns += [f"<td>{escape(cells[metric.name][row.arm])}</td>" for metric in table.metrics]
         kind = " class='baseline'" if row.arm == table.baseline else ""
@@ -290,7 +293,7 @@ def _tables(run: RunRecord, table: Table) -> str:
     against = escape(baseline_words(table.baseline))
     caption = " ".join(
         [
-            "Test set, mean ± 95% interval over seeds, at the epoch that was best on validation.",
+            f"Test set, mean ± 95% interval over seeds, {table.tested_at}.",
             f"Change: mean over the metrics of the relative change against {against}, paired by seed,",
             "signed so that + is better; ▲ better, ▼ worse, ≈ within noise, ? not tested.",
             "p: two-sided paired t-test with Holm's correction for the number of methods.",
@@ -311,11 +314,18 @@ def _tables(run: RunRecord, table: Table) -> str:
             body.append(
                 f"<tr><th scope='row'>{escape(titles[metric.name])} {arrow}</th>{''.join(columns)}</tr>"
             )
+        for title in table.word_columns:  # a number that needs a word is not shown without it
+            columns = [f"<td>{escape(row.words.get(title, '–'))}</td>" for row in table.rows]
+            body.append(f"<tr><th scope='row'>{escape(title)}</th>{''.join(columns)}</tr>")
+        shown = " open" if table.word_columns else ""
         parts.append(
-            f"<details><summary>All {len(table.metrics)} metrics</summary>"
+            f"<details{shown}><summary>All {len(table.metrics)} metrics</summary>"
             + _scrolling("All metrics", heads, body, "Test set, mean ± 95% interval over seeds.")
             + "</details>"
         )
+    if table.remarks:
+        remarks = "".join(f"<li>{escape(remark)}</li>" for remark in table.remarks)
+        parts.append(f'<ul class="sentences">{remarks}</ul>')
     derived = [metric.name for metric in run.metrics if metric.derived]
     if derived:
         parts.append(

@@ -218,7 +218,11 @@ class Study:
                 "epochs": self.epochs,
                 "metrics": self.problem.metric_directions(),
                 "losses": list(self.problem.loss_names),
-                "settings": {**self.settings(), **notes},
+                "settings": {
+                    **self.settings(),
+                    "tested": "last epoch" if self.problem.keep_last else "best epoch",
+                    **notes,
+                },
                 "environment": {
                     **environment(self.threads),
                     "cores": cores(),

@@ -34,6 +34,8 @@ WIDTH = 100
 METRICS_IN_ROWS = 12
 A_FEW_MORE = 4
 
+TESTED_AT = {False: "at the epoch that was best on validation", True: "at the last epoch"}
+
 #: Outcome -> (sign, word): colour is never needed to read one.
 MARKS: dict[Outcome, tuple[str, str]] = {
     "baseline": ("", "baseline"),
@@ -77,6 +79,7 @@ class Table:
     metrics: tuple[MetricColumn, ...]
     rows: tuple[Row, ...]
     verdict: str
+    tested_at: str = TESTED_AT[False]
 
     @property
     def word_columns(self) -> list[str]:
@@ -104,7 +107,7 @@ def read_table(folder: Path) -> Table:
 
 
 def make_table(run: RunRecord) -> Table:
-    """The table of a run: test values at the epoch that was best on validation."""
+    """The table of a run: test values at the epoch that was best on validation, or at the last one."""
     counted = {metric.name: metric.higher_is_better for metric in run.metrics if not metric.derived}
     compared = compare(
         {arm: {trial.seed: trial.test for trial in run.finished(arm)} for arm in run.arms},
@@ -134,6 +137,7 @@ def make_table(run: RunRecord) -> Table:
         metrics=run.metrics,
         rows=tuple(rows),
         verdict=verdict([row.comparison for row in rows], run.baseline, pending=pending),
+        tested_at=TESTED_AT[run.settings.get("tested") == "last epoch"],
     )
 
 
@@ -154,7 +158,10 @@ def remarks_of(trials: Sequence[TrialRecord]) -> tuple[str, ...]:
     """What the final evaluation said and what warned in training, with the seeds where they differ."""
     said: dict[str, list[int]] = {}
     for trial in trials:
-        warnings = [f"{text} ({count} steps warned)" for text, count in trial.warnings.items()]
+        warnings = [
+            f"{text} (warned {'once' if count == 1 else f'{count} times'} in training)"
+            for text, count in trial.warnings.items()
+        ]
         for text in (*trial.remarks, *warnings):
             said.setdefault(text, []).append(trial.seed)
     return tuple(
@@ -411,7 +418,7 @@ def _metric_grids(
 
 def _legend(table: Table) -> str:
     return (
-        "Test set, mean ± 95% interval over seeds, at the epoch that was best on validation. "
+        f"Test set, mean ± 95% interval over seeds, {table.tested_at}. "
         f"vs {table.baseline}: mean relative change over the metrics, paired by seed, + is better; "
         "▲ better, ▼ worse, ≈ within noise, ? not tested. p: paired t-test with Holm's correction. "
         "rank: mean over the metrics, 1 is best. time: median step over the baseline's."

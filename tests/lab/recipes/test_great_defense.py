@@ -287,3 +287,19 @@ def test_the_model_in_a_trial_is_the_network_that_is_attacked():
     logits, outputs = model(torch.rand(2, 3, 32, 32))
     assert outputs["class"] is logits
     assert type(model.network) is type(resnet18(width=4))
+
+
+def test_the_report_draws_curves_beside_the_verdict(study):
+    from manyloss.lab.report import write_report
+    from tests.lab.test_report import Page
+
+    page = Page(write_report(study.root).read_text(encoding="utf-8"))
+    words = page.words()
+    assert "Under attack" in words
+    assert words.count("gradient masking") >= 2
+    assert "at the last epoch" in words
+    assert "best on validation" not in words
+    drawn = [found["aria-label"] for found in page.all("svg", role="img")]
+    assert [label.partition(".")[0] for label in drawn] == ["FGSM", "PGD cross-entropy", "PGD margin"]
+    assert all("great-greace: 0 " in label for label in drawn)
+    assert len(page.all("polyline")) == 6

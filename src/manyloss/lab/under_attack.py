@@ -147,8 +147,8 @@ def _saliency(attacked: Sequence[Attacked]) -> str:
         "<h3>Saliency maps</h3><div class='scroll' role='region' aria-label='Saliency maps' tabindex='0'>"
         f"<table><thead><tr><td></td>{heads}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
-        "<p class='note'>Size of the loss's gradient at every pixel, the largest of the colours; each map has "
-        "its own scale.</p>"
+        "<p class='note'>Size of the loss's gradient at every pixel, the largest of the colours; "
+        "each map has its own scale.</p>"
     )
 
 

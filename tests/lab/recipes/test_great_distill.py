@@ -232,3 +232,39 @@ def test_folders_make_a_problem(folders):
     assert [len(s) for s in (splits.train, splits.validation, splits.test)] == [15, 3, 6]
     images, _ = splits.train.batch(torch.arange(2), None)
     assert problem.model()(images)[1]["class"].shape == (2, 3)
+
+
+# -- stopping -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "arm"),
+    [
+        ("great-distill-cnn-5", "great"),
+        ("great-defense-cifar", "great-greace"),
+        ("great-defense-cifar", "pgd-training"),
+        ("great-mtl-cifar", "great"),
+    ],
+)
+def test_a_stopped_trial_goes_on_bit_by_bit(name, arm, tmp_path):
+    def plan_two_epochs(folder):
+        options = dict(recipe_named(name).scales["smoke"]) | {"train": 100}
+        del options["epochs"], options["seeds"]
+        return Study.plan(Source(name, options), [arm], [0], folder / "run", epochs=2)
+
+    def stop(done, losses):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    results = []
+    for folder in (tmp_path / "whole", tmp_path / "stopped"):
+        for spec in plan_two_epochs(folder).trials():
+            if spec.arm == arm and folder.name == "stopped":
+                with pytest.raises(KeyboardInterrupt):
+                    Trial(spec).run(stop)
+                assert not (spec.folder / "result.json").exists()
+            result = Trial(spec).run()
+        results.append(result)
+    assert results[0]["status"] == "finished", results[0]["reason"]
+    whole, stopped = ({k: v for k, v in r.items() if k not in ("seconds", "step_ms")} for r in results)
+    assert whole == stopped

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from manyloss import MultiLoss
 from manyloss.aggregation import GradDrop
@@ -59,7 +60,7 @@ def heavy_heads(batch: int) -> Setup:
         nn.Sequential(
             nn.Conv2d(512, 512, 3, padding=1),
             nn.ReLU(),
-            *[layer for _ in range(8) for layer in (nn.Conv2d(512, 512, 3, padding=1), nn.ReLU())],
+            *[layer for _ in range(4) for layer in (nn.Conv2d(512, 512, 3, padding=1), nn.ReLU())],
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
             nn.Linear(512, 1),
@@ -113,8 +114,7 @@ def measure(setup: Setup, rounds: int) -> list[dict[str, object]]:
     for name, (arguments, shared) in methods.items():
         for path in ("tap", "hook"):
             step = with_method(MultiLoss(**arguments, read=path), shared)  # type: ignore[arg-type]
-            for _ in range(2):
-                plain(), step()
+            plain(), step()
             ratios, plains = [], []
             for _ in range(rounds):
                 base = time_of(plain)
@@ -133,15 +133,16 @@ def measure(setup: Setup, rounds: int) -> list[dict[str, object]]:
     return rows
 
 
-def work_of(module: nn.Module, *inputs: Tensor) -> float:
-    """Seconds of the fastest of five forward passes."""
-    with torch.no_grad():
-        return min(time_of(lambda: module(*inputs)) for _ in range(5))
+def work_of(module: nn.Module, *inputs: Tensor) -> int:
+    """Floating-point operations of a forward pass."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(*inputs)
+    return counter.get_total_flops()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -150,5 +151,5 @@ if __name__ == "__main__":
         encoder = work_of(setup.encoder, setup.inputs)
         features = setup.encoder(setup.inputs).detach()
         heads = sum(work_of(head, features) for head in setup.heads)
-        print(f"{setup.name}: the heads' forward takes {heads / encoder:.2f} of the encoder's")
+        print(json.dumps({"setup": setup.name, "heads_over_encoder": round(heads / encoder, 2)}), flush=True)
         measure(setup, arguments.rounds)

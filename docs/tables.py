@@ -254,7 +254,8 @@ def costs() -> str:
     run = measured("steps")
     if run is None:
         return "Not measured yet: `make bench` measures, `make docs` writes it here."
-    ratio = {(row["setup"], row["method"], row["path"]): row["ratio"] for row in run["figures"]}
+    steps = [row for row in run["figures"] if "method" in row]
+    ratio = {(row["setup"], row["method"], row["path"]): row["ratio"] for row in steps}
     rows = ["| model | method | tap | hook |", "| --- | --- | --- | --- |"]
     for setup, method in dict.fromkeys((setup, method) for setup, method, _ in ratio):
         times = [ratio.get((setup, method, path)) for path in ("tap", "hook")]

@@ -126,7 +126,8 @@ def test_a_loss_that_is_not_positive_is_named(normalize: str) -> None:
 
 
 def test_an_unknown_normalisation_is_refused_when_built() -> None:
-    with pytest.raises(ValueError, match="normalize must be one of None, 'l2', 'loss', 'loss\\+'; received 'l1'"):
+    text = "normalize must be one of None, 'l2', 'loss', 'loss\\+'; received 'l1'"
+    with pytest.raises(ValueError, match=text):
         MGDA(normalize="l1")
 
 

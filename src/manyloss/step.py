@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from manyloss import checks, graph
+from manyloss import checks, graph, tap
 from manyloss.aggregation import Aggregator, Sum
 from manyloss.distributed import Ranks, Setting, mean_over_ranks, ranks_of
-from manyloss.gradients import LossGradients, Place, full_precision, read_losses, scale_rows, seed_of
+from manyloss.gradients import LossGradients, Place, full_precision, read_losses, seed_of
 from manyloss.losses import Losses, PresentLosses, feature_tensors, name_losses, parameters
 from manyloss.penalties import Penalty
 from manyloss.result import Path, StepResult
@@ -322,26 +322,12 @@ class MultiLoss(nn.Module):
         return self._result(step, weights, skipped=True)
 
     def _tap_is_legal(self, step: _Step, walk: graph.Walk) -> bool:
-        if self.read == "hook" or not step.edges or self.penalties:
-            return False
-        if walk.shared_consumer or walk.loss_is_feature:
-            return False
-        if any(tensor._backward_hooks for tensor in step.features):
+        if self.read == "hook" or self.penalties or not tap.is_legal(step.features, step.edges, walk):
             return False
         if self._measures_norms and step.params:
             watched = [graph.edge_of(param) for param in step.params]
-            if walk.around or all(graph.depends_on(edge, watched) is None for edge in step.edges):
-                return False
-        if len(step.edges) == 1:
-            return True
-        # The first features hook to fire merges for all, so every consumer has to have run by then:
-        # the engine runs the newest nodes first, and leaves at once.
-        newest = max(node._sequence_nr() for node, _ in step.edges)
-        return (
-            not any(tensor.is_leaf for tensor in step.features)
-            and len({tensor.device for tensor in step.features}) == 1
-            and all(consumer.node._sequence_nr() > newest for consumer in walk.consumers)
-        )
+            return not walk.around and any(graph.depends_on(edge, watched) is not None for edge in step.edges)
+        return True
 
     def _tap(self, step: _Step, walk: graph.Walk) -> StepResult:
         """Read and write in one backward."""
@@ -349,34 +335,14 @@ class MultiLoss(nn.Module):
         weights = self._loss_weights(step)
         if bool((weights == 0).any()):  # a weight of 0 leaves nothing to measure
             return self._hook(step, walk)
-        T = len(step.names)
-        held: list[list[Tensor | None]] = [[None] * T for _ in step.features]
         fresh = [leaf for leaf in walk.leaves if leaf.grad is None]
+        taps = tap.Tap(len(step.names), step.features, walk.consumers)
         merged: _Merged | None = None
         busy = False
 
-        def pick_up(consumer: graph.Consumer) -> Any:
-            def hook(grad_inputs: Sequence[Tensor | None], _: Any) -> None:
-                grad = grad_inputs[consumer.input_number]
-                if grad is None:
-                    return
-                row = held[consumer.feature]
-                like = step.features[consumer.feature]
-                grad = grad.detach() if grad.shape == like.shape else grad.detach().sum_to_size(like.shape)
-                before = row[consumer.loss]
-                row[consumer.loss] = grad if before is None else before + grad
-
-            return hook
-
         def merge() -> _Merged:
             factors = 1.0 / weights if step.scale is None else 1.0 / (weights * float(step.scale))
-            tensors = []
-            for row, like in zip(held, step.features, strict=True):
-                zero = torch.zeros_like(like)
-                stacked = torch.stack([full_precision(zero if g is None else g) for g in row])
-                tensors.append(scale_rows(stacked, factors))
-                row.clear()
-            gradients = step.gradients(tensors, "features")
+            gradients = step.gradients(taps.gradients(factors), "features")
             norms_at = gradients
             if self._measures_norms and step.params:
                 norms_at = self._norms_behind(step, gradients)
@@ -396,8 +362,7 @@ class MultiLoss(nn.Module):
                 return None
             return scaled(merged.tensors[number], step.scale).to(grad.dtype)
 
-        handles = [consumer.node.register_hook(pick_up(consumer)) for consumer in walk.consumers]
-        handles += hooks_at_features(step.features, step.edges, put)
+        handles = hooks_at_features(step.features, step.edges, put)
         try:
             self._run_backward(step, weights)
             if merged is None:  # no gradient arrived on this rank; the others wait for its part
@@ -407,6 +372,7 @@ class MultiLoss(nn.Module):
                 leaf.grad = None
             raise
         finally:
+            taps.remove()
             for handle in handles:
                 handle.remove()
         if merged.skipped:

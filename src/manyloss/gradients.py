@@ -158,8 +158,7 @@ def read_losses(
         for row, grad, tensor in zip(at_features, grads, feature_tensors, strict=False):
             row.append(_unscaled(grad, tensor, scale))
         if params:
-            parts = zip(grads[len(features) :], params, strict=True)
-            at_params.append(torch.cat([_unscaled(grad, param, scale).flatten() for grad, param in parts]))
+            at_params.append(flat_row(grads[len(features) :], params, scale))
     return [torch.stack(row) for row in at_features], [torch.stack(at_params)] if params else []
 
 
@@ -168,6 +167,12 @@ def seed_of(root: Root, device: torch.device, factor: Tensor | float | None) -> 
     number = 1.0 if factor is None else float(factor)
     dtype = root.dtype if isinstance(root, Tensor) else torch.float64  # the engine casts to an edge's type
     return torch.tensor(number, dtype=dtype, device=device)
+
+
+def flat_row(grads: Sequence[Tensor | None], params: Sequence[Tensor], scale: Tensor | None = None) -> Tensor:
+    """One loss's gradient at all the parameters, zero where it has none. [P]"""
+    parts = zip(grads, params, strict=True)
+    return torch.cat([_unscaled(grad, param, scale).flatten() for grad, param in parts])
 
 
 def _unscaled(grad: Tensor | None, like: Tensor, scale: Tensor | None) -> Tensor:

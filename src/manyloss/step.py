@@ -22,7 +22,7 @@ from torch.autograd.graph import GradientEdge
 from manyloss import checks, graph, tap
 from manyloss.aggregation import Aggregator, Sum
 from manyloss.distributed import Ranks, Setting, mean_over_ranks, ranks_of
-from manyloss.gradients import LossGradients, Place, full_precision, read_losses, seed_of
+from manyloss.gradients import LossGradients, Place, flat_row, read_losses, seed_of
 from manyloss.losses import Losses, PresentLosses, feature_tensors, name_losses, parameters
 from manyloss.penalties import Penalty
 from manyloss.result import Path, StepResult
@@ -394,12 +394,7 @@ class MultiLoss(nn.Module):
                     allow_unused=True,
                 )
             checks.reaches(step.names[i], grads, "shared_params")
-            parts = zip(grads, step.params, strict=True)
-            rows.append(
-                torch.cat(
-                    [full_precision(torch.zeros_like(p) if g is None else g).flatten() for g, p in parts]
-                )
-            )
+            rows.append(flat_row(grads, step.params))
         return step.gradients([step.ranks.mean(torch.stack(rows))], "shared_params")
 
     def _hook(self, step: _Step, walk: graph.Walk) -> StepResult:

@@ -33,11 +33,6 @@ def not_written(problem: str, what: str, way_out: str) -> LabError:
     return LabError(f"{problem} has no {what}. {way_out}")
 
 
-def unknown_loss(problem: str, name: str, known: Iterable[str]) -> LabError:
-    """An arm or metric names a loss that the problem does not have."""
-    return LabError(f"{problem} has no loss {name!r}. {closest(name, known)}")
-
-
 def no_direction(problem: str, metric: str, kind: str) -> LabError:
     """A metric does not say whether higher or lower is better."""
     return LabError(

@@ -31,6 +31,18 @@ from manyloss.lab.recipes._great import GreatProblem, crop_and_flip, splits_of
 
 BASELINE, TEACHER = "baseline", "teacher"
 ROWS = (BASELINE, "distillation", "great")
+#: The smoke scale of the recipes on 32x32 images.
+SMOKE: Mapping[str, Any] = {
+    "epochs": 1,
+    "seeds": 1,
+    "data": "digits",
+    "width": 4,
+    "train": 300,
+    "validation": 100,
+    "test": 50,
+    "teacher_epochs": 1,
+    "batch_size": 32,
+}
 SPARSE = 0.05
 
 

@@ -20,6 +20,7 @@ from manyloss.lab.recipes._great import OPEN
 from manyloss.lab.recipes._great_distill import (
     PAPER,
     ROWS,
+    SMOKE,
     SPARSE,
     TEACHER_IS_OURS,
     SmallImageDistillation,
@@ -53,17 +54,7 @@ DEPARTURES = (
     "Small scale: a teacher of a quarter of the width, 10,000 images, 10 epochs (its too), batches of 64.",
 )
 SCALES: Mapping[str, Mapping[str, Any]] = {
-    "smoke": {
-        "epochs": 1,
-        "seeds": 1,
-        "data": "digits",
-        "width": 4,
-        "train": 300,
-        "validation": 100,
-        "test": 50,
-        "teacher_epochs": 1,
-        "batch_size": 32,
-    },
+    "smoke": SMOKE,
     "small": {
         "epochs": 10,
         "seeds": 3,

@@ -18,6 +18,7 @@ from manyloss.lab.recipes._great import OPEN
 from manyloss.lab.recipes._great_distill import (
     PAPER,
     ROWS,
+    SMOKE,
     SPARSE,
     TEACHER_IS_OURS,
     SmallImageDistillation,
@@ -58,17 +59,7 @@ recipes = tuple(
             "Small scale: an eighth of the width, 5,000 images, 10 epochs (the teacher too), batches of 64.",
         ),
         scales={
-            "smoke": {
-                "epochs": 1,
-                "seeds": 1,
-                "data": "digits",
-                "width": 4,
-                "train": 300,
-                "validation": 100,
-                "test": 50,
-                "teacher_epochs": 1,
-                "batch_size": 32,
-            },
+            "smoke": SMOKE,
             "small": {
                 "epochs": 10,
                 "seeds": 2,

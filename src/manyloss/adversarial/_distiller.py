@@ -19,6 +19,7 @@ from manyloss.adversarial._reading import (
     modes_restored,
     unchanged_on_error,
 )
+from manyloss.adversarial._second import SecondDerivatives
 from manyloss.adversarial._watch import Watch, batchnorm_cosine, root_mean_square, zero_share
 from manyloss.distributed import Setting
 
@@ -94,7 +95,7 @@ class Distiller(nn.Module):
             checks.labels_of(x, y)
         if self.teacher is not None:
             self.teacher.eval()
-        with unchanged_on_error(self):
+        with unchanged_on_error(self), SecondDerivatives():
             result = self._step(x, y, chosen, grad_scaler)
         if batchnorm_cosine:
             result = self._with_batchnorm_cosine(result, x, y, chosen)

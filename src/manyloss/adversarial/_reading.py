@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from manyloss import checks
+from manyloss.adversarial._second import inputs_only
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -80,7 +81,7 @@ def loss_input_gradient(
     task_loss: Tensor, x: Tensor, scale: Tensor | None, *, create_graph: bool, who: str = "the model"
 ) -> Tensor:
     """grad_x of each example's loss, [B, ...]."""
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(x.device.type, enabled=False), inputs_only():
         (gradient,) = torch.autograd.grad(
             scaled(task_loss, scale), x, create_graph=create_graph, retain_graph=True, allow_unused=True
         )
@@ -100,6 +101,12 @@ def scaled_gradients(
         if scale is None:
             return list(gradients)
         return [gradient / scale.to(gradient.dtype) for gradient in gradients]
+
+
+def reaching(loss: Tensor, inputs: Tensor, scale: Tensor | None, *, keep: bool = False) -> Tensor:
+    """The gradient of a loss that reaches a network's inputs; no weight's gradient is computed."""
+    with inputs_only():
+        return scaled_gradients(loss, [inputs], scale, keep=keep)[0]
 
 
 def backward(objective: Tensor, grad_scaler: GradScaler | None) -> None:

@@ -20,10 +20,12 @@ from manyloss.adversarial._reading import (
     learning_rate_multiplier,
     loss_scale,
     per_example,
+    reaching,
     scaled,
     scaled_gradients,
     unchanged_on_error,
 )
+from manyloss.adversarial._second import SecondDerivatives, inputs_only
 from manyloss.adversarial._watch import Watch, batchnorm_cosine, root_mean_square, zero_share
 from manyloss.distributed import Setting
 from manyloss.state import OptimizerFactory
@@ -153,7 +155,7 @@ class GradientDefense(nn.Module):
         """
         checks.images(x, self.input_range)
         checks.labels_of(x, y)
-        with unchanged_on_error(self.model, self.auxiliary):
+        with unchanged_on_error(self.model, self.auxiliary), SecondDerivatives():
             result = self._step(x, y, loss or self.loss, grad_scaler)
         if batchnorm_cosine:
             result = self._with_batchnorm_cosine(result, x, y, loss or self.loss)
@@ -191,7 +193,7 @@ class GradientDefense(nn.Module):
             with frozen_statistics(self.auxiliary):
                 second_logits, second_loss = self._read(seen, logits, y)
                 similarity = second_logits.detach().softmax(1)
-                reaching_g = scaled_gradients(second_loss, [seen], scale) if alpha > 0 else []
+                reaching_g = [reaching(second_loss, seen, scale)] if alpha > 0 else []
 
         objective = greace(logits.float() if logits.dtype != torch.float64 else logits, y, similarity, beta,
                            self.greace, loss) if beta > 0 else task_loss  # line 8  # fmt: skip
@@ -215,7 +217,7 @@ class GradientDefense(nn.Module):
         *,
         create_graph: bool,
     ) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False), inputs_only():
             (residual,) = torch.autograd.grad(  # p - 1_y for cross-entropy, [B, C]
                 scaled(task_loss, scale),
                 logits,

@@ -20,6 +20,7 @@ from manyloss.adversarial._reading import (
     backward,
     loss_input_gradient,
     loss_scale,
+    reaching,
     scaled_gradients,
 )
 from manyloss.distributed import Setting
@@ -98,7 +99,7 @@ class GradientDistillation(Distiller):
             adversarial_loss = -student_is_0
         else:
             adversarial_loss = F.binary_cross_entropy_with_logits(told_student, torch.ones_like(told_student))
-        (reaching_student,) = scaled_gradients(adversarial_loss, [seen], scale, keep=True)  # line 9
+        reaching_student = reaching(adversarial_loss, seen, scale, keep=True)  # line 9
         own = scaled_gradients(discriminator_loss, self.adversary.trained, scale)
         own = self.team.average(own)
         if not self.team.all_finite(discriminator_loss, reaching_student, *own):

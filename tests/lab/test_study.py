@@ -120,6 +120,18 @@ def test_a_changed_problem_is_another_one(run, tmp_path):
         Study.plan(Source(str(changed)), ["equal"], [0], run)
 
 
+@pytest.mark.parametrize("sweep", [(0.05, 0.1), [0.05, 0.1]])
+def test_options_that_json_writes_otherwise_are_the_same_settings(tmp_path, sweep):
+    source = Source("great-defense-cifar", {"data": "digits", "sweep": sweep})
+    (tmp_path / "run").mkdir()
+    Study.plan(source, ["baseline"], [0], tmp_path / "run").write()
+    joined = Study.plan(source, ["baseline"], [0, 1], tmp_path / "run")
+    assert joined.seeds == [0, 1]
+    other = Source("great-defense-cifar", {"data": "digits", "sweep": (0.05, 0.2)})
+    with pytest.raises(StorageError, match=r"source was .*0\.1.* now .*0\.2"):
+        Study.plan(other, ["baseline"], [0], tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", '{"format": 1}', "[]", '{"format": 1, "problem": 3, "epochs": 2}']
 )

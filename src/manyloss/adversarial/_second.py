@@ -1,9 +1,9 @@
 """Second derivatives of convolution and batch normalisation without torch's slow generic ones.
 
-Differentiating an input gradient runs through every layer's second derivative. On a CPU torch computes batch
-normalisation's in some thirty passes over the activations, which is more than a whole plain step of a ResNet,
-and a convolution's weight gradient there as a convolution with a kernel of the image's size. Here the first is
-one first derivative and three passes, and the second the kernel that every plain step uses. Same values.
+Differentiating an input gradient runs through every layer's second derivative. On a CPU torch computes
+batch normalisation's in some thirty passes over the activations, more than a whole plain step of a ResNet,
+and a convolution's weight gradient there as a convolution with a kernel of the image's size. Here the first
+is one first derivative and three passes, and the second the kernel of every plain step. Same values.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ class _Convolution(torch.autograd.Function):
         return torch.convolution(x, w, bias, *geometry)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Any:
         x, w = ctx.saved_tensors
         of_x, of_w, of_bias, _ = ctx.needs_input_grad
         if _inputs_only.get():
             of_w = of_bias = False
         g_x = None
         if of_x and torch.is_grad_enabled():
-            g_x, of_x = _ConvolutionInput.apply(g, w, x.shape, ctx.geometry), False
+            g_x, of_x = _ConvolutionInput.apply(g, w, x.shape, ctx.geometry), False  # type: ignore[no-untyped-call]
         if of_x or of_w or of_bias:
             mask = [of_x, of_w, of_bias]
             other, g_w, g_bias = _convolution_backward(g, x, w, ctx.bias_sizes, *ctx.geometry, mask)
@@ -80,7 +80,7 @@ class _ConvolutionInput(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> Any:
         g, w = ctx.saved_tensors
         to_g = torch.convolution(u, w, None, *ctx.geometry)
         to_w = None
@@ -107,7 +107,7 @@ def _convolution(
         return [given] * (input.dim() - 2) if isinstance(given, int) else list(given)
 
     geometry = _Geometry((each(stride), each(padding), each(dilation), False, each(0), groups))
-    result: Tensor = _Convolution.apply(input, weight, bias, geometry)
+    result: Tensor = _Convolution.apply(input, weight, bias, geometry)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -118,7 +118,7 @@ _native_backward = torch.ops.aten.native_batch_norm_backward
 
 
 def _first(g: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, r: Tensor, eps: float) -> Any:
-    """weight r P(g), sum g x̂ and sum g, where P(g) = g - mean(g) - x̂ mean(g x̂); sums over all but C."""
+    """Return weight r P(g), sum g x̂ and sum g, where P(g) = g - mean(g) - x̂ mean(g x̂)."""
     return _native_backward(g, x, weight, None, None, mean, r, True, eps, [True, True, True])
 
 
@@ -143,11 +143,11 @@ class _BatchNorm(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Any:
         x, weight, mean, r = ctx.saved_tensors
-        g_x, g_weight, g_bias = _BatchNormBackward.apply(g, x, weight, mean, r, ctx.eps)
+        first = _BatchNormBackward.apply(g, x, weight, mean, r, ctx.eps)  # type: ignore[no-untyped-call]
         return (
-            g_x, g_weight if weight is not None else None, g_bias if ctx.has_bias else None,
+            first[0], first[1] if weight is not None else None, first[2] if ctx.has_bias else None,
             None, None, None, None,
         )  # fmt: skip
 
@@ -167,7 +167,7 @@ class _BatchNormBackward(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, u: Tensor | None, v: Tensor | None, w: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor | None, v: Tensor | None, w: Tensor | None) -> Any:
         """From the cotangents u of g_x, v of g_weight and w of g_bias to those of g, x and weight."""
         g, x, weight, mean, r, g_x, g_weight, g_bias = ctx.saved_tensors
         count = x.numel() // x.shape[1]
@@ -176,7 +176,8 @@ class _BatchNormBackward(torch.autograd.Function):
             return channels.to(x.dtype).view([1, -1] + [1] * (x.dim() - 2))
 
         def normalized(factor: Tensor) -> Tensor:  # x̂ factor, one pass
-            return (x - wide(mean)).mul_(wide(factor * r))
+            result: Tensor = (x - wide(mean)).mul_(wide(factor * r))
+            return result
 
         to_g = to_x = to_weight = None
         if u is not None:
@@ -216,7 +217,9 @@ def _batch_norm(
     )
     if not ours:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    result: Tensor = _BatchNorm.apply(input, weight, bias, running_mean, running_var, momentum, eps)
+    result: Tensor = _BatchNorm.apply(  # type: ignore[no-untyped-call]
+        input, weight, bias, running_mean, running_var, momentum, eps
+    )
     return result
 
 
@@ -226,7 +229,7 @@ _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 
 
 class SecondDerivatives(TorchFunctionMode):
-    """Within it, convolutions and batch normalisation in training mode are the ones above; the rest is torch's.
+    """Within it, convolutions and batch normalisation in training mode are those above; the rest is torch's.
 
     Only in full precision on a CPU, where it was measured; running statistics are updated as ever.
     """
@@ -251,9 +254,18 @@ class SecondDerivatives(TorchFunctionMode):
 def _replaced(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
     return (
         isinstance(input, Tensor)
+        and not _saved_elsewhere()
         and input.requires_grad
         and input.device.type == "cpu"
         and input.dtype in (torch.float32, torch.float64)
         and all(each is None or each.dtype == input.dtype for each in (weight, bias))
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def _saved_elsewhere() -> bool:
+    """Whether saved tensors are hooked: a checkpointed part is computed again in backward, where this mode is
+    not seen, and must then save the same tensors.
+    """
+    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return hooks is None or hooks(True) is not None

@@ -183,7 +183,9 @@ class Study:
             raise checks.damaged(path, error) from error
         now = {"problem": self.problem.name, "epochs": self.epochs, **self.settings()}
         differences = [
-            f"{name} was {then[name]!r}, now {now[name]!r}" for name in now if then[name] != now[name]
+            f"{name} was {then[name]!r}, now {now[name]!r}"
+            for name in now
+            if storage.fingerprint({"": then[name]}) != storage.fingerprint({"": now[name]})
         ]
         if differences:
             raise checks.other_settings(self.root, differences)

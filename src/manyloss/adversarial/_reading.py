@@ -83,7 +83,7 @@ def loss_input_gradient(
     """grad_x of each example's loss, [B, ...]."""
     with torch.autocast(x.device.type, enabled=False), inputs_only():
         (gradient,) = torch.autograd.grad(
-            scaled(task_loss, scale), x, create_graph=create_graph, retain_graph=True, allow_unused=True
+            scaled(task_loss, scale), x, create_graph=create_graph, allow_unused=True
         )
         return per_example(checks.input_gradient(gradient, who), scale)
 

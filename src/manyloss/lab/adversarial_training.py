@@ -70,6 +70,10 @@ class AdversarialTraining(WayOfTraining):
         value = loss.detach().double().cpu()
         return StepResult({self.task: value}, {self.task: torch.ones_like(value)})
 
+    def differentiated_once(self, model: nn.Module) -> list[nn.Module]:
+        """The attack's pass and the training's are separate graphs."""
+        return [network_of(model)]
+
     def state_dict(self) -> dict[str, Any]:
         """How many steps were made: they number the random starts."""
         return {"steps": self.steps}
@@ -120,6 +124,12 @@ class LibraryMethod(WayOfTraining):
             self.warnings[kind] = self.warnings.get(kind, 0) + 1
         loss = result.loss.double().cpu()
         return StepResult({self.task: loss}, {self.task: torch.ones_like(loss)})
+
+    def differentiated_once(self, model: nn.Module) -> list[nn.Module]:  # noqa: ARG002
+        """The teacher, or a defense's auxiliary; a distiller reads its discriminator's graph twice."""
+        if isinstance(self.method, GradientDefense):
+            return [self.method.auxiliary]
+        return [] if self.method.teacher is None else [self.method.teacher]
 
     def set_progress(self, fraction: float) -> None:
         """Drive the ramps of alpha and beta, and the learning rate of the auxiliary network."""

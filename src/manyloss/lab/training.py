@@ -26,6 +26,10 @@ class WayOfTraining(ABC):
     def step(self, model: nn.Module, inputs: Any, targets: Mapping[str, Any]) -> StepResult:
         """Leave gradients in the model's ``.grad``; the trial steps its optimiser."""
 
+    def differentiated_once(self, model: nn.Module) -> list[nn.Module]:  # noqa: ARG002
+        """Parts that a step differentiates one time only: torch.compile allows no more."""
+        return []
+
     def set_progress(self, fraction: float) -> None:  # noqa: B027  most ways have no schedule
         """Tell how much of the training is done, epoch / epochs."""
 

@@ -42,6 +42,8 @@ FORMAT = 1
 RECORDS = 200
 #: Seconds between two reports of progress within an epoch.
 REPORT_EVERY = 0.3
+#: What torch.compile compiles with, where a GPU is there.
+COMPILER = "inductor"
 
 Progress = Callable[[float, Mapping[str, float]], None]
 
@@ -298,6 +300,9 @@ class Trial:
             device=self.device,
         )
         self.multi = self.chosen.build(self.context)
+        if self._compiles:
+            for module in self._differentiated_once():
+                module.compile(backend=COMPILER)
         self.metrics = {name: metric.to(self.device) for name, metric in self.problem.make_metrics().items()}
         self.order = torch.Generator().manual_seed(seed_for(name, seed, "order"))
         _seed_everything(seed_for(name, seed, "training"))
@@ -329,6 +334,16 @@ class Trial:
     @property
     def _fast(self) -> bool:
         return self.problem.mixed_precision and self.device.type == "cuda"
+
+    @property
+    def _compiles(self) -> bool:
+        return self._fast
+
+    def _differentiated_once(self) -> list[nn.Module]:
+        """What may be compiled; a MultiLoss of several losses reads the model's graph more often."""
+        if isinstance(self.multi, WayOfTraining):
+            return self.multi.differentiated_once(self.model)
+        return [self.model] if len(self.problem.active_names) == 1 else []
 
     def _training_precision(self) -> AbstractContextManager[Any]:
         return torch.autocast("cuda", torch.bfloat16) if self._fast else nullcontext()

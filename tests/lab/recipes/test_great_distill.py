@@ -268,3 +268,40 @@ def test_a_stopped_trial_goes_on_bit_by_bit(name, arm, tmp_path):
     assert results[0]["status"] == "finished", results[0]["reason"]
     whole, stopped = ({k: v for k, v in r.items() if k not in ("seconds", "step_ms")} for r in results)
     assert whole == stopped
+
+
+# -- as on a GPU --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the tracer looks at it
+@pytest.mark.parametrize(
+    ("name", "arm", "compiled"),
+    [
+        ("great-defense-cifar", "baseline", ["Classifier"]),
+        ("great-defense-cifar", "fgsm-training", ["Sequential"]),
+        ("great-defense-cifar", "great-greace", ["Sequential"]),
+        ("great-distill-cnn-5", "great", ["Sequential"]),
+    ],
+)
+def test_what_is_compiled_on_a_gpu_learns_the_same(name, arm, compiled, tmp_path, monkeypatch):
+    """Which parts, and that they survive it; here with the compiler's tracing and without its kernels."""
+    options = dict(recipe_named(name).scales["smoke"]) | {"train": 64}
+    del options["epochs"], options["seeds"]
+    made, compile_in_place = [], torch.nn.Module.compile
+
+    def counted(module, **settings):
+        made.append(type(module).__name__)
+        compile_in_place(module, **settings)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", counted)
+    monkeypatch.setattr("manyloss.lab.trial.COMPILER", "aot_eager")
+    results = []
+    for folder, forced in (("plain", False), ("compiled", True)):
+        for spec in Study.plan(Source(name, options), [arm], [0], tmp_path / folder, epochs=1).trials():
+            monkeypatch.setattr(Trial, "_compiles", forced and spec.arm == arm)
+            result = Trial(spec).run()
+        assert result["status"] == "finished", result["reason"]
+        results.append(result)
+    assert made == compiled
+    plain, other = (result["test_losses"]["class"] for result in results)
+    assert other == pytest.approx(plain, rel=1e-3)

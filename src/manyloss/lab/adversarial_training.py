@@ -125,7 +125,7 @@ class LibraryMethod(WayOfTraining):
         loss = result.loss.double().cpu()
         return StepResult({self.task: loss}, {self.task: torch.ones_like(loss)})
 
-    def differentiated_once(self, model: nn.Module) -> list[nn.Module]:  # noqa: ARG002
+    def differentiated_once(self, model: nn.Module) -> list[nn.Module]:
         """The teacher, or a defense's auxiliary; a distiller reads its discriminator's graph twice."""
         if isinstance(self.method, GradientDefense):
             return [self.method.auxiliary]

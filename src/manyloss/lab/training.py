@@ -26,7 +26,7 @@ class WayOfTraining(ABC):
     def step(self, model: nn.Module, inputs: Any, targets: Mapping[str, Any]) -> StepResult:
         """Leave gradients in the model's ``.grad``; the trial steps its optimiser."""
 
-    def differentiated_once(self, model: nn.Module) -> list[nn.Module]:  # noqa: ARG002
+    def differentiated_once(self, model: nn.Module) -> list[nn.Module]:
         """Parts that a step differentiates one time only: torch.compile allows no more."""
         return []
 

@@ -1,8 +1,12 @@
 """The report's section about attacked classifiers."""
 
+import base64
+import io
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from manyloss.lab import under_attack
 from manyloss.lab.report import _arm_styles, _swatch
@@ -23,7 +27,12 @@ def attacked(tmp_path):
             result = json.loads(path.read_text())
             curve = {"0.0": 0.9, "0.1": 0.4 + 0.2 * seed, "1.0": 0.1 * number}
             picture = {"image": [[[0, 128], [255, 7]]] * 3, "map": [[0, 255], [3, 4]], "class": 1}
-            result["record"] = {"robustness": {"curves": {"FGSM": curve}}, "saliency": [picture]}
+            plane = {"offsets": [-0.3, 0.0, 0.3], "losses": [[[0.0, 0.1, 0.0], [0.5] * 3, [1.0, 2.5, 2.0]]]}
+            result["record"] = {
+                "robustness": {"curves": {"FGSM": curve}},
+                "saliency": [picture],
+                "landscape": plane,
+            }
             path.write_text(json.dumps(result))
     return folder
 
@@ -40,12 +49,23 @@ def test_a_panel_per_attack_and_a_map_per_arm(attacked):
     assert label == "FGSM. equal: 0 90.0%, 0.1 50.0%, 1 0.0%; <mgda>: 0 90.0%, 0.1 50.0%, 1 10.0%"
     pictures = page.all("img")
     assert [picture["alt"] for picture in pictures] == [
+        "loss around an image for equal, from 0 to 2.5",
+        "loss around an image for <mgda>, from 0 to 2.5",
         "test image",
         "saliency of equal",
         "saliency of <mgda>",
     ]
     assert all(picture["src"].startswith("data:image/png;base64,") for picture in pictures)
     assert "each map has its own scale" in page.words()
+    assert "0.3 to every side" in page.words()
+
+
+def test_up_is_along_the_gradient(attacked):
+    page = Page(report_of(attacked))
+    content = base64.b64decode(page.all("img")[0]["src"].partition(",")[2])
+    pixels = np.array(Image.open(io.BytesIO(content)))
+    assert pixels[0].mean() > pixels[-1].mean()
+    assert pixels.max() == 255
 
 
 def test_a_run_that_was_not_attacked_has_no_such_section(tmp_path):

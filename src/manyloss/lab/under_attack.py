@@ -1,4 +1,4 @@
-"""The report's section about attacked classifiers: accuracy over eps, saliency maps, and the verdicts.
+"""The report's section about attacked classifiers: accuracy over eps, the loss around images, saliency maps.
 
 Static pictures: they need no script. A run whose trials were not attacked has no such section.
 """
@@ -31,6 +31,7 @@ class Attacked:
     arm: str
     curves: Mapping[str, Mapping[float, float]]
     saliency: Sequence[Mapping[str, Any]]
+    landscape: Mapping[str, Any]
 
 
 def read(run: RunRecord) -> list[Attacked]:
@@ -43,10 +44,9 @@ def read(run: RunRecord) -> list[Attacked]:
         ]
         curves = [record["robustness"]["curves"] for record in records if "robustness" in record]
         if curves:
-            pictures: Sequence[Mapping[str, Any]] = next(
-                (record["saliency"] for record in records if "saliency" in record), []
-            )
-            found.append(Attacked(arm, _mean_curves(curves), pictures))
+            saliency: Any = next((record["saliency"] for record in records if "saliency" in record), [])
+            landscape: Any = next((record["landscape"] for record in records if "landscape" in record), {})
+            found.append(Attacked(arm, _mean_curves(curves), saliency, landscape))
     return found
 
 
@@ -74,6 +74,8 @@ def section(run: RunRecord, styles: Sequence[Mapping[str, Any]], swatch: Swatch)
         "The verdict on gradient masking is in the table above and counts for every curve.</p>",
         f'<ul class="sentences">{legend}</ul><div class="panels">{panels}</div>',
     ]
+    if any(each.landscape for each in attacked):
+        parts.append(_landscape(attacked))
     if any(each.saliency for each in attacked):
         parts.append(_saliency(attacked))
     return "".join(parts) + "</section>"
@@ -126,6 +128,38 @@ def _up(accuracy: float) -> float:
     return 10 + (1 - accuracy) * (HEIGHT - 44)
 
 
+# -- landscape ----------------------------------------------------------------------------------------------
+
+
+def _landscape(attacked: Sequence[Attacked]) -> str:
+    shown = [each for each in attacked if each.landscape]
+    reach = max(shown[0].landscape["offsets"])
+    rows = "".join(
+        f"<tr><th scope='row'>{escape(each.arm)}</th>"
+        + "".join(f"<td>{_slice(np.array(losses), each.arm)}</td>" for losses in each.landscape["losses"])
+        + "</tr>"
+        for each in shown
+    )
+    return (
+        "<h3>The loss around an image</h3>"
+        "<div class='scroll' role='region' aria-label='The loss around an image' tabindex='0'>"
+        f"<table><tbody>{rows}</tbody></table></div>"
+        f"<p class='note'>Cross-entropy of a few test images on a plane through each, {reach:g} to every "
+        "side: upwards along the sign of the gradient, sideways along random signs; dark is low, bright is "
+        "high, and the numbers are the lowest and the highest. An honest gradient points to where the loss "
+        "is high, so the upper edge is bright; a plane that is flat, jagged or bright elsewhere hides "
+        "the way from an attack.</p>"
+    )
+
+
+def _slice(losses: np.ndarray[Any, np.dtype[np.float64]], arm: str) -> str:
+    low, high = float(losses.min()), float(losses.max())
+    share = (losses - low) / max(high - low, 1e-30)
+    pixels = (255 * share[::-1]).round().astype(np.uint8)  # up is along the gradient
+    told = f"loss around an image for {arm}, from {low:.3g} to {high:.3g}"
+    return f"{_picture(pixels, told, 6)}<br><small>{low:.2g} … {high:.2g}</small>"
+
+
 # -- saliency -----------------------------------------------------------------------------------------------
 
 
@@ -152,11 +186,11 @@ def _saliency(attacked: Sequence[Attacked]) -> str:
     )
 
 
-def _picture(pixels: np.ndarray[Any, np.dtype[np.uint8]], told: str) -> str:
+def _picture(pixels: np.ndarray[Any, np.dtype[np.uint8]], told: str, scale: int = SCALE) -> str:
     from PIL import Image
 
     image = Image.fromarray(pixels)
-    size = (SCALE * image.width, SCALE * image.height)
+    size = (scale * image.width, scale * image.height)
     content = io.BytesIO()
     image.resize(size, Image.Resampling.NEAREST).save(content, "PNG")
     data = base64.b64encode(content.getvalue()).decode()

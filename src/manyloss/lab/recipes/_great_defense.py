@@ -41,7 +41,7 @@ from manyloss.lab.datasets import default_data_root, images
 from manyloss.lab.models.resnet import resnet18
 from manyloss.lab.problem import FinalEvaluation, Splits
 from manyloss.lab.recipes._great import GreatProblem, as_bytes, crop, splits_of
-from manyloss.robustness import Attack, RobustnessReport, evaluate, standard_attacks
+from manyloss.robustness import Attack, RobustnessReport, evaluate, loss_landscape, standard_attacks
 
 BASELINE = "baseline"
 TRAIN_ACCURACY = "train accuracy"
@@ -60,6 +60,8 @@ ATTACKS = (
     "transfer",
 )
 TRAINING_EPS = 0.2
+#: Test images around which the loss is drawn in the report, and points along each side.
+SLICES, POINTS = 3, 15
 ROWS = (BASELINE, "fgsm-training", "greace", "great", "great-greace", "pgd-training")
 
 
@@ -240,7 +242,10 @@ class DefenseProblem(GreatProblem):
         metrics = {TRAIN_ACCURACY: accuracy_on(network, splits.train, self.evaluation_batch_size)}
         metrics |= {name: value for name, value in report.accuracy.items() if name in self.derived}
         metrics[WORST] = report.worst_case_accuracy
-        record: dict[str, Any] = {"robustness": report.as_dict()}
+        record: dict[str, Any] = {
+            "robustness": report.as_dict(),
+            "landscape": slices(network, x[:SLICES], y[:SLICES], self.eps, seed=context.seed),
+        }
         if self.autoattack:
             few = slice(None, self.autoattack)
             strong = evaluate(
@@ -270,6 +275,16 @@ class DefenseProblem(GreatProblem):
 def masking_words(report: RobustnessReport) -> str:
     """The verdict in a cell of the table; the reasons stand below it."""
     return "suspected" if report.verdict.suspected else "no sign"
+
+
+def slices(network: nn.Module, x: Tensor, y: Tensor, eps: float, *, seed: int) -> dict[str, Any]:
+    """The loss on a plane through each image, [B, points, points], up to 3 eps away."""
+    device = next(network.parameters()).device
+    offsets, losses = loss_landscape(network, x.to(device), y.to(device), 3 * eps, points=POINTS, seed=seed)
+    return {
+        "offsets": [round(each, 4) for each in offsets.tolist()],
+        "losses": [[[round(value, 4) for value in row] for row in plane] for plane in losses.tolist()],
+    }
 
 
 @torch.no_grad()

@@ -9,13 +9,13 @@ from tests.distributed.processes import Run, differences, on_ranks
 from tests.distributed.training import METHODS, measures_at_params, penalises, train
 from tests.properties.methods import CASES
 
-EVERY = [*(case.name for case in CASES), *METHODS]
+EVERY = list(dict.fromkeys([*(case.name for case in CASES), *METHODS]))
 MODES: dict[str, dict[str, bool]] = {
     "plain": {},
     "static_graph": {"static_graph": True},
     "find_unused": {"find_unused_parameters": True},
 }
-AT_FEATURES_ONLY = {"GradientAlignment"}
+AT_FEATURES_ONLY = {case.name for case in CASES if case.needs_features}
 
 
 # One of every kind of step, for the ways of wrapping: plain, with norms, gradients, random, penalty.

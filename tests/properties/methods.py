@@ -1,7 +1,7 @@
 """The list of methods, taken from the families' `__all__`: a new method joins every property by existing.
 
-Three tables are kept by hand. REQUIRED gives constructor arguments to a class that has required ones (a test
-fails when an entry is missing). The other two name the exceptions from a contract of design.md.
+Some tables are kept by hand. REQUIRED gives constructor arguments to a class that has required ones (a test
+fails when an entry is missing). The others name the exceptions from a contract of design.md.
 """
 
 import inspect
@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
+import manyloss.adversarial
 import manyloss.aggregation
 import manyloss.penalties
 import manyloss.weighting
 from manyloss import MultiLoss
+from manyloss.aggregation._base import Aggregator
 from manyloss.weighting._base import GradientWeighting, LossWeighting
 from tests.problems import Network, names
 
@@ -29,6 +31,8 @@ NOT_PLAIN_FOR_ONE_LOSS = {"Static", "Uncertainty", "InitialLoss", "CAGrad", "Gra
 SCALE_EQUIVARIANT = {"Equal", "Sum", "MGDA", "PCGrad", "IterativePCGrad", "CAGrad", "GradDrop"}
 # The order of the losses decides the draw: permuting them permutes nothing only in distribution.
 RANDOM_BY_LOSS = {"Random", "PCGrad", "IterativePCGrad"}
+# A classifier with an output per loss starts from one draw: the order decides which output is whose.
+DRAWS_ONCE_BY_LOSS = {"GradientAlignment"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,11 @@ class MethodCase:
         if self.family == "aggregation":
             return MultiLoss(aggregator=method, **keywords)
         return MultiLoss(penalties=[method], **keywords)
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether it works at the features alone."""
+        return getattr(self.cls, "needs_features", False)
 
     @property
     def weighs_losses(self) -> bool:
@@ -119,6 +128,7 @@ CASES = [
     *_public("weighting", manyloss.weighting),
     *_public("aggregation", manyloss.aggregation),
     *_public("penalties", manyloss.penalties),
+    *[case for case in _public("aggregation", manyloss.adversarial) if issubclass(case.cls, Aggregator)],
 ]
 every_method = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 

@@ -38,9 +38,8 @@ def naive_step(
     if case.family == "weighting":
         merged = weighted(rows, weights)
     elif "features" in place:
-        merged = [
-            fresh(torch.stack([row[k] for row in rows]), point.detach()) for k, point in enumerate(points)
-        ]
+        stacked = [torch.stack(parts) for parts in zip(*rows, strict=True)]
+        merged = fresh.aggregate(stacked, [point.detach() for point in points], list(losses))
     else:
         flat = torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
         pieces = fresh(flat, None).split([point.numel() for point in points])

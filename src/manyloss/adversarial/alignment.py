@@ -50,7 +50,7 @@ class GradientAlignment(Aggregator):
         self.inner: InnerOptimizer = InnerOptimizer(lr, optimizer)
         self._given = [classifier]  # in a list, so that its parameters stay out of parameters()
         self._classifiers: list[nn.Module] = []
-        self._seed = seed
+        self.memory["seed"] = seed
         self._names: tuple[str, ...] = ()
 
     def bind(self, names: tuple[str, ...]) -> None:
@@ -150,7 +150,7 @@ class GradientAlignment(Aggregator):
     def _default_classifier(self, gammas: Sequence[Tensor]) -> nn.Module:
         shape = gammas[0].shape
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
+            torch.manual_seed(self.memory["seed"])
             made = (
                 falling_resnet11(len(gammas), shape[0])
                 if len(shape) == 3

@@ -1,6 +1,5 @@
 """The defense recipes: the paper's numbers, honest columns, and every row learns one batch by heart."""
 
-
 import pytest
 import torch
 

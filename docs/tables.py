@@ -31,6 +31,7 @@ from manyloss.weighting import GradientWeighting, LossWeighting
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "manyloss"
 RESULTS = ROOT / "benchmarks" / "results.json"
+VERDICTS = ROOT / "results"
 FAMILIES = ("weighting", "aggregation", "penalties", "adversarial")
 KINDS: tuple[tuple[type, str], ...] = (
     (LossWeighting, "loss weighting"),
@@ -286,6 +287,127 @@ def benchmarks() -> str:
     return "\n\n".join(parts)
 
 
+# -- claims -----------------------------------------------------------------------------------------------
+
+MARKS = {"holds": "✓", "fails": "✗", "unclear": "?", "no result": "–"}
+#: Attacked models are shown by these, beside the verdict; the other quantities are in the file.
+UNDER_ATTACK = (
+    "class/accuracy",
+    "FGSM",
+    "iFGSM",
+    "PGD cross-entropy",
+    "PGD margin",
+    "AutoAttack",
+    "worst case",
+)
+
+
+def verdicts() -> dict[str, list[dict[str, Any]]]:
+    """Claim -> its committed records, the largest scale first."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(VERDICTS.glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(record["claim"], []).append({**record, "file": path.name})
+    return {name: sorted(each, key=lambda one: one["scale"] != "full") for name, each in found.items()}
+
+
+def claims(page: str = "") -> str:
+    """Every claim and what came of it."""
+    from manyloss.lab.claims import all_claims
+
+    kept = verdicts()
+    rows = ["| claim | what the paper says | verdict | scale |", "| --- | --- | --- | --- |"]
+    for claim in all_claims().values():
+        for record in kept.get(claim.name) or [{}]:
+            name = f"[`{claim.name}`]({page}#{claim.name})" if record else f"`{claim.name}`"
+            verdict = f"**{record['verdict']}**" if record else "not run yet"
+            scale = f"{record['scale']}, {_seeds(record)}" if record else "–"
+            rows.append(f"| {name} | {cell(claim.claim)} | {verdict} | {scale} |")
+    return "\n".join(rows)
+
+
+def _seeds(record: dict[str, Any]) -> str:
+    return f"{record['seeds']} seed{'' if record['seeds'] == 1 else 's'}"
+
+
+def claims_in_full() -> str:
+    """Checks, numbers and provenance of every claim that has a result."""
+    parts = []
+    for name, records in verdicts().items():
+        parts.append(f"## {name}")
+        for record in records:
+            parts += [_verdict(record), _checks(record), _numbers(record), _provenance(record)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _verdict(record: dict[str, Any]) -> str:
+    setting = "the paper's own setting" if record["papers_setting"] else "not the paper's setting"
+    return (
+        f"{cell(record['says'])} *{cell(record['paper'])}*\n\nVerdict at scale {record['scale']} "
+        f"({_seeds(record)}, {setting}): **{record['verdict']}**."
+    )
+
+
+def _checks(record: dict[str, Any]) -> str:
+    rows = ["| | check | measured | against | difference, 95 % |", "| --- | --- | --- | --- | --- |"]
+    for check in record["checks"]:
+        value, against, difference, half = (
+            check[key] for key in ("value", "against", "difference", "half_width")
+        )
+        spread = "–" if difference is None else f"{difference:+.3g}"
+        spread += "" if half is None else f" ± {half:.2g}"
+        shown = ["–" if each is None else f"{each:.4g}" for each in (value, against)]
+        rows.append(
+            f"| {MARKS[check['outcome']]} | {cell(check['says'])} | {shown[0]} | {shown[1]} | {spread} |"
+        )
+    return "\n".join(rows)
+
+
+def _numbers(record: dict[str, Any]) -> str:
+    """Means over the seeds, the paper's numbers in brackets, and the words of the masking verdict."""
+    measured = record["measured"]
+    known = {quantity for values in measured.values() for quantity in values}
+    attacked = [quantity for quantity in UNDER_ATTACK if quantity in known]
+    in_paper = {quantity for values in record["paper_numbers"].values() for quantity in values}
+    columns = attacked if len(attacked) > 1 else sorted(known & in_paper)
+    if not columns:
+        return ""
+    cells = record.get("cells", {})
+    words = list(dict.fromkeys(column for said in cells.values() for column in said))
+    titles = ["clean" if column == "class/accuracy" and len(attacked) > 1 else column for column in columns]
+    rows = [
+        f"| | {' | '.join(map(cell, [*titles, *words]))} |",
+        f"| --- |{' --- |' * (len(titles) + len(words))}",
+    ]
+    for arm, values in measured.items():
+        shown = []
+        for column in columns:
+            paper = record["paper_numbers"].get(arm, {}).get(column)
+            own = values.get(column)
+            beside = "" if paper is None else f" ({paper:.1%})"
+            shown.append("–" if own is None else f"{own:.1%}{beside}")
+        for column in words:
+            said = cells.get(arm, {}).get(column, [])
+            counted = [f"{word} ({said.count(word)} of {len(said)})" for word in dict.fromkeys(said)]
+            shown.append(", ".join(counted) or "–")
+        rows.append(f"| `{arm}` | {' | '.join(shown)} |")
+    return "\n".join(rows) + "\n\nMeans over the seeds; in brackets the paper's."
+
+
+def _provenance(record: dict[str, Any]) -> str:
+    options = record["settings"].get("source", {}).get("options", {})
+    said = ", ".join(f"{name} {value}" for name, value in options.items())
+    environment = record["environment"]
+    return (
+        f"`manyloss reproduce {record['claim']} --scale {record['scale']}`, begun {record['created'][:10]}, "
+        f"{record['epochs']} epochs, {record['seconds'] / 3600:.1f} hours of training on "
+        f"{record['settings'].get('device', 'cpu')} ({environment.get('processor')}, torch "
+        f"{environment.get('torch')}), commit {environment.get('commit')}, rule `{record['rule']}`; "
+        f"options: {cell(said) or 'none'}. All numbers: "
+        f"[`results/{record['file']}`](../results/{record['file']})."
+    )
+
+
 def _when(run: dict[str, Any]) -> str:
     return f"`manyloss bench`, {run['date']}, torch {run['torch']}, {run['processor']}."
 
@@ -331,9 +453,12 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "problem"): problem,
     ("README.md", "methods"): lambda: methods("docs/methods/"),
     ("README.md", "costs"): costs,
+    ("README.md", "claims"): lambda: claims("docs/claims.md"),
     ("README.md", "commands"): commands,
     ("README.md", "files"): files,
     ("docs/benchmarks.md", "benchmarks"): benchmarks,
+    ("docs/claims.md", "claims"): claims,
+    ("docs/claims.md", "results"): claims_in_full,
     ("docs/methods.md", "methods"): lambda: methods("methods/"),
     ("docs/lab.md", "arms"): arms,
     ("docs/lab.md", "recipes"): recipes,

@@ -66,7 +66,9 @@ def claim():
 
 def write_run(root, claim, accuracies, weight=1.2, rule=None):
     root.mkdir(parents=True, exist_ok=True)
-    storage.write_json(root / "study.json", {"settings": {"rule": rule or claim.rule}, "epochs": 3})
+    source = {"recipe": "made", "options": {"width": 8, "data_root": "/somewhere"}}
+    settings = {"rule": rule or claim.rule, "source": source}
+    storage.write_json(root / "study.json", {"settings": settings, "epochs": 3})
     for arm, values in accuracies.items():
         for seed, value in enumerate(values):
             folder = storage.trial_folder(root, arm, seed)
@@ -77,6 +79,7 @@ def write_run(root, claim, accuracies, weight=1.2, rule=None):
                 "mean_weights": {"left": weight},
                 "seconds": 2.0,
                 "remarks": ["masking suspected"] if arm == "b" else [],
+                "words": {"gradient masking": "suspected"} if arm == "b" else {},
             }
             storage.write_json(folder / "result.json", result)
     return root
@@ -166,8 +169,10 @@ def test_the_record_keeps_rule_numbers_and_what_was_said(tmp_path, claim):
     assert record["measured"]["b"]["accuracy"] == pytest.approx(0.89667, abs=1e-4)
     assert record["paper_numbers"] == {"b": {"accuracy": 0.9}}
     assert record["words"]["b"] == [f"seed-{seed}: masking suspected" for seed in range(3)]
+    assert record["cells"]["b"] == {"gradient masking": ["suspected"] * 3}
     assert record["seconds"] == 12.0
-    json.dumps(record)
+    assert "/somewhere" not in json.dumps(record)
+    assert record["settings"]["source"]["options"] == {"width": 8}
 
 
 def test_lines_name_every_check_its_numbers_and_the_paper(tmp_path, claim):

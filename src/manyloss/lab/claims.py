@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -329,19 +329,45 @@ def record_of(verdict: Verdict, root: Path) -> dict[str, Any]:
         "measured": verdict.measured,
         "paper_numbers": verdict.claim.paper_numbers,
         "words": _words(verdict, root),
+        "cells": _cells(verdict, root),
         "seconds": sum(float(result.get("seconds") or 0) for result in results),
-        "settings": study.get("settings", {}),
+        "settings": _without_places(study.get("settings", {})),
         "epochs": study.get("epochs"),
         "created": study.get("created"),
         "environment": study.get("environment", {}),
     }
 
 
+def _results(root: Path, arm: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The folder's name and the result of every trial of one arm, in the order of the names."""
+    for path in sorted(storage.trial_folder(root, arm, 0).parent.glob("seed-*/result.json")):
+        yield path.parent.name, storage.read_json(path) or {}
+
+
 def _words(verdict: Verdict, root: Path) -> dict[str, list[str]]:
     """Arm -> what the final evaluations said: no robust accuracy is kept without its masking verdict."""
-    said: dict[str, list[str]] = {}
+    return {
+        arm: [
+            f"{name}: {remark}"
+            for name, result in _results(root, arm)
+            for remark in result.get("remarks") or []
+        ]
+        for arm in verdict.claim.arms
+    }
+
+
+def _cells(verdict: Verdict, root: Path) -> dict[str, dict[str, list[str]]]:
+    """Arm -> column of words -> one word per seed."""
+    said: dict[str, dict[str, list[str]]] = {}
     for arm in verdict.claim.arms:
-        for path in sorted(storage.trial_folder(root, arm, 0).parent.glob("seed-*/result.json")):
-            remarks = (storage.read_json(path) or {}).get("remarks") or []
-            said.setdefault(arm, []).extend(f"{path.parent.name}: {remark}" for remark in remarks)
+        for _, result in _results(root, arm):
+            for column, word in (result.get("words") or {}).items():
+                said.setdefault(arm, {}).setdefault(column, []).append(word)
     return said
+
+
+def _without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without the folders of this machine."""
+    source = settings.get("source") or {}
+    options = {name: value for name, value in (source.get("options") or {}).items() if name != "data_root"}
+    return {**settings, "source": {**source, "options": options}} if source else dict(settings)

@@ -60,6 +60,29 @@ ATTACKS = (
     "transfer",
 )
 TRAINING_EPS = 0.2
+#: The scales of the recipes, where they do not differ.
+SMOKE: Mapping[str, Any] = {
+    "epochs": 2,
+    "seeds": 1,
+    "data": "digits",
+    "width": 4,
+    "train": 256,
+    "validation": 50,
+    "test": 10,
+    "batch_size": 32,
+    "attack_steps": 2,
+    "pgd_steps": 2,
+}
+SMALL: Mapping[str, Any] = {
+    "epochs": 10,
+    "seeds": 3,
+    "width": 8,
+    "validation": 500,
+    "test": 200,
+    "batch_size": 64,
+    "autoattack": 20,
+}
+FULL: Mapping[str, Any] = {"epochs": 100, "seeds": 3, "autoattack": 1000}
 #: Test images around which the loss is drawn in the report, and points along each side.
 SLICES, POINTS = 3, 15
 ROWS = (BASELINE, "fgsm-training", "greace", "great", "great-greace", "pgd-training")

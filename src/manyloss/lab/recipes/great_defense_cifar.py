@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from manyloss.lab.recipes import Recipe
 from manyloss.lab.recipes._great import OPEN
-from manyloss.lab.recipes._great_defense import DEPARTURES, ROWS, DefenseProblem, defense_arms
+from manyloss.lab.recipes._great_defense import (
+    DEPARTURES,
+    FULL,
+    ROWS,
+    SMALL,
+    SMOKE,
+    DefenseProblem,
+    defense_arms,
+)
 
 
 class CifarDefense(DefenseProblem):
@@ -35,30 +43,8 @@ recipe = Recipe(
         "Small scale: an eighth of the width, 4,000 images, 10 epochs, batches of 64, 200 test images.",
     ),
     scales={
-        "smoke": {
-            "epochs": 2,
-            "seeds": 1,
-            "data": "digits",
-            "width": 4,
-            "train": 256,
-            "validation": 50,
-            "test": 10,
-            "batch_size": 32,
-            "attack_steps": 2,
-            "pgd_steps": 2,
-            "sweep": (0.05,),
-        },
-        "small": {
-            "epochs": 10,
-            "seeds": 3,
-            "width": 8,
-            "train": 4000,
-            "validation": 500,
-            "test": 200,
-            "batch_size": 64,
-            "autoattack": 20,
-            "sweep": SWEEP,
-        },
-        "full": {"epochs": 100, "seeds": 3, "autoattack": 1000, "sweep": SWEEP},
+        "smoke": {**SMOKE, "sweep": (0.05,)},
+        "small": {**SMALL, "train": 4000, "sweep": SWEEP},
+        "full": {**FULL, "sweep": SWEEP},
     },
 )

@@ -106,6 +106,17 @@ def test_modes_gradients_and_buffers_are_put_back(held_out):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_progress_true_draws_a_bar(four_nets, held_out, capsys, monkeypatch):
+    x, y = held_out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    silent = evaluate(four_nets["undefended"], x[:40], y[:40], eps=0.1, batch_size=20)
+    assert capsys.readouterr().out == ""
+    shown = evaluate(four_nets["undefended"], x[:40], y[:40], eps=0.1, batch_size=20, progress=True)
+    assert "40/40" in capsys.readouterr().out
+    assert shown.accuracy == silent.accuracy
+
+
 def test_progress_counts_examples(four_nets, held_out):
     calls = []
     evaluate(

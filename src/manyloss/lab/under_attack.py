@@ -147,7 +147,7 @@ def _landscape(attacked: Sequence[Attacked]) -> str:
         f"<p class='note'>Cross-entropy of a few test images on a plane through each, {reach:g} to every "
         "side: upwards along the sign of the gradient, sideways along random signs; dark is low, bright is "
         "high, and the numbers are the lowest and the highest. An honest gradient points to where the loss "
-        "is high, so the upper edge is bright; a plane that is flat, jagged or bright elsewhere hides "
+        "is high, so the upper half is bright; a plane that is flat, jagged or bright elsewhere hides "
         "the way from an attack.</p>"
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -215,7 +216,7 @@ def evaluate(
     batch_size: int = 256,
     seed: int = 0,
     device: torch.device | str | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = False,
 ) -> RobustnessReport:
     """Attack a model and say how far to trust the result.
 
@@ -233,11 +234,12 @@ def evaluate(
         batch_size: of tensors; a DataLoader has its own.
         seed: decides all random starts, targets and noise. Global generators are as before.
         device: where batches go; the model's device unless given.
-        progress: called as progress(examples done, all examples or None, attack).
+        progress: True draws a bar (needs rich); or a function, called as progress(examples done, all examples
+            or None, attack).
 
     Raises:
         ValueError: bad images, labels or outputs, a random model, eps outside [0, 1], no data.
-        ImportError: autoattack without pyautoattack.
+        ImportError: autoattack without pyautoattack, progress=True without rich.
 
     """
     checks.eps(eps)
@@ -257,7 +259,7 @@ def evaluate(
     cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
 
     tally = _Tally()
-    with modes_restored(model), torch.random.fork_rng(devices=cuda):
+    with modes_restored(model), torch.random.fork_rng(devices=cuda), _told(progress) as tell:
         torch.manual_seed(seed)
         model.eval()
         if surrogate is not None:
@@ -275,11 +277,32 @@ def evaluate(
             done = len(tally.all("clean")) if number else 0
             for name, right in _attack_batch(seen, x, y, eps, chosen, swept, radii, seed, number):
                 tally.add(name, right)
-                if progress is not None:
-                    progress(done + (len(x) if name == "end" else 0), total, name)
+                tell(done + (len(x) if name == "end" else 0), total, name)
     if "clean" not in tally.right:
         raise checks.no_examples()
     return _report(tally, eps, chosen, swept, radii, seed)
+
+
+@contextmanager
+def _told(progress: Progress | bool) -> Iterator[Progress]:
+    """Who is told how far the evaluation is: nobody, the caller's function, or a bar in the terminal."""
+    if not isinstance(progress, bool):
+        yield progress
+    elif not progress:
+        yield lambda *_: None
+    else:
+        try:
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+        except ImportError as error:
+            raise checks.not_installed("progress=True", "rich", "lab") from error
+        text = TextColumn("{task.description}")
+        with Bar(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
+            task = bar.add_task("attacking", total=None)
+            words = {"nonzero": "gradients", "end": "done"}
+            yield lambda done, total, name: bar.update(
+                task, completed=done, total=total, description=words.get(name, name)
+            )
 
 
 def _attack_batch(

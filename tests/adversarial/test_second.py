@@ -112,6 +112,15 @@ def test_half_precision_and_autocast_are_left_alone():
         assert "_BatchNorm" not in type(layer.bfloat16()(x.bfloat16()).grad_fn).__name__
 
 
+def test_a_vmapped_model_is_left_alone():
+    x, weights = drawn(2, 3, 5, 5), drawn(4, 6, 3, 3, 3)
+    ensemble = torch.func.vmap(lambda w: F.conv2d(x, w))
+    with SecondDerivatives():
+        outputs = ensemble(weights)
+    torch.testing.assert_close(outputs, ensemble(weights))
+    assert gradgradcheck(ours(lambda w: torch.func.vmap(lambda each: F.conv2d(x, each))(w)), [weights])
+
+
 def test_a_read_of_the_inputs_computes_no_weight_gradient(monkeypatch):
     masks = []
     inner = _second._convolution_backward

@@ -39,8 +39,8 @@ def inputs_only() -> Iterator[None]:
 _convolution_backward = torch.ops.aten.convolution_backward
 
 
-class _Geometry(tuple[Any, ...]):
-    """Stride, padding, dilation, transposed, output padding and groups, as torch.convolution takes them."""
+#: Stride, padding, dilation, transposed, output padding and groups, as torch.convolution takes them.
+_Geometry = tuple[Any, ...]
 
 
 class _Convolution(torch.autograd.Function):
@@ -106,7 +106,7 @@ def _convolution(
     def each(given: int | Sequence[int]) -> list[int]:
         return [given] * (input.dim() - 2) if isinstance(given, int) else list(given)
 
-    geometry = _Geometry((each(stride), each(padding), each(dilation), False, each(0), groups))
+    geometry: _Geometry = (each(stride), each(padding), each(dilation), False, each(0), groups)
     result: Tensor = _Convolution.apply(input, weight, bias, geometry)  # type: ignore[no-untyped-call]
     return result
 
@@ -254,6 +254,7 @@ class SecondDerivatives(TorchFunctionMode):
 def _replaced(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
     return (
         isinstance(input, Tensor)
+        and not torch._C._are_functorch_transforms_active()  # vmap has rules for torch's own
         and not _saved_elsewhere()
         and input.requires_grad
         and input.device.type == "cpu"

@@ -336,7 +336,7 @@ def claims_in_full() -> str:
     for name, records in verdicts().items():
         parts.append(f"## {name}")
         for record in records:
-            parts += [_verdict(record), _checks(record), _numbers(record), _provenance(record)]
+            parts += [_verdict(record), _checks(record), _numbers(record), _said(record), _provenance(record)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -392,6 +392,16 @@ def _numbers(record: dict[str, Any]) -> str:
             shown.append(", ".join(counted) or "–")
         rows.append(f"| `{arm}` | {' | '.join(shown)} |")
     return "\n".join(rows) + "\n\nMeans over the seeds; in brackets the paper's."
+
+
+def _said(record: dict[str, Any]) -> str:
+    """Why masking was suspected, arm by arm."""
+    return "\n".join(
+        f"- `{arm}`, {cell(sentence)}"
+        for arm, sentences in record["words"].items()
+        for sentence in sentences
+        if "suspected" in sentence
+    )
 
 
 def _provenance(record: dict[str, Any]) -> str:

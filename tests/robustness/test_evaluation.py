@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import re
 import sys
 
 import pytest
@@ -218,6 +219,8 @@ def test_every_threshold_of_the_verdict(at, over, words):
     assert found.suspected
     assert len(found.reasons) == 1
     assert words in found.reasons[0]
+    (counted,) = verdict(**over, examples=200).reasons
+    assert re.fullmatch(re.escape(found.reasons[0]) + r" \(\d+ of 200 images\)", counted)
 
 
 def test_what_was_not_run_is_not_tested():

@@ -376,6 +376,7 @@ def _report(
         margin=accuracy.get("PGD margin"),
         at_eps_one=float(torch.stack(at_one).all(0).double().mean()) if at_one else None,
         zero_gradients=zero_gradients,
+        examples=len(robust),
     )
     curves = {
         a.name: {0.0: tally.mean("clean")} | {r: tally.mean(f"{a.name} at {r!r}") for r in radii}

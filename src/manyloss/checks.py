@@ -735,6 +735,14 @@ def batch_of_two(batch: object) -> tuple[Tensor, Tensor]:
     return batch[0], batch[1]
 
 
+def too_few_classes(what: str, needed: int, received: int) -> ValueError:
+    """An attack that compares more classes than there are."""
+    return ValueError(
+        f"{what} needs logits of {needed} classes at least; received {received}. Leave it out: PGD with both "
+        "losses works with two classes, too."
+    )
+
+
 def autoattack_missing(error: ImportError) -> ImportError:
     """The optional package is not installed."""
     return ImportError(

@@ -43,7 +43,7 @@ class InnerOptimizer:
             self._build(parameters)
         optimizer = cast(Optimizer, self.optimizer)
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = _laid_out_as(parameter, gradient)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * (1.0 - self.fraction) ** 0.9
         with torch.enable_grad():
@@ -75,6 +75,13 @@ class InnerOptimizer:
         self.fraction = state["fraction"]
         self.optimizer = None
         self._pending = copy.deepcopy(state["optimizer"])
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
+    """The gradient with the parameter's strides: a fused optimiser reads both memories side by side."""
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 class Method(nn.Module):

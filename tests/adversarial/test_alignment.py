@@ -8,6 +8,7 @@ from manyloss import MultiLoss
 from manyloss.adversarial import GradientAlignment, networks
 from manyloss.weighting import InitialLoss
 from tests.adversarial.nets import same, snapshot
+from tests.problems import Given
 from tests.reference.great import AlignmentOracle
 
 
@@ -141,6 +142,13 @@ def test_wrong_shapes_are_errors():
         method(torch.randn(2, 4, 7), torch.zeros(4, 7))
     with pytest.raises(ValueError, match=r"the classifier of GradientAlignment must return shape \[8, 2\]"):
         GradientAlignment(networks.mlp(8, 5))(torch.randn(2, 4, 8), torch.zeros(4, 8))
+
+
+def test_the_generators_of_gpus_are_not_seeded(monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    Given(torch.randn(2, 4, 3)).at_features(MultiLoss(aggregator=GradientAlignment()))
+    assert seeded == []
 
 
 def test_the_global_generator_is_left_alone():

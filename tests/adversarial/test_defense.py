@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from manyloss.adversarial import GradientDefense, GradientReversal, networks
+from manyloss.adversarial import GradientDefense, GradientReversal, PlainTraining, networks
 from tests.adversarial.nets import batch, convolutional, defense_pair, images, same, smooth, snapshot
 from tests.reference import great
 
@@ -308,9 +308,67 @@ def test_the_scaler_skips_what_is_not_finite_and_the_state_stays():
     model.zero_grad()
     with torch.no_grad():
         model[1].weight[0, 0] = torch.nan
-    with pytest.raises(ValueError, match="holds NaN or infinite values; nothing was written"):
-        method.backward(x, y)
+    for given in (None, torch.amp.GradScaler("cpu", enabled=False)):
+        with pytest.raises(ValueError, match="holds NaN or infinite values; nothing was written"):
+            method.backward(x, y, grad_scaler=given)
+        with pytest.raises(ValueError, match="holds NaN or infinite values; nothing was written"):
+            PlainTraining(model).backward(x, y, grad_scaler=given)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_second_of_two_passes_sees_the_updated_auxiliary_under_autocast_too():
+    model, auxiliary = defense_pair()
+    method = GradientDefense(model, auxiliary, simultaneous=False, auxiliary_lr=0.1)
+    method.set_progress(0.5)
+    read, losses = method._read, []
+
+    def listened(*arguments):
+        outputs, loss = read(*arguments)
+        losses.append(float(loss.detach()))
+        return outputs, loss
+
+    method._read = listened
+    with torch.autocast("cpu", torch.bfloat16):
+        method.backward(*images(32))
+    first, second = losses
+    assert abs(first - second) > 0.05
+
+
+def test_a_second_pass_that_is_not_finite_is_an_error():
+    model, auxiliary = defense_pair()
+    method = GradientDefense(model, auxiliary, simultaneous=False, auxiliary_lr=1e38)
+    method.set_progress(0.5)
+    with pytest.raises(ValueError, match="The auxiliary's second loss or gradient holds NaN"):
+        method.backward(*images())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_memory_layout_changes_nothing():
+    """A fused optimiser reads the memory of parameter and gradient side by side."""
+    x, y = images(8)
+    trained = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1),
+                              nn.ReLU(), nn.Flatten(), nn.Linear(48, 4))  # fmt: skip
+        auxiliary = nn.Sequential(nn.Conv2d(1, 3, 3), nn.LeakyReLU(0.2), nn.Conv2d(3, 3, 2), nn.Flatten(),
+                                  nn.Linear(3, 4))  # fmt: skip
+        method = GradientDefense(model.to(memory_format=layout), auxiliary)
+        method.set_progress(0.5)
+        for _ in range(3):
+            method.backward(x.to(memory_format=layout), y)
+        trained.append([parameter.detach().clone() for parameter in auxiliary.parameters()])
+    torch.testing.assert_close(*trained, rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_batch_norm_has_no_train_mode_to_differ_from():
+    model, auxiliary = defense_pair()
+    model[1].eval()
+    model[1].running_var.fill_(9.0)
+    result = GradientDefense(model, auxiliary).backward(*images(), batchnorm_cosine=True)
+    assert float(result.batchnorm_cosine) == pytest.approx(1.0)
+    assert not model[1].training
+    assert model.training
 
 
 def bad_calls():

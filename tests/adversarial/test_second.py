@@ -142,6 +142,18 @@ def test_a_read_of_the_inputs_computes_no_weight_gradient(monkeypatch):
     assert w.grad is not None
 
 
+def test_a_weight_that_depends_on_the_inputs_keeps_its_path():
+    x, w, b = drawn(1, 2, 4, 4), drawn(3, 2, 3, 3), drawn(3)
+
+    def read(within):
+        with within:
+            y = F.conv2d(x, w * x.mean(), b * x.square().mean())
+        with inputs_only():
+            return torch.autograd.grad(y.sin().sum(), x, create_graph=True)[0]
+
+    torch.testing.assert_close(read(SecondDerivatives()), read(nullcontext()))
+
+
 class Residual(nn.Module):
     """Convolutions, strides, batch normalisation, a skip, and a part that is computed again in backward."""
 

@@ -57,7 +57,7 @@ def test_a_panel_per_attack_and_a_map_per_arm(attacked):
     ]
     assert all(picture["src"].startswith("data:image/png;base64,") for picture in pictures)
     assert "each map has its own scale" in page.words()
-    assert "0.3 to every side" in page.words()
+    assert "0.3 (76.5/255) to every side" in page.words()
 
 
 def test_up_is_along_the_gradient(attacked):

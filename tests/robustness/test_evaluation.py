@@ -243,6 +243,31 @@ def test_autoattack_is_the_strongest(four_nets, held_out):
     assert list(report.accuracy)[-1] == "AutoAttack"
 
 
+@pytest.mark.skipif(importlib.util.find_spec("pyautoattack") is None, reason="pyautoattack is not installed")
+def test_autoattack_takes_few_classes_and_leaves_no_gradients(held_out):
+    x, y = held_out[0][:2], held_out[1][:2] % 5
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+    before = torch.ones_like(model[1].weight)
+    model[1].weight.grad = before
+    report = evaluate(model, x, y, eps=0.3, attacks=(), autoattack=True)
+    assert 0 <= report.accuracy["AutoAttack"] <= 1
+    assert model[1].weight.grad is before
+    assert torch.equal(before, torch.ones_like(before))
+    assert model[1].bias.grad is None
+    three = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    with pytest.raises(ValueError, match="AutoAttack needs logits of 4 classes at least; received 3"):
+        evaluate(three, x, y % 3, eps=0.3, attacks=(), autoattack=True)
+
+
+def test_generators_of_gpus_are_left_alone_too(four_nets, held_out, monkeypatch):
+    forked = []
+    fork = torch.random.fork_rng
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda **said: forked.append(said) or fork(**said))
+    evaluate(four_nets["undefended"], held_out[0][:5], held_out[1][:5], eps=0.1, attacks=ONE_STEP)
+    assert forked[0] == {"devices": []}  # as many as there are
+
+
 def test_landscape_holds_the_clean_loss_in_the_middle_and_rises_along_the_gradient(four_nets, held_out):
     model, (x, y) = four_nets["pgd-trained"], (held_out[0][:20], held_out[1][:20])
     offsets, losses = loss_landscape(model, x, y, 0.1, points=5)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from manyloss import checks
+from manyloss.adversarial._reading import widened
 from manyloss.distributed import ALONE, Ranks, Setting, ranks_of
 from manyloss.state import InnerOptimizer, Method, OptimizerFactory
 
@@ -78,7 +79,7 @@ class Adversary(Method):
         if isinstance(outputs, Tensor) and list(shape) == [count] and outputs.shape == (count, 1):
             outputs = outputs.squeeze(1)  # one logit per example may come with or without its axis
         outputs = checks.auxiliary_outputs(outputs, shape, self.who)
-        return outputs if outputs.dtype == torch.float64 else outputs.float()
+        return widened(outputs)
 
     def cast(self, gradients: Tensor) -> Tensor:
         """The same gradients in the type of the network's parameters."""

@@ -16,7 +16,6 @@ from manyloss.adversarial._reading import (
     Loss,
     backward,
     loss_input_gradient,
-    modes_restored,
     unchanged_on_error,
 )
 from manyloss.adversarial._second import SecondDerivatives
@@ -44,8 +43,6 @@ class DistillationResult:
 class Distiller(nn.Module):
     """Base of the distillation methods; a subclass writes `_step`."""
 
-    progress: Tensor
-
     def __init__(
         self,
         student: nn.Module,
@@ -61,12 +58,10 @@ class Distiller(nn.Module):
         self.loss, self.input_range = loss, input_range
         self.watch = Watch()
         self.team = Team(distributed)
-        self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
 
     def set_progress(self, fraction: float) -> None:
         """Tell how much of the training is done, epoch / epochs in [0, 1]."""
         checks.progress(fraction)
-        self.progress.fill_(fraction)
 
     def train(self, mode: bool = True) -> Distiller:
         """Switch everything but the teacher, which stays in eval mode."""
@@ -95,7 +90,7 @@ class Distiller(nn.Module):
             checks.labels_of(x, y)
         if self.teacher is not None:
             self.teacher.eval()
-        with unchanged_on_error(self), SecondDerivatives():
+        with unchanged_on_error(*self._trained()), SecondDerivatives():
             result = self._step(x, y, chosen, grad_scaler)
         if batchnorm_cosine:
             result = self._with_batchnorm_cosine(result, x, y, chosen)
@@ -103,6 +98,10 @@ class Distiller(nn.Module):
 
     def _step(self, x: Tensor, y: Tensor, loss: Loss, grad_scaler: GradScaler | None) -> DistillationResult:
         raise NotImplementedError
+
+    def _trained(self) -> list[nn.Module]:
+        """The networks that a step changes."""
+        return [self.student]
 
     def _task(self, network: nn.Module, x: Tensor, y: Tensor, loss: Loss, who: str) -> tuple[Tensor, Tensor]:
         """Outputs and their loss J, checked."""
@@ -114,20 +113,24 @@ class Distiller(nn.Module):
             checks.reaches_input(outputs, who)
         return outputs, checks.scalar_loss(loss(outputs, y))
 
-    def _read_teacher(self, x: Tensor, y: Tensor, loss: Loss, scale: Tensor | None) -> Tensor:
-        """The teacher's input gradient of `loss` per example, [B, ...], without a graph."""
+    def _read_teacher(
+        self, x: Tensor, y: Tensor, loss: Loss, scale: Tensor | None, *, classifies: bool
+    ) -> Tensor:
+        """The teacher's input gradient of `loss` per example, [B, ...], without a graph; `classifies`: its
+        outputs must be logits.
+        """
         assert self.teacher is not None
         inputs = x.detach().requires_grad_()
         outputs: Tensor = self.teacher(inputs)
         checks.reaches_input(outputs, "the teacher")
-        if self.loss is F.cross_entropy:
+        if classifies:
             checks.logits(outputs, len(x), "the teacher")
             checks.labels_in_range(y, outputs.shape[1])
         value = checks.scalar_loss(loss(outputs, y))
         return loss_input_gradient(value, inputs, scale, create_graph=False, who="the teacher").detach()
 
     def _not_finite(self, task_loss: Tensor, grad_scaler: GradScaler | None, what: str) -> DistillationResult:
-        if grad_scaler is None:
+        if grad_scaler is None or not grad_scaler.is_enabled():
             raise checks.not_finite(what)
         backward(
             task_loss * torch.nan, grad_scaler
@@ -169,7 +172,6 @@ class Distiller(nn.Module):
     def _with_batchnorm_cosine(
         self, result: DistillationResult, x: Tensor, y: Tensor, loss: Loss
     ) -> DistillationResult:
-        with modes_restored(self.student):
-            cosine = batchnorm_cosine(self.student, x, y, loss)
+        cosine = batchnorm_cosine(self.student, x, y, loss)
         words = (*result.warnings, *self.watch.batchnorm_warnings(cosine))
         return DistillationResult(**{**vars(result), "batchnorm_cosine": cosine, "warnings": words})

@@ -67,13 +67,17 @@ def scaled(loss: Tensor, scale: Tensor | None) -> Tensor:
     return loss if scale is None else loss * scale
 
 
+def widened(values: Tensor) -> Tensor:
+    """Half precision ends here; float32 and float64 stay what they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
 def per_example(gradient: Tensor, scale: Tensor | None) -> Tensor:
     """From the gradient of the scaled mean over the batch to the gradient of each example's own loss.
 
-    Sum reduction: 1/B would change what the auxiliary network's BatchNorm sees. Half precision ends here.
+    Sum reduction: 1/B would change what the auxiliary network's BatchNorm sees.
     """
-    if gradient.dtype in (torch.float16, torch.bfloat16):
-        gradient = gradient.float()
+    gradient = widened(gradient)
     return gradient * (len(gradient) if scale is None else (len(gradient) / scale).to(gradient.dtype))
 
 

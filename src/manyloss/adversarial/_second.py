@@ -50,14 +50,15 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, geometry: _Geometry) -> Tensor:
         ctx.save_for_backward(x, w)
         ctx.geometry, ctx.bias_sizes = geometry, None if bias is None else list(bias.shape)
+        ctx.bias_is_leaf = bias is None or bias.is_leaf
         return torch.convolution(x, w, bias, *geometry)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         x, w = ctx.saved_tensors
         of_x, of_w, of_bias, _ = ctx.needs_input_grad
-        if _inputs_only.get():
-            of_w = of_bias = False
+        if _inputs_only.get():  # a weight that was computed may depend on the inputs, too
+            of_w, of_bias = of_w and not w.is_leaf, of_bias and not ctx.bias_is_leaf
         g_x = None
         if of_x and torch.is_grad_enabled():
             g_x, of_x = _ConvolutionInput.apply(g, w, x.shape, ctx.geometry), False  # type: ignore[no-untyped-call]

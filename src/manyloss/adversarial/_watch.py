@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyloss import checks
-from manyloss.adversarial._reading import Loss, loss_input_gradient
+from manyloss.adversarial._reading import Loss, frozen_statistics, loss_input_gradient, modes_restored
 
 PATIENCE = 100  # steps before a running accuracy is judged
 VANISHED = 1e-8  # RMS below which a gradient carries nothing
@@ -27,29 +27,23 @@ def zero_share(gradients: Tensor) -> Tensor:
 
 
 def batchnorm_cosine(model: nn.Module, x: Tensor, y: Tensor, loss: Loss = F.cross_entropy) -> Tensor:
-    """Mean cosine between the input gradients in train and in eval mode, a 0-d tensor.
+    """Mean cosine between the input gradients in the modes as they are and in eval mode, a 0-d tensor.
 
     An attacker sees the eval mode; a defense is trained in train mode. Far from 1, the two differ, and what
     is learned does not carry over. Costs two passes; nothing in the model changes.
     """
-    gradients = []
-    modes = [(module, module.training) for module in model.modules()]
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        for training in (True, False):
-            model.train(training)
-            inputs = x.detach().requires_grad_()
-            with torch.enable_grad():
-                value = checks.scalar_loss(loss(model(inputs), y))
-                gradients.append(
-                    loss_input_gradient(value, inputs, None, create_graph=False).flatten(1).double()
-                )
-    finally:
-        for module, was_training in modes:
-            module.training = was_training
-        for buffer, value in before:
-            buffer.copy_(value)
-    return F.cosine_similarity(gradients[0], gradients[1], dim=1).mean()
+
+    def gradient() -> Tensor:
+        inputs = x.detach().requires_grad_()
+        with torch.enable_grad():
+            value = checks.scalar_loss(loss(model(inputs), y))
+            found = loss_input_gradient(value, inputs, None, create_graph=False)
+        return found.flatten(1).double()
+
+    with modes_restored(model), frozen_statistics(model):
+        as_trained = gradient()  # what is frozen stays frozen
+        model.eval()
+        return F.cosine_similarity(as_trained, gradient(), dim=1).mean()
 
 
 class Watch(nn.Module):

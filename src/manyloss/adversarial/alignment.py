@@ -150,7 +150,7 @@ class GradientAlignment(Aggregator):
     def _default_classifier(self, gammas: Sequence[Tensor]) -> nn.Module:
         shape = gammas[0].shape
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.memory["seed"])
+            torch.default_generator.manual_seed(self.memory["seed"])
             made = (
                 falling_resnet11(len(gammas), shape[0])
                 if len(shape) == 3

@@ -24,6 +24,7 @@ from manyloss.adversarial._reading import (
     scaled,
     scaled_gradients,
     unchanged_on_error,
+    widened,
 )
 from manyloss.adversarial._second import SecondDerivatives, inputs_only
 from manyloss.adversarial._watch import Watch, batchnorm_cosine, root_mean_square, zero_share
@@ -190,12 +191,17 @@ class GradientDefense(nn.Module):
 
         similarity = auxiliary_logits.detach().softmax(1)
         if not self.simultaneous:
+            torch.clear_autocast_cache()  # it holds the weights from before the auxiliary's step
             with frozen_statistics(self.auxiliary):
                 second_logits, second_loss = self._read(seen, logits, y)
                 similarity = second_logits.detach().softmax(1)
                 reaching_g = [reaching(second_loss, seen, scale)] if alpha > 0 else []
+            if not self.team.all_finite(second_loss, *reaching_g):
+                return self._not_finite(
+                    task_loss, grad_scaler, logits, y, "The auxiliary's second loss or gradient"
+                )
 
-        objective = greace(logits.float() if logits.dtype != torch.float64 else logits, y, similarity, beta,
+        objective = greace(widened(logits), y, similarity, beta,
                            self.greace, loss) if beta > 0 else task_loss  # line 8  # fmt: skip
         surrogate = objective
         for reached in reaching_g:
@@ -238,7 +244,7 @@ class GradientDefense(nn.Module):
     def _not_finite(
         self, task_loss: Tensor, grad_scaler: GradScaler | None, logits: Tensor, y: Tensor, what: str
     ) -> DefenseResult:
-        if grad_scaler is None:
+        if grad_scaler is None or not grad_scaler.is_enabled():
             raise checks.not_finite(what)
         backward(
             task_loss * torch.nan, grad_scaler

@@ -76,6 +76,9 @@ class GradientDistillation(Distiller):
         super().set_progress(fraction)
         self.adversary.set_progress(fraction)
 
+    def _trained(self) -> list[nn.Module]:
+        return [self.student, self.discriminator]
+
     def _step(self, x: Tensor, y: Tensor, loss: Loss, grad_scaler: GradScaler | None) -> DistillationResult:
         self.team.meet(self.discriminator)
         scale = loss_scale(grad_scaler, x)
@@ -126,4 +129,4 @@ class GradientDistillation(Distiller):
             return outputs.softmax(1).gather(1, labels[:, None]).mean()
 
         read = loss if self.teacher_gradient == "loss" else probability_of_true_class
-        return self._read_teacher(x, y, read, scale)
+        return self._read_teacher(x, y, read, scale, classifies=loss is F.cross_entropy)

@@ -39,7 +39,7 @@ class SobolevTraining(Distiller):
         outputs, task_loss = self._task(self.student, x, y, loss, "the student")
         checks.double_backward(outputs, "the student")
         g_student = loss_input_gradient(task_loss, x, scale, create_graph=True, who="the student")
-        g_teacher = self._read_teacher(x, y, loss, scale)
+        g_teacher = self._read_teacher(x, y, loss, scale, classifies=loss is F.cross_entropy)
         objective = task_loss + self.weight * F.mse_loss(g_student, g_teacher)
         if not self.team.all_finite(objective):
             return self._not_finite(task_loss, grad_scaler, "The loss or an input gradient")

@@ -9,7 +9,7 @@ from torch.amp import GradScaler
 
 from manyloss import checks
 from manyloss.adversarial._distiller import DistillationResult, Distiller
-from manyloss.adversarial._reading import Loss, backward
+from manyloss.adversarial._reading import Loss, backward, widened
 from manyloss.distributed import Setting
 
 
@@ -45,8 +45,8 @@ class SoftTargets(Distiller):
             teacher_logits = checks.logits(self.teacher(x), len(x), "the teacher")
         checks.same_classes(logits, teacher_logits)
         divergence = F.kl_div(
-            (logits.float() / self.temperature).log_softmax(1),
-            (teacher_logits.float() / self.temperature).log_softmax(1),
+            (widened(logits) / self.temperature).log_softmax(1),
+            (widened(teacher_logits) / self.temperature).log_softmax(1),
             log_target=True,
             reduction="batchmean",
         )

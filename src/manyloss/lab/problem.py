@@ -174,7 +174,8 @@ class Problem:
     selected: tuple[str, ...] | None = None
     #: Test the last epoch's weights, not the best one's: for methods whose strength grows with the epochs.
     keep_last: bool = False
-    #: On CUDA, train in bfloat16 (autocast) with channels last; evaluation is in full precision.
+    #: On CUDA, train in bfloat16 (autocast) with channels last, and compile `differentiated_once`; evaluation
+    #: is in full precision.
     mixed_precision: bool = False
     #: Options of the constructor that change nothing in a ``shared`` arm.
     unshared_options: tuple[str, ...] = ("data_root",)
@@ -273,6 +274,13 @@ class Problem:
         """
         features, outputs = model(inputs)
         return features, self.active_losses(self.compute_losses(outputs, targets))
+
+    def differentiated_once(self, model: nn.Module) -> list[nn.Module]:
+        """Parts that a MultiLoss step differentiates one time only: ``mixed_precision`` compiles them.
+
+        None by default: a method that reads gradients goes through a part of the graph more often.
+        """
+        return []
 
     def has_papers_data(self) -> bool:
         """Whether this is the data that the paper used, and all of it; else it is a substitute."""

@@ -340,10 +340,10 @@ class Trial:
         return self._fast
 
     def _differentiated_once(self) -> list[nn.Module]:
-        """What may be compiled; a MultiLoss of several losses reads the model's graph more often."""
+        """What may be compiled."""
         if isinstance(self.multi, WayOfTraining):
             return self.multi.differentiated_once(self.model)
-        return [self.model] if len(self.problem.active_names) == 1 else []
+        return self.problem.differentiated_once(self.model)
 
     def _training_precision(self) -> AbstractContextManager[Any]:
         return torch.autocast("cuda", torch.bfloat16) if self._fast else nullcontext()

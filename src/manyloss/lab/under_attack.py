@@ -17,6 +17,7 @@ import numpy as np
 
 from manyloss.lab import storage
 from manyloss.lab.results import RunRecord
+from manyloss.robustness.evaluation import in_255
 
 WIDTH, HEIGHT, MARGIN = 340, 220, 34
 SCALE = 3  # pixels of a picture per pixel of an image
@@ -99,6 +100,8 @@ def _panel(attack: str, attacked: Sequence[Attacked], styles: Mapping[str, Mappi
     marks = "".join(
         f'<text x="{x:.1f}" y="{HEIGHT - 12}" font-size="11" text-anchor="middle" '
         f'fill="var(--muted)">{eps:g}</text>'
+        f'<text x="{x:.1f}" y="{HEIGHT}" font-size="9" text-anchor="middle" '
+        f'fill="var(--muted)">{255 * eps:g}</text>'
         for eps, x in places.items()
     )
     grid = "".join(
@@ -109,7 +112,8 @@ def _panel(attack: str, attacked: Sequence[Attacked], styles: Mapping[str, Mappi
     )
     told = "; ".join(f"{each.arm}: " + ", ".join(_told(each.curves[attack])) for each in shown)
     return (
-        f"<figure><figcaption><h3>{escape(attack)}</h3><span>accuracy over eps</span></figcaption>"
+        f"<figure><figcaption><h3>{escape(attack)}</h3><span>accuracy over eps, below it in /255</span>"
+        "</figcaption>"
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{attack}. {told}")}">'
         f"{grid}{marks}{''.join(lines)}</svg></figure>"
     )
@@ -144,11 +148,11 @@ def _landscape(attacked: Sequence[Attacked]) -> str:
         "<h3>The loss around an image</h3>"
         "<div class='scroll' role='region' aria-label='The loss around an image' tabindex='0'>"
         f"<table><tbody>{rows}</tbody></table></div>"
-        f"<p class='note'>Cross-entropy of a few test images on a plane through each, {reach:g} to every "
-        "side: upwards along the sign of the gradient, sideways along random signs; dark is low, bright is "
-        "high, and the numbers are the lowest and the highest. An honest gradient points to where the loss "
-        "is high, so the upper half is bright; a plane that is flat, jagged or bright elsewhere hides "
-        "the way from an attack.</p>"
+        f"<p class='note'>Cross-entropy of a few test images on a plane through each, {reach:g} "
+        f"({in_255(reach)}) to every side: upwards along the sign of the gradient, sideways along random "
+        "signs; dark is low, bright is high, and the numbers are the lowest and the highest. An honest "
+        "gradient points to where the loss is high, so the upper half is bright; a plane that is flat, "
+        "jagged or bright elsewhere hides the way from an attack.</p>"
     )
 
 

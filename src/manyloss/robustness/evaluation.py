@@ -28,6 +28,8 @@ from manyloss.robustness.masking import MaskingVerdict, masking_verdict
 
 RunAttack = Callable[[nn.Module, Tensor, Tensor, float, int], Tensor]
 Progress = Callable[[int, int | None, str], None]
+#: The difference-of-logits ratio against a target looks at four classes.
+AUTOATTACK_CLASSES = 4
 
 
 @dataclass(frozen=True)
@@ -256,10 +258,10 @@ def evaluate(
     if device is None:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     batches, total = _batches(data, labels, batch_size)
-    cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    every_gpu = list(range(torch.cuda.device_count()))
 
     tally = _Tally()
-    with modes_restored(model), torch.random.fork_rng(devices=cuda), _told(progress) as tell:
+    with modes_restored(model), torch.random.fork_rng(devices=every_gpu), _told(progress) as tell:
         torch.manual_seed(seed)
         model.eval()
         if surrogate is not None:
@@ -396,6 +398,19 @@ def _report(
     )
 
 
+@contextmanager
+def _no_grads(model: nn.Module) -> Iterator[None]:
+    """Whatever is written to `.grad` in between is not there afterwards."""
+    before = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in before:
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, gradient in before:
+            parameter.grad = gradient
+
+
 def _autoattack() -> Attack:
     try:
         from pyautoattack import AutoAttack
@@ -404,8 +419,14 @@ def _autoattack() -> Attack:
 
     def run(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int) -> Tensor:
         logging.getLogger("auto-attack").setLevel(logging.WARNING)
-        with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+        with torch.no_grad():
+            classes = model(x[:1]).shape[1]
+        if classes < AUTOATTACK_CLASSES:
+            raise checks.too_few_classes("AutoAttack", AUTOATTACK_CLASSES, classes)
+        with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []), _no_grads(model):
             ensemble = AutoAttack(model, norm="Linf", eps=eps, seed=seed % 2**31, device=x.device)
+            targets = min(ensemble.fab.n_target_classes, classes - 1)
+            ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = targets
             found = ensemble.run_standard_evaluation(x, y, batch_size=len(x))
         images: Tensor = found[0] if isinstance(found, tuple) else found
         return images.clamp(0.0, 1.0)

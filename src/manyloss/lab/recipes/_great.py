@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
@@ -133,6 +133,10 @@ class GreatProblem(Problem):
     def schedule(self, optimizer: Optimizer) -> LambdaLR:
         """(1 - e/E)^0.9."""
         return polynomial(optimizer, self.epochs)
+
+    def differentiated_once(self, model: nn.Module) -> list[nn.Module]:
+        """One loss, one backward."""
+        return [model]
 
     def measured_losses(self, model: Any, inputs: Any, targets: Any) -> None:
         """There is one loss: no conflict to record."""

@@ -325,5 +325,7 @@ def accuracy_on(network: nn.Module, split: Any, batch_size: int) -> float:
 DEPARTURES = (
     "The last row, PGD training, and the columns PGD, noise, transfer, worst case and AutoAttack are not in "
     "the paper: they say how far the others can be trusted.",
+    "AutoAttack takes long and runs on the first test images only, 20 at small and 1,000 at full scale: its "
+    "column rests on fewer images than its neighbours.",
     "An attack's model is in eval mode, in training too; FGSM training puts both halves into one batch.",
 )

@@ -317,8 +317,9 @@ def test_the_scaler_skips_what_is_not_finite_and_the_state_stays():
 
 
 def test_the_second_of_two_passes_sees_the_updated_auxiliary_under_autocast_too():
-    model, auxiliary = defense_pair()
-    method = GradientDefense(model, auxiliary, simultaneous=False, auxiliary_lr=0.1)
+    model, _ = defense_pair()
+    auxiliary = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+    method = GradientDefense(model, auxiliary, simultaneous=False, auxiliary_lr=0.01)
     method.set_progress(0.5)
     read, losses = method._read, []
 
@@ -331,7 +332,7 @@ def test_the_second_of_two_passes_sees_the_updated_auxiliary_under_autocast_too(
     with torch.autocast("cpu", torch.bfloat16):
         method.backward(*images(32))
     first, second = losses
-    assert abs(first - second) > 0.05
+    assert second < first - 1e-3
 
 
 def test_a_second_pass_that_is_not_finite_is_an_error():

@@ -22,7 +22,11 @@ recipes = tuple(
         seeds=3,
         epochs=50,
         paper="Gradient Adversarial Training of Neural Networks (2018), supplement",
-        departures=(*DEPARTURES, "The distance is a mean over images and pixels, with weight 1."),
+        departures=(
+            *DEPARTURES,
+            "The distance is a mean over images and pixels. Its weight is 1: of 1, 10, 100, 1,000 and 10,000 "
+            "the best on the validation images (two seeds, 5 % of the images, small scale).",
+        ),
         scales=SCALES,
     )
     for name, share, images in (

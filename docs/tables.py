@@ -391,7 +391,11 @@ def _numbers(record: dict[str, Any]) -> str:
             counted = [f"{word} ({said.count(word)} of {len(said)})" for word in dict.fromkeys(said)]
             shown.append(", ".join(counted) or "–")
         rows.append(f"| `{arm}` | {' | '.join(shown)} |")
-    return "\n".join(rows) + "\n\nMeans over the seeds; in brackets the paper's."
+    note = "Means over the seeds; in brackets the paper's."
+    few = record["settings"].get("source", {}).get("options", {}).get("autoattack")
+    if "AutoAttack" in columns and few:
+        note += f" AutoAttack takes long and ran on {few} of the test images."
+    return "\n".join(rows) + f"\n\n{note}"
 
 
 def _said(record: dict[str, Any]) -> str:

@@ -416,7 +416,8 @@ def _provenance(record: dict[str, Any]) -> str:
         f"`manyloss reproduce {record['claim']} --scale {record['scale']}`, begun {record['created'][:10]}, "
         f"{record['epochs']} epochs, {record['seconds'] / 3600:.1f} hours of training on "
         f"{record['settings'].get('device', 'cpu')} ({environment.get('processor')}, torch "
-        f"{environment.get('torch')}), commit {environment.get('commit')}, rule `{record['rule']}`; "
+        f"{environment.get('torch')}), commit {', '.join(environment.get('commits', []))}, "
+        f"rule `{record['rule']}`; "
         f"options: {cell(said) or 'none'}. All numbers: "
         f"[`results/{record['file']}`](../results/{record['file']})."
     )

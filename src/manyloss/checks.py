@@ -62,7 +62,8 @@ def instance_of(setting: str, value: object, kind: type, example: str) -> None:
         )
     if not isinstance(value, kind):
         raise TypeError(
-            f"{setting} must be a manyloss {kind.__name__} such as {example}, got {type(value).__name__}."
+            f"{setting} must be a manyloss {kind.__name__} such as {example}, got {type(value).__name__}. "
+            "Penalties go into penalties=[...], an aggregator into aggregator=; there is one weighting."
         )
 
 

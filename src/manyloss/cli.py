@@ -93,7 +93,12 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="The run folder; default: runs/NAME.")] = None,
     data: Annotated[str | None, typer.Option(help="Which data, where a recipe has several.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="The folder of the data sets.")] = None,
-    scale: Annotated[str | None, typer.Option(help="A recipe's size: smoke, small or full.")] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            help="A recipe's size: smoke, small or full; default: the recipe's own, see its docstring."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to train: cpu or cuda.")] = "cpu",
     retry: Annotated[bool, typer.Option("--retry", help="Let crashed trials go on.")] = False,
 ) -> None:
@@ -140,7 +145,7 @@ def reproduce(
     if claim is None:
         for known in claims.all_claims().values():
             console.print(
-                f"[bold]{escape(known.name)}[/] {escape(known.claim)} [dim]{escape(known.paper)}[/]"
+                f"[bold]{escape(known.name)}[/]\n  {escape(known.claim)}\n  [dim]{escape(known.paper)}[/]"
             )
         console.print("\nRun one with: manyloss reproduce CLAIM --scale small")
         return
@@ -164,26 +169,32 @@ def reproduce(
     console.print()
     for line in claims.lines_of(verdict):
         console.print(escape(line), style="bold" if line.startswith("Verdict") else "")
-    path = study.root / "claim.json"
-    storage.write_json(path, claims.record_of(verdict, study.root))
-    console.print(f"\nVerdict and numbers: {escape(str(path))}")
+    if any(finding.outcome != "no result" for finding in verdict.findings):
+        path = study.root / "claim.json"
+        storage.write_json(path, claims.record_of(verdict, study.root))
+        console.print(f"\nVerdict and numbers: {escape(str(path))}")
     if failed == len(study.trials()):
         sys.exit(1)
 
 
 def _run(study: Study, *, retry: bool) -> int:
     """Run what is missing, print the table and write the report; how many trials failed."""
-    from manyloss.lab import table
+    from manyloss.lab import checks, table
     from manyloss.lab.progress import display_for
     from manyloss.lab.report import write_report
     from manyloss.lab.study import try_out
 
     console = Console(highlight=False)
+    checks.device(study.device)
     for remark in study.remarks:
         console.print(f"[dim]{escape(remark)}[/]")
     missing = study.missing()
-    if study.source.is_file and missing:
-        try_out(study.source.load(), study.seeds[0])
+    if missing:
+        fresh = study.source.load()
+        if study.source.is_file:
+            try_out(fresh, study.seeds[0])
+        else:
+            fresh.datasets(study.seeds[0])  # data that are not there are said once, before any trial
     console.print(
         f"[bold]{escape(study.problem.name)}[/]: {_count(len(study.arms), 'method')} x "
         f"{_count(len(study.seeds), 'seed')}, {_count(study.epochs, 'epoch')} each, "
@@ -278,7 +289,7 @@ def bench(
         list[str] | None, typer.Argument(help="Which ones; all of benchmarks/ without any.")
     ] = None,
 ) -> None:
-    """Measure speed and memory, next to peers; every figure of the docs comes from here."""
+    """Measure speed and memory, next to peers; the figures of docs/benchmarks.md come from here."""
     from manyloss.lab.bench import RESULTS, run
 
     console = Console(highlight=False)

@@ -362,6 +362,17 @@ def test_memory_layout_changes_nothing():
     torch.testing.assert_close(*trained, rtol=1e-4, atol=1e-5)
 
 
+def test_a_forgotten_set_progress_is_said_in_words():
+    model, auxiliary = smooth(), smooth()
+    forgotten = GradientDefense(model, auxiliary)
+    x, y = batch()
+    said = [forgotten.backward(x, y).warnings for _ in range(100)]
+    assert not any("set_progress" in words for warnings in said[:99] for words in warnings)
+    assert any("set_progress was never called: alpha and beta are still 0" in words for words in said[99])
+    forgotten.set_progress(0.0)
+    assert not any("set_progress" in words for words in forgotten.backward(x, y).warnings)
+
+
 def test_a_frozen_batch_norm_has_no_train_mode_to_differ_from():
     model, auxiliary = defense_pair()
     model[1].eval()

@@ -56,7 +56,7 @@ def make_run(
             "processor": "AMD EPYC",
             "cores": 2,
             "threads_per_trial": 1,
-            "commit": "83aee79",
+            "commits": ["83aee79"],
         },
     }
     folder.mkdir(parents=True, exist_ok=True)

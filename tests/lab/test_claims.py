@@ -39,7 +39,7 @@ says = "b reaches the paper's number"
 arm = "b"
 than = 0.9
 is = "near"
-within = 0.02
+within = 0.05
 quantity = "accuracy"
 only = "full"
 
@@ -118,7 +118,7 @@ def test_a_lost_trial_is_no_result_and_never_agreement(tmp_path, claim):
     verdict = judged(root, claim)
     assert [finding.outcome for finding in verdict.findings] == ["no result", "no result"]
     assert verdict.word == "on substitute: unclear"
-    assert judged(root, claim, Papers, "full").word == "not reproduced"
+    assert judged(root, claim, Papers, "full").word == "unclear"
 
 
 @pytest.mark.parametrize(
@@ -146,6 +146,22 @@ def test_the_papers_own_numbers_are_asked_for_in_the_papers_setting_only(tmp_pat
     assert not verdict.papers_setting
     assert verdict.word.startswith("on substitute: ")
     assert "b reaches the paper's number" not in [finding.check.says for finding in verdict.findings]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "outcome"),
+    [
+        ([0.9, 0.905, 0.895], "holds"),
+        ([0.94, 0.90, 0.86], "unclear"),  # the mean is near, the interval is not
+        ([0.97, 0.971, 0.969], "fails"),
+        ([0.9], "unclear"),
+    ],
+)
+def test_near_asks_the_interval_as_every_check_does(tmp_path, claim, accuracies, outcome):
+    root = write_run(tmp_path, claim, {"a": accuracies, "b": accuracies})
+    verdict = judged(root, claim, Papers, "full", seeds=range(len(accuracies)))
+    (found,) = [f.outcome for f in verdict.findings if f.check.relation == "near"]
+    assert found == outcome
 
 
 def test_results_are_judged_by_the_rule_that_was_there_before_them(tmp_path, claim):

@@ -257,7 +257,7 @@ def test_words_for_better_worse_and_noise():
     assert "worse, beyond noise" in told["down"]
     assert answer == (
         "up beats equal weights beyond noise; down is worse beyond noise; flat is within noise. "
-        "With 4 seeds, differences below about 3.5% could not be told from noise."
+        "With 4 seeds, differences of up to 3.5% could not be told from noise."
     )
 
 

@@ -65,6 +65,15 @@ class Watch(nn.Module):
         rate = max(0.02, 1.0 / int(self.steps))
         self.running_accuracy.lerp_(accuracy.to(self.running_accuracy), rate)
 
+    def progress_warnings(self) -> list[str]:
+        """What to say to a caller who has not told the progress, after a while."""
+        if int(self.steps) < PATIENCE:
+            return []
+        return [
+            "set_progress was never called: alpha and beta are still 0, and this is plain training. Call "
+            "set_progress(epoch / epochs) before every epoch."
+        ]
+
     def drift(self, logits: Tensor) -> tuple[Tensor, str | None]:
         """Growth of mean_b |mean_c z| since the first step, and a warning when it dwarfs their spread."""
         values = logits.detach().double()

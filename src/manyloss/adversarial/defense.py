@@ -117,6 +117,7 @@ class GradientDefense(nn.Module):
         self.watch = Watch()
         self.team = Team(distributed)
         self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
+        self._told_progress = False
 
     @property
     def auxiliary(self) -> nn.Module:
@@ -137,6 +138,7 @@ class GradientDefense(nn.Module):
         """Tell how much of the training is done, epoch / epochs in [0, 1]."""
         checks.progress(fraction)
         self.progress.fill_(fraction)
+        self._told_progress = True
         self.adversary.set_progress(fraction)
 
     def backward(
@@ -272,6 +274,8 @@ class GradientDefense(nn.Module):
         drift, drift_warning = self.watch.drift(logits)
         words = [drift_warning] if drift_warning else []
         words += self.watch.gradient_warnings("model", rms, zeros)
+        if not self._told_progress and float(self.progress) == 0:
+            words += self.watch.progress_warnings()
         words += self.watch.accuracy_warnings(
             "auxiliary", 1 / logits.shape[1], self.alpha > 0.5 * self.alpha_max > 0
         )

@@ -7,6 +7,8 @@ import errno
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+
 
 class LabError(Exception):
     """An error the user can act on: the command line prints its text in red, without a traceback."""
@@ -66,7 +68,9 @@ class UnwritableFolderError(DataError):
 def unknown_dataset(name: str, known: Iterable[str]) -> DataError:
     """`manyloss data get` was asked for a name it does not have."""
     known = list(known)
-    return DataError(f"No data set is called {name!r}. {closest(name, known)} All: {', '.join(known)}.")
+    near = closest(name, known)
+    rest = "" if near.startswith("Known") else f" All: {', '.join(known)}."
+    return DataError(f"No data set is called {name!r}. {near}{rest}")
 
 
 def embedded_dataset(name: str, package: str) -> DataError:
@@ -300,6 +304,16 @@ def unknown_source(recipe: str, data: str, known: Iterable[str]) -> DataError:
 def unknown_scale(recipe: str, scale: str, known: Iterable[str]) -> LabError:
     """A recipe has no such scale."""
     return LabError(f"Recipe {recipe!r} has no scale {scale!r}. {closest(scale, known)}")
+
+
+def device(name: str) -> None:
+    """``--device`` names a device that is there."""
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise LabError(f"--device must be cpu or cuda; received {name!r}.")
+    if name != "cpu" and not torch.cuda.is_available():
+        raise LabError(
+            f"--device {name}: this torch ({torch.__version__}) sees no GPU. Leave the option out."
+        )
 
 
 def not_seeds(text: str) -> LabError:

@@ -229,11 +229,13 @@ def _values(check: Check, results: Mapping[int, Mapping[str, Any]]) -> dict[int,
 
 
 def _outcome(check: Check, difference: Interval) -> Outcome:
-    if check.relation == "near":
-        return "holds" if abs(difference.mean) <= check.within else "fails"
     if difference.low is None or difference.high is None:
         return "unclear"
     low, high = difference.low, difference.high
+    if check.relation == "near":
+        if -check.within <= low and high <= check.within:
+            return "holds"
+        return "fails" if low > check.within or high < -check.within else "unclear"
     if check.relation == "lower":
         low, high = -high, -low
     if low > check.within:
@@ -247,7 +249,9 @@ def word_for(findings: Sequence[Finding], papers_setting: bool) -> str:
     if papers_setting:
         if all(outcome == "holds" for outcome in outcomes):
             return "reproduced"
-        return "partly" if "holds" in outcomes else "not reproduced"
+        if "holds" in outcomes:
+            return "partly"
+        return "not reproduced" if "fails" in outcomes else "unclear"
     if "no result" in outcomes:
         return "on substitute: unclear"
     if all(outcome == "holds" for outcome in outcomes):

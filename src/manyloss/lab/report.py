@@ -509,7 +509,7 @@ def _provenance(run: RunRecord) -> str:
     threads = environment.pop("threads_per_trial", None)
     if threads is not None:
         machine["threads per trial"] = threads
-    commit = environment.pop("commit", None)
+    commits = environment.pop("commits", [])
     pairs = [
         ("Problem", escape(run.problem)),
         ("Started", escape(_date(run.created) or "not recorded")),
@@ -527,7 +527,7 @@ def _provenance(run: RunRecord) -> str:
             "(methods that change the model itself excepted)",
         ),
         ("Versions", _listing(environment)),
-        ("Commit", escape(str(commit))) if commit else ("", ""),
+        ("Commit", escape(", ".join(commits))) if commits else ("", ""),
         ("Machine", _listing(machine)),
         ("Settings", _listing(run.settings)),
         ("Methods", _methods(run)),

@@ -382,10 +382,10 @@ def verdict(rows: Sequence[Comparison], baseline: str, *, pending: int = 0) -> s
     noisy = [row.change for row in others if row.outcome == "noise" and row.change]
     widths = [change.half_width for change in noisy if change.half_width]
     if widths:
-        width = median(widths)
+        width = max(widths)
         limit = percent(width, signed=False, digits=0 if width >= 0.1 else 1 if width >= 0.001 else 2)
         seeds = max(change.count for change in noisy)
-        sentence += f" With {seeds} seeds, differences below about {limit} could not be told from noise."
+        sentence += f" With {seeds} seeds, differences of up to {limit} could not be told from noise."
     return sentence
 
 

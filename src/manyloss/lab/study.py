@@ -44,6 +44,8 @@ class Study:
     device: str = "cpu"
     command: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+    #: Of the source checkouts that trained a part of it.
+    commits: list[str] = field(default_factory=list)
     #: What the plan does beyond what was asked for, in words.
     remarks: list[str] = field(default_factory=list)
 
@@ -179,6 +181,7 @@ class Study:
             arms, seeds = list(known["arms"]), [int(seed) for seed in known["seeds"]]
             threads = int(known["environment"]["threads_per_trial"])
             self.notes["created"] = known["created"]
+            self.commits = list(known["environment"].get("commits", []))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise checks.damaged(path, error) from error
         now = {"problem": self.problem.name, "epochs": self.epochs, **self.settings()}
@@ -229,7 +232,7 @@ class Study:
                     **environment(self.threads),
                     "cores": cores(),
                     "jobs": self.jobs,
-                    "commit": commit(),
+                    "commits": list(dict.fromkeys([*self.commits, *filter(None, [commit()])])),
                 },
             },
         )
@@ -249,7 +252,8 @@ class Study:
             if retry:
                 self._forget_crashes()
             missing = self.missing()
-            self.write()
+            if missing or not (self.root / "study.json").exists():  # judging again changes no record
+                self.write()
             display.plan(len(self.trials()), len(missing), self.epochs)
             if missing:
                 jobs = min(self.jobs, len(missing))
@@ -305,11 +309,11 @@ def try_out(problem: Problem, seed: int) -> None:
 
 
 def commit() -> str | None:
-    """The commit of a source checkout, None for an installed package."""
+    """The commit of a source checkout, "-dirty" behind it if files differ; None for an installed package."""
     folder = Path(__file__).parent
     try:
         found = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"],
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"],
             capture_output=True,
             text=True,
             timeout=5,

@@ -311,6 +311,10 @@ def test_a_good_problem_passes(tmp_path):
         ("x = 1", "has no Problem class. Write one subclass"),
         (GOOD + "\nclass Other(Problem):\n    pass\n", "has 2 Problem classes (DigitAndInk, Other)"),
         (GOOD.replace("part(1500, None)", "part(1500, 1500)"), "digit-and-ink: the test split is empty"),
+        (
+            GOOD.replace('"ink": MeanSquaredError', '"inc": MeanSquaredError'),
+            "metrics has 'inc', but the targets of a batch have no 'inc': digit, ink.",
+        ),
     ],
 )
 def test_a_file_without_one_problem_is_an_error(text, message, tmp_path):

@@ -271,6 +271,15 @@ class BrokenProblemError(LabError):
     """The user's own code failed: the text is its traceback, without the lab's frames."""
 
 
+def metric_without_target(name: str, key: str, targets: Iterable[str]) -> LabError:
+    """A metric would never be fed: nan in every table."""
+    task = name.partition("/")[0]
+    return LabError(
+        f"metrics has {key!r}, but the targets of a batch have no {task!r}: {', '.join(targets) or 'none'}. "
+        "Give metric and target the same name, or write update_metrics."
+    )
+
+
 def no_file(path: Path) -> LabError:
     """There is no such problem file."""
     return LabError(

@@ -305,7 +305,11 @@ def try_out(problem: Problem, seed: int) -> None:
         model.eval()
         _, outputs = model(inputs)
         problem.compute_losses(outputs, targets)
-        problem.update_metrics(problem.make_metrics(), outputs, targets)
+        metrics = problem.make_metrics()
+        problem.update_metrics(metrics, outputs, targets)
+    for name, metric in metrics.items():
+        if not metric.update_called and name.partition("/")[0] not in targets:
+            raise checks.metric_without_target(name, problem.metric_names[name], targets)
 
 
 def commit() -> str | None:

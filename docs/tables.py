@@ -289,7 +289,6 @@ def benchmarks() -> str:
 
 # -- claims -----------------------------------------------------------------------------------------------
 
-MARKS = {"holds": "✓", "fails": "✗", "unclear": "?", "no result": "–"}
 #: Attacked models are shown by these, beside the verdict; the other quantities are in the file.
 UNDER_ATTACK = (
     "class/accuracy",
@@ -349,6 +348,8 @@ def _verdict(record: dict[str, Any]) -> str:
 
 
 def _checks(record: dict[str, Any]) -> str:
+    from manyloss.lab.claims import MARKS
+
     rows = ["| | check | measured | against | difference, 95 % |", "| --- | --- | --- | --- | --- |"]
     for check in record["checks"]:
         value, against, difference, half = (

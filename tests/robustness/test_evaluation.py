@@ -111,7 +111,7 @@ def test_progress_true_draws_a_bar(four_nets, held_out, capsys, monkeypatch):
     x, y = held_out
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
-    silent = evaluate(four_nets["undefended"], x[:40], y[:40], eps=0.1, batch_size=20)
+    silent = evaluate(four_nets["undefended"], x[:40], y[:40], eps=0.1, batch_size=20, progress=None)
     assert capsys.readouterr().out == ""
     shown = evaluate(four_nets["undefended"], x[:40], y[:40], eps=0.1, batch_size=20, progress=True)
     assert "40/40" in capsys.readouterr().out

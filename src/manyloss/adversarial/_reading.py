@@ -35,12 +35,13 @@ def unchanged_on_error(*modules: nn.Module) -> Iterator[None]:
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """A second pass over the same batch does not count a second time in BatchNorm."""
-    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    before = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     try:
         yield
     finally:
-        for buffer, value in before:
-            buffer.copy_(value)
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -308,7 +308,17 @@ def lines_of(verdict: Verdict) -> list[str]:
 def record_of(verdict: Verdict, root: Path) -> dict[str, Any]:
     """What is kept of a verdict: small, with the rule's hash, the numbers, and where they come from."""
     study = storage.read_json(root / "study.json") or {}
-    results = [storage.read_json(path) or {} for path in root.glob("trials/*/*/result.json")]
+    paths = sorted(root.glob("trials/*/*/result.json"))
+    results = {path.parent: storage.read_json(path) or {} for path in paths}
+    of_arm = {
+        arm: {
+            folder.name: result
+            for folder, result in results.items()
+            if folder.parent == storage.trial_folder(root, arm, 0).parent
+        }
+        for arm in verdict.claim.arms
+    }
+    cells = {arm: _cells(found) for arm, found in of_arm.items()}
     return {
         "format": 1,
         "claim": verdict.claim.name,
@@ -332,9 +342,9 @@ def record_of(verdict: Verdict, root: Path) -> dict[str, Any]:
         ],
         "measured": verdict.measured,
         "paper_numbers": verdict.claim.paper_numbers,
-        "words": _words(verdict, root),
-        "cells": _cells(verdict, root),
-        "seconds": sum(float(result.get("seconds") or 0) for result in results),
+        "words": {arm: _words(found) for arm, found in of_arm.items()},
+        "cells": {arm: said for arm, said in cells.items() if said},
+        "seconds": sum(float(result.get("seconds") or 0) for result in results.values()),
         "settings": _without_places(study.get("settings", {})),
         "epochs": study.get("epochs"),
         "created": study.get("created"),
@@ -342,31 +352,17 @@ def record_of(verdict: Verdict, root: Path) -> dict[str, Any]:
     }
 
 
-def _results(root: Path, arm: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The folder's name and the result of every trial of one arm, in the order of the names."""
-    for path in sorted(storage.trial_folder(root, arm, 0).parent.glob("seed-*/result.json")):
-        yield path.parent.name, storage.read_json(path) or {}
+def _words(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What the final evaluations of one arm said: no robust accuracy is kept without its masking verdict."""
+    return [f"{seed}: {remark}" for seed, result in results.items() for remark in result.get("remarks") or []]
 
 
-def _words(verdict: Verdict, root: Path) -> dict[str, list[str]]:
-    """Arm -> what the final evaluations said: no robust accuracy is kept without its masking verdict."""
-    return {
-        arm: [
-            f"{name}: {remark}"
-            for name, result in _results(root, arm)
-            for remark in result.get("remarks") or []
-        ]
-        for arm in verdict.claim.arms
-    }
-
-
-def _cells(verdict: Verdict, root: Path) -> dict[str, dict[str, list[str]]]:
-    """Arm -> column of words -> one word per seed."""
-    said: dict[str, dict[str, list[str]]] = {}
-    for arm in verdict.claim.arms:
-        for _, result in _results(root, arm):
-            for column, word in (result.get("words") or {}).items():
-                said.setdefault(arm, {}).setdefault(column, []).append(word)
+def _cells(results: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Column of words -> one word per seed of one arm."""
+    said: dict[str, list[str]] = {}
+    for result in results.values():
+        for column, word in (result.get("words") or {}).items():
+            said.setdefault(column, []).append(word)
     return said
 
 

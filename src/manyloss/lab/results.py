@@ -66,6 +66,8 @@ class TrialRecord:
     words: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     warnings: Mapping[str, int] = field(default_factory=dict)
+    #: What else the final evaluation kept, such as the accuracies of an attacked model by radius.
+    record: Mapping[str, Any] = field(default_factory=dict)
     epochs: tuple[EpochRecord, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -235,6 +237,7 @@ def _read_trial(folder: Path, arm: str, seed: int) -> TrialRecord:
             words={str(name): str(text) for name, text in (result.get("words") or {}).items()},
             remarks=tuple(str(text) for text in result.get("remarks") or ()),
             warnings={str(text): int(count) for text, count in (result.get("warnings") or {}).items()},
+            record=dict(result.get("record") or {}),
             epochs=epochs,
             settings=settings,
         )

@@ -15,8 +15,8 @@ import random
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from torch.utils.data import default_collate
 
 from manyloss import __version__
 from manyloss import checks as library_checks
+from manyloss.adversarial._reading import frozen_statistics
 from manyloss.checks import NotFiniteError
 from manyloss.gradients import LossGradients, read_losses
 from manyloss.lab import checks, storage
@@ -300,9 +301,8 @@ class Trial:
             device=self.device,
         )
         self.multi = self.chosen.build(self.context)
-        if self._compiles:
-            for module in self._differentiated_once():
-                module.compile(backend=COMPILER)
+        if self._fast:
+            self._compile()
         self.metrics = {name: metric.to(self.device) for name, metric in self.problem.make_metrics().items()}
         self.order = torch.Generator().manual_seed(seed_for(name, seed, "order"))
         _seed_everything(seed_for(name, seed, "training"))
@@ -335,15 +335,11 @@ class Trial:
     def _fast(self) -> bool:
         return self.problem.mixed_precision and self.device.type == "cuda"
 
-    @property
-    def _compiles(self) -> bool:
-        return self._fast
-
-    def _differentiated_once(self) -> list[nn.Module]:
-        """What may be compiled."""
-        if isinstance(self.multi, WayOfTraining):
-            return self.multi.differentiated_once(self.model)
-        return self.problem.differentiated_once(self.model)
+    def _compile(self) -> None:
+        """Compile, in place, what a step differentiates once."""
+        who = self.multi if isinstance(self.multi, WayOfTraining) else self.problem
+        for module in who.differentiated_once(self.model):
+            module.compile(backend=COMPILER)
 
     def _training_precision(self) -> AbstractContextManager[Any]:
         return torch.autocast("cuda", torch.bfloat16) if self._fast else nullcontext()
@@ -519,7 +515,7 @@ class Trial:
         leaves no trace: random state and buffers are put back.
         """
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), _buffers_put_back(self.model):
+        with torch.random.fork_rng(devices=devices), frozen_statistics(self.model):
             measured = self.problem.measured_losses(self.model, inputs, targets)
             if measured is None:
                 return None
@@ -662,18 +658,6 @@ def _set_random_states(states: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
     np.random.set_state(states["numpy"])  # noqa: NPY002
     random.setstate(states["python"])
-
-
-@contextmanager
-def _buffers_put_back(model: nn.Module) -> Iterator[None]:
-    """BatchNorm's running statistics must not see the measuring pass."""
-    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
 
 
 def _is_about_finite_numbers(error: BaseException) -> bool:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from manyloss.lab import storage
 from manyloss.lab.results import RunRecord
 from manyloss.robustness.evaluation import in_255
 
@@ -39,10 +38,7 @@ def read(run: RunRecord) -> list[Attacked]:
     """The arms whose finished trials were attacked, in the order of the study."""
     found = []
     for arm in run.arms:
-        records = [
-            (storage.read_json(trial.folder / "result.json") or {}).get("record") or {}
-            for trial in run.finished(arm)
-        ]
+        records = [trial.record for trial in run.finished(arm)]
         curves = [record["robustness"]["curves"] for record in records if "robustness" in record]
         if curves:
             saliency: Any = next((record["saliency"] for record in records if "saliency" in record), [])

@@ -218,7 +218,7 @@ def evaluate(
     batch_size: int = 256,
     seed: int = 0,
     device: torch.device | str | None = None,
-    progress: Progress | bool = False,
+    progress: Progress | bool | None = None,
 ) -> RobustnessReport:
     """Attack a model and say how far to trust the result.
 
@@ -286,12 +286,12 @@ def evaluate(
 
 
 @contextmanager
-def _told(progress: Progress | bool) -> Iterator[Progress]:
+def _told(progress: Progress | bool | None) -> Iterator[Progress]:
     """Who is told how far the evaluation is: nobody, the caller's function, or a bar in the terminal."""
-    if not isinstance(progress, bool):
-        yield progress
-    elif not progress:
+    if not progress:
         yield lambda *_: None
+    elif progress is not True:
+        yield progress
     else:
         try:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

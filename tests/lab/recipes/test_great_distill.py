@@ -295,10 +295,17 @@ def test_what_is_compiled_on_a_gpu_learns_the_same(name, arm, compiled, tmp_path
 
     monkeypatch.setattr(torch.nn.Module, "compile", counted)
     monkeypatch.setattr("manyloss.lab.trial.COMPILER", "aot_eager")
+    prepare = Trial._prepare
+
+    def prepare_and_compile(trial):
+        prepare(trial)
+        trial._compile()
+
     results = []
     for folder, forced in (("plain", False), ("compiled", True)):
         for spec in Study.plan(Source(name, options), [arm], [0], tmp_path / folder, epochs=1).trials():
-            monkeypatch.setattr(Trial, "_compiles", forced and spec.arm == arm)
+            compiles = forced and spec.arm == arm
+            monkeypatch.setattr(Trial, "_prepare", prepare_and_compile if compiles else prepare)
             result = Trial(spec).run()
         assert result["status"] == "finished", result["reason"]
         results.append(result)

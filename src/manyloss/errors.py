@@ -1,4 +1,4 @@
-"""The kinds of errors that a caller may want to tell apart; every one is also the built-in kind it refines."""
+"""The kinds of errors that a caller may want to tell apart; each is also the built-in kind it refines."""
 
 from __future__ import annotations
 

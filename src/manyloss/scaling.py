@@ -1,4 +1,4 @@
-"""The scale that a GradScaler puts on losses: applied before a read, removed after it, applied to what is written."""
+"""The scale that a GradScaler puts on losses: applied before a read, removed after, applied to a write."""
 
 from __future__ import annotations
 

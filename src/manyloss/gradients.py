@@ -230,7 +230,7 @@ def read_losses(
     params: Sequence[Tensor],
     scale: LossScale = NO_SCALE,
     *,
-    create_graph: bool = False,
+    refuse: Callable[[list[Tensor], str], None] | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """One read per loss, at features and at parameters, with the graph kept.
 
@@ -241,7 +241,8 @@ def read_losses(
         likes: the tensors there.
         params: shared parameters to read at, too.
         scale: what the losses are multiplied with before the read and divided by after it.
-        create_graph: keep the gradients differentiable, for penalties.
+        refuse: given, gradients are kept differentiable, for penalties, and it is called with those of each
+            loss and its name.
 
     Returns:
         per features tensor [T, B, *F], and per parameter [T, *P_k].
@@ -258,7 +259,9 @@ def read_losses(
         grads: Sequence[Tensor | None] = [None] * len(places)
         if root is not None:
             seed = scale.apply(seed_of(root, there[0].device))
-            grads = read([root], name, places, [seed], create_graph=create_graph)
+            grads = read([root], name, places, [seed], create_graph=refuse is not None)
+            if refuse is not None:
+                refuse([grad for grad in grads if grad is not None], name)
             check_reached(name, grads[: len(features)], "features")
             check_reached(name, grads[len(features) :], "shared_params")
         for row, grad, like in zip(rows, grads, there, strict=True):

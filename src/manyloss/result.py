@@ -118,7 +118,12 @@ class StepResult:
 
 
 def _on_host(values: Mapping[str, Tensor | float]) -> dict[str, Tensor]:
-    return {name: torch.as_tensor(v, device="cpu").detach().double() for name, v in values.items()}
+    return {
+        name: value.detach().cpu().double()
+        if isinstance(value, Tensor)
+        else torch.full((), value, dtype=torch.float64, device="cpu")
+        for name, value in values.items()
+    }
 
 
 def _rounded(values: dict[str, Tensor]) -> str:

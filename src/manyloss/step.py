@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
 
@@ -111,6 +112,7 @@ class MultiLoss(nn.Module):
         self._met = False  # names and order were compared with the other ranks
         self._steps = 0
         self._deferred: list[Tensor] = []
+        self._warned = False
 
     # ------------------------------------------------------------------ the step
 
@@ -161,6 +163,7 @@ class MultiLoss(nn.Module):
             wanted = self._wanted(measure or bool(due), skips)
             checked = check_step(losses, features, shared_params, wanted, self._ranks_of_step(), self._met)
             self._met = True
+            self._warn_of_sums(checked)
             scale = LossScale.of(grad_scaler, checked.device).divided_by(divide_by)
             step = self._step(checked, scale, retain_graph, wanted.measure)
             if not checked.finite:
@@ -287,6 +290,18 @@ class MultiLoss(nn.Module):
         if not (step.losses.on_host or step.scale.skips):
             step.deferred.append(torch.isfinite(torch.stack(list(step.losses.held))).all())  # type: ignore[arg-type]
         self._deferred = step.deferred
+
+    def _warn_of_sums(self, checked: Checked) -> None:
+        """Once: a loss that already holds another one as a term counts it twice."""
+        if checked.walk.contains and not self._warned:
+            self._warned = True
+            i, j = checked.walk.contains[0]
+            whole, term = checked.losses.names[i], checked.losses.names[j]
+            warnings.warn(
+                f"Loss {whole!r} is a sum that has loss {term!r} as a term (such as `{whole} += {term}`), and "
+                f"{term!r} is passed as well: it counts twice. Pass the terms, each once.",
+                stacklevel=4,
+            )
 
     def _ask_deferred(self) -> None:
         """A device that was not waited for in the last step has its answer by now."""

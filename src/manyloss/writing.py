@@ -15,8 +15,8 @@ from manyloss.gradients import as_like, as_real, seed_of
 from manyloss.precision import full_precision
 from manyloss.scaling import LossScale
 
-Put = Callable[[int, Tensor], Tensor | None]
-"""(number of the place, arriving gradient) -> what goes on from there; None leaves it."""
+Put = Callable[[int, Tensor | None], Tensor | None]
+"""(number of the place, arriving gradient, None if there is none) -> what goes on; None leaves it."""
 
 
 def backward(
@@ -58,8 +58,10 @@ class Replace:
         self.scale = scale
         self.fired: set[int] = set()
 
-    def __call__(self, number: int, grad: Tensor) -> Tensor:
+    def __call__(self, number: int, grad: Tensor | None) -> Tensor | None:
         """What stands in for the gradient that arrives."""
+        if grad is None:
+            return None
         if number in self.fired:
             return torch.zeros_like(grad)
         self.fired.add(number)
@@ -100,7 +102,7 @@ def hooked(places: Sequence[Tensor], edges: Sequence[graph.Edge], put: Put) -> I
             handle.remove()
 
 
-def _first_hook(tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Any:
+def _first_hook(tensor: Tensor, hook: Callable[[Tensor | None], Tensor | None]) -> Any:
     """Register a hook that runs before the user's: theirs act on the final gradient."""
     registered = tensor._backward_hooks
     if not registered:

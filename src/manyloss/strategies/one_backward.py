@@ -112,9 +112,9 @@ class MergeInside:
         self.error: Exception | None = None
         self._reading = False
 
-    def __call__(self, number: int, grad: Tensor) -> Tensor | None:
+    def __call__(self, number: int, grad: Tensor | None) -> Tensor | None:
         """What goes on into the encoder from one features tensor."""
-        if self._reading:  # a read behind the features passes here, too
+        if grad is None or self._reading:  # an unused output; or a read behind the features, which passes here
             return None
         merged = self.finish()
         if self.error is not None:

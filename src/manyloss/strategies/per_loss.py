@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ def _read(step: Step) -> tuple[LossGradients, LossGradients | None]:
             step.features if at_features else [],
             step.params if at_params else [],
             step.scale,
-            create_graph=plan.differentiable,
+            refuse=partial(_refuse_missing, step) if plan.differentiable else None,
         )
     params = step.gradients([mean_over_ranks(part, step.ranks) for part in behind], "shared_params")
     if not at_features:
@@ -82,8 +83,6 @@ def _shared(step: Step, merged: Sequence[Tensor | None]) -> list[Tensor]:
 
 def _penalise(step: Step, gradients: LossGradients) -> dict[str, Tensor]:
     """The penalties, named by their classes; the second of one class is "CosReg 2"."""
-    for i, name in enumerate(step.names):
-        graph.refuse_missing_derivatives([part[i] for part in gradients.parts], _who(step), f"loss {name!r}")
     _check_still_there(step)
     penalties: dict[str, Tensor] = {}
     for penalty in step.penalties:
@@ -118,6 +117,10 @@ def _refuse_once_only(step: Step) -> None:
         if root is not None:
             nodes = graph.between([graph.edge_of(root)], places)
             graph.refuse_double_backward(nodes, _who(step), f"loss {name!r}")
+
+
+def _refuse_missing(step: Step, gradients: list[Tensor], name: str) -> None:
+    graph.refuse_missing_derivatives(gradients, _who(step), f"loss {name!r}")
 
 
 def _check_still_there(step: Step) -> None:

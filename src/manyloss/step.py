@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any, Literal, Protocol
 
 import torch
@@ -156,7 +157,11 @@ class MultiLoss(nn.Module):
 
         """
         checks.positive("divide_by", divide_by)
-        with torch.enable_grad():
+        with ExitStack() as ambient:
+            ambient.enter_context(torch.enable_grad())
+            for device in ("cpu", "cuda"):  # a backward runs in the types of its forward, as torch advises
+                if torch.is_autocast_enabled(device):
+                    ambient.enter_context(torch.autocast(device, enabled=False))
             self._ask_deferred()
             due = [observer for observer in self.observers if observer.due()]
             skips = grad_scaler is not None and grad_scaler.is_enabled()
@@ -298,8 +303,8 @@ class MultiLoss(nn.Module):
             i, j = checked.walk.contains[0]
             whole, term = checked.losses.names[i], checked.losses.names[j]
             warnings.warn(
-                f"Loss {whole!r} is a sum that has loss {term!r} as a term (such as `{whole} += {term}`), and "
-                f"{term!r} is passed as well: it counts twice. Pass the terms, each once.",
+                f"Loss {whole!r} is a sum that has loss {term!r} as a term (as after `{whole} += {term}`), "
+                f"and {term!r} is passed as well: it counts twice. Pass the terms, each once.",
                 stacklevel=4,
             )
 

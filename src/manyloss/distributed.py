@@ -8,12 +8,13 @@ batch is spread over the ranks) are summed over N^2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 Setting = Literal["auto"] | bool | Any
 """``"auto"`` (sum over the ranks when torch.distributed runs with more than one), False, or a group."""
@@ -42,9 +43,24 @@ class Ranks:
         """Mean of a detached tensor over the ranks, on every rank."""
         return tensor if self.world == 1 else self.sum(tensor) / self.world
 
+    def mean_each(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Means over the ranks of tensors on one device, in one message."""
+        if self.world == 1 or not tensors:
+            return list(tensors)
+        flat = self.mean(torch.cat([tensor.detach().reshape(-1) for tensor in tensors]))
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        return [part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)]
+
     def all(self, mine: bool) -> bool:
         """Whether it holds on every rank."""
         return mine if self.world == 1 else float(self.sum(torch.tensor(float(mine)))) == self.world
+
+    def all_finite(self, *tensors: Tensor) -> bool:
+        """Whether no rank holds a NaN or an infinity, so that all of them decide alike."""
+        largest = torch.nn.utils.get_total_norm(
+            [each.detach() for each in tensors], norm_type=torch.inf
+        )  # one pass; NaN stays NaN
+        return self.all(bool(largest.isfinite()))
 
     def shares(self, mine: list[bool]) -> list[float]:
         """Per item N / (ranks that have it): a mean over N ranks divides by those that have not, too."""
@@ -78,6 +94,11 @@ class Ranks:
             carried = tensor.detach().to(self._device(tensor))
             dist.broadcast(carried, src=dist.get_global_rank(self.group, 0), group=self.group)
             tensor.detach().copy_(carried)
+
+    def start_alike(self, *networks: nn.Module) -> None:
+        """Give every rank rank 0's parameters and buffers of networks that only their method trains."""
+        for network in networks:
+            self.share_parameters([*network.parameters(), *network.buffers()])
 
     def _device(self, tensor: Tensor) -> torch.device:
         on_gpu = dist.get_backend(self.group) == "nccl"

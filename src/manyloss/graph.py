@@ -14,9 +14,11 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from manyloss import checks
+from manyloss.errors import NoDoubleBackwardError
 
 Edge = tuple[Any, int]
 """(node, output number): where a tensor was made; for a leaf, its AccumulateGrad node and 0."""
@@ -219,3 +221,91 @@ def independent_edges(features: Sequence[Tensor]) -> list[Edge]:
             if found is not None:
                 raise checks.independent_features(i, found + (found >= i))
     return edges
+
+
+# -- what can be differentiated once only -------------------------------------------------------------------
+
+_WRITE_IT_OUT = "write that part in operations that torch differentiates twice"
+#: How the name of a node without a double backward begins -> the way out.
+_ONCE_ONLY = {
+    "CompiledFunctionBackward": "leave what lies between there and the place where gradients are read "
+    "uncompiled (a compiled module keeps the original as ._orig_mod)",
+    "CudnnRnnBackward": "run that layer under torch.backends.cudnn.flags(enabled=False)",
+    "MiopenRnnBackward": "run that layer under torch.backends.cudnn.flags(enabled=False)",
+    "ScaledDotProduct": "run the forward under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)",
+    "CheckpointFunctionBackward": "use checkpoint(..., use_reentrant=False)",
+    "CdistBackward": "write the distances as (x[:, None] - y[None]).norm(dim=-1)",
+    "PdistBackward": "write the distances as (x[:, None] - x[None]).norm(dim=-1)",
+    "EmbeddingBagBackward": "use torch.nn.Embedding and reduce over the bag yourself",
+}
+#: What torch puts into the graph of a gradient where it has no derivative, to fail when that is reached.
+_MISSING = ("torch::autograd::NotImplemented", "torch::autograd::Error")
+_MARKED_ONCE = once_differentiable(lambda _: None).__code__
+
+
+def refuse_double_backward(nodes: Iterable[Any], method: str, what: str) -> None:
+    """Refuse, before gradients are read, what torch can differentiate once only.
+
+    Args:
+        nodes: what is to be differentiated twice: the nodes :func:`between` what is read and where.
+        method: who needs it ("CosReg").
+        what: what is read ("loss 'a'", "the student").
+
+    Raises:
+        NoDoubleBackwardError: one of the nodes has no double backward; names it and the way out.
+
+    """
+    for node in nodes:
+        name = node.name()
+        way_out = next((way for start, way in _ONCE_ONLY.items() if name.startswith(start)), None)
+        if way_out is None and _is_marked_once(node):
+            way_out = f"its backward is marked @once_differentiable; {_WRITE_IT_OUT}"
+        if way_out is not None:
+            raise NoDoubleBackwardError(
+                f"{method} needs a double backward of {what}, which {name} does not have: {way_out}."
+            )
+
+
+def refuse_missing_derivatives(gradients: Iterable[Tensor], method: str, what: str) -> None:
+    """Refuse, after gradients were read with ``create_graph``, what torch says only then (CTC, margins ...).
+
+    A derivative that torch does not have is a node in the graph of the gradient that fails when it is
+    reached, that is in the middle of the write. The arguments are those of :func:`refuse_double_backward`,
+    with the gradients that were read in place of the nodes.
+
+    Raises:
+        NoDoubleBackwardError: there is such a node.
+
+    """
+    for node in _below(gradient for gradient in gradients if gradient.requires_grad):
+        if node.name() in _MISSING:
+            near = [child.name() for child, _ in node.next_functions if child is not None]
+            known = [name for name in near if "AccumulateGrad" not in name]
+            raise NoDoubleBackwardError(
+                f"{method} needs a double backward of {what}, and torch has none for a part of it"
+                f"{f' (near {known[-1]})' if known else ''}: {_WRITE_IT_OUT}, or take a method that reads "
+                "gradients without differentiating them."
+            )
+
+
+def _below(roots: Iterable[Tensor]) -> Iterator[Any]:
+    """Every node that the tensors are computed from."""
+    stack = [get_gradient_edge(root).node for root in roots]
+    seen: set[Any] = set(stack)
+    while stack:
+        node = stack.pop()
+        yield node
+        for child, _ in node.next_functions:
+            if child is not None and child not in seen:
+                seen.add(child)
+                stack.append(child)
+
+
+def _is_marked_once(node: Any) -> bool:
+    """Whether this is a user's function with a backward that torch differentiates at best by accident.
+
+    Where the gradient that arrives has no graph of its own, torch takes the result for a constant and says
+    nothing.
+    """
+    function = getattr(type(node), "_forward_cls", None)
+    return function is not None and getattr(function.backward, "__code__", None) is _MARKED_ONCE

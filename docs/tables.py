@@ -23,7 +23,7 @@ from typing import Any
 
 from torch import nn
 
-from manyloss.adversarial._distiller import Distiller
+from manyloss.adversarial import Distiller
 from manyloss.aggregation import Aggregator
 from manyloss.penalties import Penalty
 from manyloss.weighting import GradientWeighting, LossWeighting

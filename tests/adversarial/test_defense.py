@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from manyloss.adversarial import GradientDefense, GradientReversal, PlainTraining, networks
+from manyloss.errors import NoDoubleBackwardError
 from tests.adversarial.nets import batch, convolutional, defense_pair, images, same, smooth, snapshot
 from tests.reference import great
 
@@ -486,7 +487,8 @@ def test_compiled_models_are_refused_early_with_the_way_out():
     method.set_progress(0.5)
     before = snapshot(model), snapshot(auxiliary)
     with pytest.raises(
-        ValueError, match=r"through a compiled module; pass the model from before torch\.compile"
+        NoDoubleBackwardError,
+        match=r"^GradientDefense needs a double backward of the model, which Compiled.*_orig_mod",
     ):
         method.backward(*images())
     assert same(before[0], model)
@@ -505,7 +507,7 @@ def test_reentrant_checkpoints_and_fused_attention_are_refused():
 
     method = GradientDefense(Checkpointed(), convolutional())
     method.set_progress(0.5)
-    with pytest.raises(ValueError, match=r"reentrant checkpoint; pass use_reentrant=False"):
+    with pytest.raises(NoDoubleBackwardError, match=r"CheckpointFunctionBackward .*use_reentrant=False"):
         method.backward(*images())
 
     class Attending(nn.Module):
@@ -519,9 +521,7 @@ def test_reentrant_checkpoints_and_fused_attention_are_refused():
 
     method = GradientDefense(Attending(), convolutional())
     method.set_progress(0.5)
-    with pytest.raises(
-        ValueError, match=r"fused attention; run the step under torch.nn.attention.sdpa_kernel"
-    ):
+    with pytest.raises(NoDoubleBackwardError, match=r"ScaledDotProduct\w+ .*sdpa_kernel\(SDPBackend.MATH\)"):
         method.backward(*images())
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         assert torch.isfinite(method.backward(*images()).loss)

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyloss import checks
-from manyloss.adversarial._reading import Loss, frozen_statistics, loss_input_gradient, modes_restored
+from manyloss.input_gradients import Loss, as_input, input_gradient, mean_loss
+from manyloss.restore import buffers_restored, modes_restored
 
 PATIENCE = 100  # steps before a running accuracy is judged
 VANISHED = 1e-8  # RMS below which a gradient carries nothing
@@ -34,13 +34,12 @@ def batchnorm_cosine(model: nn.Module, x: Tensor, y: Tensor, loss: Loss = F.cros
     """
 
     def gradient() -> Tensor:
-        inputs = x.detach().requires_grad_()
+        inputs = as_input(x)
         with torch.enable_grad():
-            value = checks.scalar_loss(loss(model(inputs), y))
-            found = loss_input_gradient(value, inputs, None, create_graph=False)
-        return found.flatten(1).double()
+            value = mean_loss(loss, model(inputs), y)
+            return input_gradient(value, inputs).flatten(1).double()
 
-    with modes_restored(model), frozen_statistics(model):
+    with modes_restored(model), buffers_restored(model):
         as_trained = gradient()  # what is frozen stays frozen
         model.eval()
         return F.cosine_similarity(as_trained, gradient(), dim=1).mean()

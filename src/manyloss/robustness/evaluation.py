@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyloss import checks
-from manyloss.adversarial._reading import modes_restored
+from manyloss.input_gradients import gradient_of_score
+from manyloss.restore import gradients_set_aside, modes_restored
 from manyloss.robustness.attacks import (
     checked_logits,
     fgsm,
@@ -55,7 +56,7 @@ def standard_attacks(
 
     def aimed_at_random(attack: Callable[..., Tensor], **settings: int) -> RunAttack:
         def run(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int) -> Tensor:
-            with modes_restored(model), torch.no_grad():
+            with modes_restored(model):
                 classes = checked_logits(model.eval(), x, y).shape[1]
             return attack(model, x, y, eps, targets=random_targets(y, classes, seed=seed), **settings)
 
@@ -175,11 +176,14 @@ def _draws_random_numbers(model: nn.Module, x: Tensor) -> bool:
 
 
 def _batches(data: Any, labels: Tensor | None, batch_size: int) -> tuple[Iterable[Any], int | None]:
+    """Pairs (x, y), and of how many examples in all, where that is known."""
     if labels is None and isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], Tensor):
         data, labels = data
     if labels is not None:
-        pairs = torch.utils.data.TensorDataset(data, labels)
-        return torch.utils.data.DataLoader(pairs, batch_size), len(labels)
+        checks.images(data, (0.0, 1.0))
+        if len(data) != len(labels):
+            raise ValueError(f"data holds {len(data)} examples and labels {len(labels)}: one label for each.")
+        return zip(torch.split(data, batch_size), torch.split(labels, batch_size), strict=True), len(data)
     try:
         total = len(data.dataset)
     except (AttributeError, TypeError):
@@ -187,20 +191,41 @@ def _batches(data: Any, labels: Tensor | None, batch_size: int) -> tuple[Iterabl
     return data, total
 
 
+def _pair(batch: object) -> tuple[Tensor, Tensor]:
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise ValueError(f"data must yield pairs (x, y) of tensors; received {type(batch).__name__}.")
+    return batch[0], batch[1]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is run on every batch: the attacks at eps, and those of the curves at every radius."""
+
+    attacks: tuple[Attack, ...]
+    swept: tuple[Attack, ...]
+    eps: float
+    radii: tuple[float, ...]
+    seed: int
+
+
+#: What is counted beside the attacks, whose keys are pairs (name, radius).
+_CLEAN, _NONZERO = "clean", "nonzero"
+
+
+@dataclass
 class _Tally:
-    """Right answers per attack and eps, batch after batch."""
+    """Right answers on clean images, per attack and per radius of the curves, batch after batch."""
 
-    def __init__(self) -> None:
-        self.right: dict[str, list[Tensor]] = {}
+    right: dict[Hashable, list[Tensor]] = field(default_factory=dict)
 
-    def add(self, name: str, right: Tensor) -> None:
-        self.right.setdefault(name, []).append(right.cpu())
+    def add(self, key: Hashable, right: Tensor) -> None:
+        self.right.setdefault(key, []).append(right.cpu())
 
-    def all(self, name: str) -> Tensor:
-        return torch.cat(self.right[name])
+    def all(self, key: Hashable) -> Tensor:
+        return torch.cat(self.right[key])
 
-    def mean(self, name: str) -> float:
-        return float(self.all(name).double().mean())
+    def mean(self, key: Hashable) -> float:
+        return float(self.all(key).double().mean())
 
 
 def evaluate(
@@ -244,23 +269,28 @@ def evaluate(
         ImportError: autoattack without pyautoattack, progress=True without rich.
 
     """
-    checks.eps(eps)
-    for radius in sweep:
-        checks.eps(radius)
     checks.at_least("repeats", repeats, 1)
+    for radius in (eps, *sweep):
+        checks.eps(radius)
     chosen = standard_attacks(surrogate=surrogate) if attacks is None else tuple(attacks)
     if autoattack:
         chosen = (*chosen, _autoattack())
-    swept = [attack for attack in chosen if attack.name in sweep_attacks]
-    if attacks is None and len(swept) < len(sweep_attacks):
-        raise checks.unknown_attacks(set(sweep_attacks) - {a.name for a in chosen}, {a.name for a in chosen})
-    radii = sorted({*sweep, 1.0}) if swept else []
+    names = [attack.name for attack in chosen]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Two attacks have one name: {sorted(names)}. Give every Attack a name of its own.")
+    unknown = set(sweep_attacks) - set(names)
+    if attacks is None and unknown:
+        raise ValueError(
+            f"sweep_attacks names {sorted(unknown)}; the attacks of this evaluation are {sorted(names)}."
+        )
+    swept = tuple(attack for attack in chosen if attack.name in sweep_attacks)
+    plan = _Plan(chosen, swept, eps, tuple(sorted({*sweep, 1.0})) if swept else (), seed)
     if device is None:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     batches, total = _batches(data, labels, batch_size)
     every_gpu = list(range(torch.cuda.device_count()))
 
-    tally = _Tally()
+    tally, done = _Tally(), 0
     with modes_restored(model), torch.random.fork_rng(devices=every_gpu), _told(progress) as tell:
         torch.manual_seed(seed)
         model.eval()
@@ -268,21 +298,26 @@ def evaluate(
             surrogate.to(device)
         seen: nn.Module = model
         for number, batch in enumerate(batches):
-            x, y = (tensor.to(device) for tensor in checks.batch_of_two(batch))
+            x, y = (tensor.to(device) for tensor in _pair(batch))
             if number == 0:
-                with torch.no_grad():
-                    checked_logits(model, x, y)
+                checked_logits(model, x, y)
                 if repeats > 1:
                     seen = _MeanOfDraws(model, repeats).eval()
                 elif _draws_random_numbers(model, x):
-                    raise checks.draws_random_numbers()
-            done = len(tally.all("clean")) if number else 0
-            for name, right in _attack_batch(seen, x, y, eps, chosen, swept, radii, seed, number):
-                tally.add(name, right)
-                tell(done + (len(x) if name == "end" else 0), total, name)
-    if "clean" not in tally.right:
-        raise checks.no_examples()
-    return _report(tally, eps, chosen, swept, radii, seed)
+                    raise ValueError(
+                        "The model draws random numbers at inference, so one evaluation of it means little, "
+                        "and gradients of single draws hide its weakness. Pass repeats= (10, say): every "
+                        "attack then follows the mean gradient of that many draws, and an example counts as "
+                        "correct when the mean of the logits over them is."
+                    )
+            for key, words, right in _attack_batch(seen, x, y, plan, number):
+                tally.add(key, right)
+                tell(done, total, words)
+            done += len(x)
+            tell(done, total, "end")
+    if not done:
+        raise ValueError("data holds no examples; evaluate() needs at least one batch (x, y).")
+    return _report(tally, plan)
 
 
 @contextmanager
@@ -301,74 +336,53 @@ def _told(progress: Progress | bool | None) -> Iterator[Progress]:
         text = TextColumn("{task.description}")
         with Bar(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
             task = bar.add_task("attacking", total=None)
-            words = {"nonzero": "gradients", "end": "done"}
             yield lambda done, total, name: bar.update(
-                task, completed=done, total=total, description=words.get(name, name)
+                task, completed=done, total=total, description="done" if name == "end" else name
             )
 
 
 def _attack_batch(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    eps: float,
-    attacks: Sequence[Attack],
-    swept: Sequence[Attack],
-    radii: Sequence[float],
-    seed: int,
-    number: int,
-) -> Iterator[tuple[str, Tensor]]:
-    """Name and right answers [B] of everything that is run on one batch."""
+    model: nn.Module, x: Tensor, y: Tensor, plan: _Plan, number: int
+) -> Iterator[tuple[Hashable, str, Tensor]]:
+    """Key, name and right answers [B] of everything that is run on one batch."""
 
     def right(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return checked_logits(model, images, y).argmax(1) == y
+        return checked_logits(model, images, y).argmax(1) == y
 
     def attacked(attack: Attack, radius: float) -> Tensor:
-        return right(attack.run(model, x, y, radius, zlib.crc32(f"{seed}/{attack.name}/{number}".encode())))
+        seed = zlib.crc32(f"{plan.seed}/{attack.name}/{number}".encode())
+        return right(attack.run(model, x, y, radius, seed))
 
-    yield "clean", right(x)
-    yield "nonzero", ~_zero_gradient(model, x, y)
-    for attack in attacks:
-        yield attack.name, attacked(attack, eps)
-    for radius in radii:
-        for attack in swept:
-            yield f"{attack.name} at {radius!r}", attacked(attack, radius)
-    yield "end", torch.ones(len(x), dtype=torch.bool)
+    yield _CLEAN, "clean", right(x)
+    yield _NONZERO, "gradients", ~_zero_gradient(model, x, y)
+    for attack in plan.attacks:
+        yield (attack.name, plan.eps), attack.name, attacked(attack, plan.eps)
+    for radius in plan.radii:
+        for attack in plan.swept:
+            if radius != plan.eps:
+                yield (attack.name, radius), f"{attack.name} at {radius!r}", attacked(attack, radius)
 
 
 def _zero_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Which examples' input gradients of the cross-entropy are exactly zero (or not finite) everywhere,
     [B].
     """
-    inputs = x.detach().requires_grad_()
-    with torch.enable_grad():
-        logits = model(inputs)
-        checks.reaches_input(logits)
-        (gradient,) = torch.autograd.grad(
-            F.cross_entropy(logits, y, reduction="sum"), inputs, allow_unused=True
-        )
-    return (checks.input_gradient(gradient).nan_to_num(0.0, 0.0, 0.0).flatten(1) == 0).all(1)
+    gradient = gradient_of_score(model, x, lambda logits: F.cross_entropy(logits, y, reduction="none"))
+    return (gradient.nan_to_num(0.0, 0.0, 0.0).flatten(1) == 0).all(1)
 
 
-def _report(
-    tally: _Tally,
-    eps: float,
-    attacks: Sequence[Attack],
-    swept: Sequence[Attack],
-    radii: Sequence[float],
-    seed: int,
-) -> RobustnessReport:
-    accuracy = {attack.name: tally.mean(attack.name) for attack in attacks}
-    robust = tally.all("clean").clone()
+def _report(tally: _Tally, plan: _Plan) -> RobustnessReport:
+    attacks, clean = plan.attacks, tally.mean(_CLEAN)
+    accuracy = {attack.name: tally.mean((attack.name, plan.eps)) for attack in attacks}
+    robust = tally.all(_CLEAN).clone()
     for attack in attacks:
-        robust &= tally.all(attack.name)
+        robust &= tally.all((attack.name, plan.eps))
 
     def of(kinds: Sequence[str], loss: str | None = None) -> dict[str, float]:
         return {a.name: accuracy[a.name] for a in attacks if a.kind in kinds and loss in (None, a.loss)}
 
-    at_one = [tally.all(f"{attack.name} at 1.0") for attack in swept]
-    zero_gradients = 1.0 - tally.mean("nonzero")
+    at_one = [tally.all((attack.name, 1.0)) for attack in plan.swept]
+    zero_gradients = 1.0 - tally.mean(_NONZERO)
     verdict = masking_verdict(
         one_step=of(["one step"], "cross_entropy"),
         iterated=of(["iterated"], "cross_entropy"),
@@ -381,49 +395,42 @@ def _report(
         examples=len(robust),
     )
     curves = {
-        a.name: {0.0: tally.mean("clean")} | {r: tally.mean(f"{a.name} at {r!r}") for r in radii}
-        for a in swept
+        a.name: {0.0: clean} | {radius: tally.mean((a.name, radius)) for radius in plan.radii}
+        for a in plan.swept
     }
     return RobustnessReport(
-        eps=eps,
+        eps=plan.eps,
         examples=len(robust),
-        clean_accuracy=tally.mean("clean"),
+        clean_accuracy=clean,
         accuracy=accuracy,
         worst_case_accuracy=float(robust.double().mean()),
         robust=robust,
         curves=curves,
         zero_gradients=zero_gradients,
         verdict=verdict,
-        seed=seed,
+        seed=plan.seed,
     )
-
-
-@contextmanager
-def _no_grads(model: nn.Module) -> Iterator[None]:
-    """Whatever is written to `.grad` in between is not there afterwards."""
-    before = [(parameter, parameter.grad) for parameter in model.parameters()]
-    try:
-        for parameter, _ in before:
-            parameter.grad = None
-        yield
-    finally:
-        for parameter, gradient in before:
-            parameter.grad = gradient
 
 
 def _autoattack() -> Attack:
     try:
         from pyautoattack import AutoAttack
     except ImportError as error:
-        raise checks.autoattack_missing(error) from error
+        raise ImportError(
+            f"autoattack=True needs pyautoattack ({error}); install it with `pip install manyloss[attacks]`."
+        ) from error
 
     def run(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int) -> Tensor:
         logging.getLogger("auto-attack").setLevel(logging.WARNING)
         with torch.no_grad():
             classes = model(x[:1]).shape[1]
         if classes < AUTOATTACK_CLASSES:
-            raise checks.too_few_classes("AutoAttack", AUTOATTACK_CLASSES, classes)
-        with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []), _no_grads(model):
+            raise ValueError(
+                f"AutoAttack needs logits of {AUTOATTACK_CLASSES} classes at least; received {classes}. "
+                "Leave it out: PGD with both losses works with two classes, too."
+            )
+        gpu = [x.device] if x.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=gpu), gradients_set_aside(model):
             ensemble = AutoAttack(model, norm="Linf", eps=eps, seed=seed % 2**31, device=x.device)
             targets = min(ensemble.fab.n_target_classes, classes - 1)
             ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = targets

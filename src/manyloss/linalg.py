@@ -69,20 +69,31 @@ def length(weights: Array, gramian: Array) -> float:
     return math.sqrt(max(float(weights @ gramian @ weights), 0.0))
 
 
-def minimum_norm_weights(gramian: Array) -> Array:
+def minimum_norm_weights(gramian: Tensor) -> Tensor:
     """Weights of the point of least norm in the convex hull of T vectors.
 
     w = argmin_w w^T G w  subject to  w >= 0, sum w = 1  (MGDA, Sener and Koltun 2018, eq. 3)
 
     Args:
-        gramian: G [T, T], symmetric and positive semidefinite.
+        gramian: G [T, T], symmetric and positive semidefinite, float64, CPU.
 
     Returns:
         w [T]; d = sum w_i g_i fulfils <g_i, d> >= ||d||^2 for every i up to rounding. A zero vector takes
         all the weight (shared, if there are several).
 
     """
-    return simplex_quadratic(gramian, np.zeros(len(gramian)))
+    if len(gramian) == 2:
+        (a, c), (_, b) = gramian.tolist()
+        return torch.tensor(_nearest_of_two(a, b, c), dtype=torch.float64, device="cpu")
+    G: Array = gramian.numpy()
+    return torch.from_numpy(simplex_quadratic(G, np.zeros(len(G))))
+
+
+def _nearest_of_two(a: float, b: float, c: float) -> tuple[float, float]:
+    """The point of least norm between two vectors with squares a and b and inner product c."""
+    if c < min(a, b):  # inside: a - c and b - c are both above 0
+        return (b - c) / (a - c + (b - c)), (a - c) / (a - c + (b - c))
+    return (1.0, 0.0) if a < b else (0.0, 1.0) if b < a else (0.5, 0.5)
 
 
 def simplex_quadratic(quadratic: Array, linear: Array) -> Array:

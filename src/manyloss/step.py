@@ -73,7 +73,8 @@ class _Step:
     ranks: Ranks
     measure: bool
     observers: list[Observer] = field(default_factory=list)
-    unbound: list[dict[str, Any]] | None = None  # the methods' memory before the first step bound it
+    first: bool = False
+    draws: dict[int, Tensor] = field(default_factory=dict)  # the generators' states before the step
 
     @property
     def names(self) -> list[str]:
@@ -241,7 +242,7 @@ class MultiLoss(nn.Module):
 
     @property
     def _measures_norms(self) -> bool:
-        return isinstance(self.weighting, LossWeighting) and self.weighting.measures_norms
+        return isinstance(self.weighting, LossWeighting) and self.weighting.needs.norms
 
     def _prepare(
         self, losses: Losses, features: Any, shared_params: Any, grad_scaler: Any, measure: bool
@@ -265,7 +266,7 @@ class MultiLoss(nn.Module):
         return _Step(named.names, present, tensors, edges, params, scale, skips, device, self._ranks, measure)
 
     def _check_place(self, features: list[Tensor], params: list[Tensor], measure: bool) -> None:
-        if not features and self.aggregator.needs_features:
+        if not features and self.aggregator.needs.features:
             raise checks.needs_features(type(self.aggregator).__name__)
         if features or params:
             return
@@ -286,10 +287,9 @@ class MultiLoss(nn.Module):
         It comes after everything that can be wrong with a step, so that a refused step leaves no trace.
         """
         if self.names is None:
-            step.unbound = [method.memory for method in self._methods]
+            step.first = True
             for method in self._methods:
-                method.memory = dict(method.memory)
-                method.bind(step.all_names)
+                method.start(step.all_names)
             self.names = step.all_names
         if self.weighting.ranks is not step.ranks:
             for method in self._methods:
@@ -297,12 +297,20 @@ class MultiLoss(nn.Module):
                 if method.generator is not None:
                     step.ranks.share_generator(method.generator)
                 step.ranks.share_parameters(list(method.parameters()))
+        for method in self._methods:
+            if method.generator is not None:
+                step.draws[id(method)] = method.generator.get_state()
+            method.check(step.names, step.values)
 
     def _unbind(self, step: _Step) -> None:
-        """Undo the binding of a first step that was refused or skipped after it."""
-        if step.unbound is not None:
-            for method, memory in zip(self._methods, step.unbound, strict=True):
-                method.memory = memory
+        """Undo what a step that was refused or skipped did to the methods."""
+        for method in self._methods:
+            if id(method) in step.draws and method.generator is not None:
+                method.generator.set_state(step.draws[id(method)])
+            method.discard()
+            if step.first:
+                method.reset()
+        if step.first:
             self.names = None
 
     # ------------------------------------------------------------------ the paths
@@ -483,7 +491,7 @@ class MultiLoss(nn.Module):
         if not self._merges:
             return _Merged(weights, None, gradients, norms_at)
         if isinstance(self.weighting, GradientWeighting):
-            weights = self.weighting(gradients)
+            weights = self.weighting.weigh_gradients(gradients)
         with torch.enable_grad(), torch.autocast(step.device.type, enabled=False):
             if isinstance(self.aggregator, Sum):
                 tensors = gradients.combine(weights)
@@ -522,7 +530,9 @@ class MultiLoss(nn.Module):
                 observer.record(merged.gradients, step.features)
         if isinstance(self.weighting, LossWeighting):
             norms = merged.norms_at.norms if merged is not None and self._measures_norms else None
-            self.weighting.learn(step.names, step.values, norms)
+            self.weighting.learn(step.names, step.values, norms)  # type: ignore[arg-type]
+        for method in self._methods:
+            method.commit()
 
     # ------------------------------------------------------------------ refusals
 

@@ -69,7 +69,7 @@ class MethodCase:
     @property
     def needs_features(self) -> bool:
         """Whether it works at the features alone."""
-        return getattr(self.cls, "needs_features", False)
+        return self.cls.needs.features
 
     @property
     def weighs_losses(self) -> bool:
@@ -86,7 +86,7 @@ class MethodCase:
             self.weighs_gradients
             or self.family == "penalties"
             or (self.family == "aggregation" and self.name != "Sum")
-            or (self.weighs_losses and self.cls.measures_norms)
+            or (self.weighs_losses and self.cls.needs.norms)
         )
 
     @property
@@ -152,5 +152,5 @@ def missing_arguments(case: MethodCase) -> list[str]:
 
 
 def flat(state: dict[str, Any]) -> dict[str, Any]:
-    """A state_dict in a form that == can compare."""
-    return {key: value.tolist() if isinstance(value, Tensor) else value for key, value in state.items()}
+    """A state_dict in a form that == can compare, NaN (not seen yet) included."""
+    return {key: repr(value.tolist()) if isinstance(value, Tensor) else value for key, value in state.items()}

@@ -39,7 +39,10 @@ def naive_step(
         merged = weighted(rows, weights)
     elif "features" in place:
         stacked = [torch.stack(parts) for parts in zip(*rows, strict=True)]
+        if fresh.names is None:
+            fresh.start(list(losses))
         merged = fresh.aggregate(stacked, [point.detach() for point in points], list(losses))
+        fresh.commit()
     else:
         flat = torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
         pieces = fresh(flat, None).split([point.numel() for point in points])

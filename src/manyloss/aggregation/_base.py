@@ -1,13 +1,17 @@
-"""The family of aggregators: many gradients become one."""
+"""The family of aggregators: many gradients become one.
+
+A step calls `aggregate` with every features tensor, or the one matrix at shared parameters. An author writes
+`merge`, for one of them. An aggregator that learns leaves what it learned in ``pending``.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 from torch import Tensor
 
+from manyloss.plan import Needs
 from manyloss.state import Method
 
 
@@ -18,15 +22,14 @@ class Aggregator(Method, ABC):
     [T, P] and None it returns [P]. It works alone, outside a MultiLoss, too.
     """
 
+    needs = Needs(gradients=True, replaces=True)
     keeps_norm: bool = False
     """Whether it fixes the norm of its result itself, which rules out ``rescale``."""
-    needs_features: ClassVar[bool] = False
-    """Whether it is defined at features only."""
 
     def forward(
         self, gradients: Tensor, features: Tensor | None = None, names: Sequence[str] | None = None
     ) -> Tensor:
-        """Merge at one tensor.
+        """Merge at one tensor, outside of a step; one that learns does so at once.
 
         Args:
             gradients: [T, B, *F], or [T, P].
@@ -38,12 +41,16 @@ class Aggregator(Method, ABC):
 
         """
         named = [str(i) for i in range(gradients.shape[0])] if names is None else names
-        return self.aggregate([gradients], [features], named)[0]
+        if self.names is None:
+            self.start(named)
+        (merged,) = self.aggregate([gradients], [features], named)
+        self.commit()
+        return merged
 
     def aggregate(
         self, gradients: Sequence[Tensor], features: Sequence[Tensor | None], names: Sequence[str]
     ) -> list[Tensor]:
-        """Merge at every features tensor, one after the other."""
+        """Merge at every features tensor, one after the other; changes nothing learned."""
         return [self.merge(g, a, names) for g, a in zip(gradients, features, strict=True)]
 
     @abstractmethod

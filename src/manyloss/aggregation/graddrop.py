@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,9 @@ class GradDrop(Aggregator):
 
     """
 
+    name = "graddrop"
+    search: ClassVar = {"leak": (0.0, 0.2, 0.4, 0.6, 0.8), "k": (0.25, 0.5, 1.0, 2.0)}
+
     def __init__(
         self,
         leak: float | Mapping[str, float] | Sequence[float] = 0.0,
@@ -59,16 +63,14 @@ class GradDrop(Aggregator):
         self.activation = activation
         self.seed_with(seed)
 
-    def bind(self, names: tuple[str, ...]) -> None:
-        """Give every loss its leak."""
-        self.memory["leaks"] = checks.per_loss("GradDrop", "leak", self.leak, names)
+    def first_state(self, names: tuple[str, ...]) -> None:
+        """Every loss has a leak."""
+        checks.per_loss("GradDrop", "leak", self.leak, names)
 
     def aggregate(
         self, gradients: Sequence[Tensor], features: Sequence[Tensor | None], names: Sequence[str]
     ) -> list[Tensor]:
         """Merge per tensor, then restore the norm over all of them, if asked."""
-        if not set(names) <= set(self.memory.get("leaks", ())):  # used alone, or for the first time
-            self.bind(tuple(names))
         merged = super().aggregate(gradients, features, names)
         if not self.renormalize:
             return merged
@@ -101,19 +103,21 @@ class GradDrop(Aggregator):
         # A pure sign passes whole: f(1) = 1 > U always, and U >= 0 = f(0) always.
         positive = probability > U
         kept = torch.where(positive, G > 0, G < 0) | ~decided  # [T, ...]
-        leak = torch.tensor([self.memory["leaks"][name] for name in names], dtype=torch.float64)
-        leak = leak.to(gradients.device, gradients.dtype).view(-1, *[1] * P.dim())
+        every = self.names if self.names is not None and set(names) <= set(self.names) else names
+        leaks = checks.per_loss("GradDrop", "leak", self.leak, every)
+        leak = torch.tensor([leaks[name] for name in names], dtype=gradients.dtype, device="cpu")
+        leak = leak.to(gradients.device).view(-1, *[1] * P.dim())
         mask = leak + (1.0 - leak) * kept.to(gradients.dtype)
         return ((mask.unsqueeze(1) if over_batch else mask) * gradients).sum(0)
 
     def _draw(self, like: Tensor, spread: bool) -> Tensor:
         """U, the same on all ranks; one decision per example takes this rank's part of the global batch."""
         if not spread or self.ranks.world == 1:
-            drawn = torch.rand(like.shape, generator=self.generator, dtype=like.dtype)
+            drawn = torch.rand(like.shape, generator=self.generator, dtype=like.dtype, device="cpu")
         else:
             sizes = self.ranks.gather_sizes(like.shape[0])
             start = sum(sizes[: self.ranks.rank])
             shape = (sum(sizes), *like.shape[1:])
-            drawn = torch.rand(shape, generator=self.generator, dtype=like.dtype)
+            drawn = torch.rand(shape, generator=self.generator, dtype=like.dtype, device="cpu")
             drawn = drawn[start : start + like.shape[0]]
         return drawn.to(like.device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,8 @@ class GradientPenalty(Penalty):
         weight: 0 or more.
 
     """
+
+    search: ClassVar = {"weight": (0.001, 0.01, 0.1, 1.0)}
 
     def __init__(self, weight: float) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ class CAGrad(GradientWeighting):
 
     """
 
+    name = "cagrad"
+    search: ClassVar = {"c": (0.2, 0.4, 0.6, 0.8)}
+
     def __init__(self, c: float = 0.4) -> None:
         super().__init__()
         checks.not_negative("c", c)
@@ -42,9 +46,23 @@ class CAGrad(GradientWeighting):
         radius = self.c * linalg.length(mean, G)
         if radius == 0.0:
             return torch.from_numpy(mean)
-        w = self._dual(G, G @ mean, radius)
+        w = self._two(G, radius) if T == 2 else self._dual(G, G @ mean, radius)
         length = linalg.length(w, G)
         return torch.from_numpy(mean + (radius / length) * w if length > 1e-10 else mean)
+
+    @staticmethod
+    def _two(G: linalg.Array, radius: float) -> linalg.Array:
+        """The dual for two gradients: along w = (x, 1 - x) its slope is zero at the root of a quadratic."""
+        (a, c), (_, b) = G.tolist()
+        A, B, D = a + b - 2 * c, c - b, max(a * b - c * c, 0.0)  # ||g_w||^2 = A x^2 + 2 B x + b
+        slope = 0.5 * (a - b)  # of <g_w, g_0>
+        rest = radius * radius * A - slope * slope
+        if rest > 0.0:
+            x = -(B + math.copysign(math.sqrt(slope * slope * D / rest), slope)) / A
+        else:
+            x = 0.0 if slope > 0.0 else 1.0
+        x = min(max(x, 0.0), 1.0)
+        return np.array([x, 1.0 - x])
 
     @staticmethod
     def _dual(G: linalg.Array, slope: linalg.Array, radius: float) -> linalg.Array:

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from manyloss import checks
-from manyloss.state import InnerOptimizer, OptimizerFactory
+from manyloss.plan import Needs
+from manyloss.state import InnerOptimizer, OptimizerFactory, State
 from manyloss.weighting._base import LossWeighting
 from manyloss.weighting.static import Static
 
 FLOOR = 1e-4
+
+
+@dataclass
+class GradNormState(State):
+    """w(t), L(0) (NaN before it was seen), sums of w and counts of steps. [T] each
+
+    ``recent``: the last values of every loss, newest last, NaN where there was none. [T, window of ``stuck``]
+    """
+
+    weights: Tensor
+    initial: Tensor
+    sums: Tensor
+    counts: Tensor
+    recent: Tensor
 
 
 class GradNorm(LossWeighting):
@@ -41,7 +59,12 @@ class GradNorm(LossWeighting):
 
     """
 
-    measures_norms = True
+    name = "gradnorm"
+    search: ClassVar = {"alpha": (0.06, 0.12, 0.5, 1.0, 1.5, 3.0)}
+    needs = Needs(values=True, norms=True)
+    learns = GradNormState
+    state: GradNormState
+    inner: InnerOptimizer
 
     def __init__(
         self,
@@ -64,67 +87,62 @@ class GradNorm(LossWeighting):
         self.stuck = stuck
         self.inner = InnerOptimizer(lr, optimizer)
 
-    def bind(self, names: tuple[str, ...]) -> None:
+    def first_state(self, names: tuple[str, ...]) -> GradNormState:
         """w_i(0) = 1."""
-        initial: dict[str, float] = {}
+        ones = torch.ones(len(names), dtype=torch.float64, device="cpu")
+        initial = torch.nan * ones
         if not isinstance(self.initial, str):
-            initial = checks.per_loss("GradNorm", "initial", self.initial, names)
-            for name, value in initial.items():
+            given = checks.per_loss("GradNorm", "initial", self.initial, names)
+            for name, value in given.items():
                 checks.positive_loss("GradNorm", name, value, "the initial value")
-        self.memory = {
-            "weights": {name: torch.ones((), dtype=torch.float64) for name in names},
-            "initial": dict(initial),
-            "sums": dict.fromkeys(names, 0.0),
-            "counts": dict.fromkeys(names, 0),
-            "recent": {name: [] for name in names},
-        }
+            initial = torch.tensor(list(given.values()), dtype=torch.float64, device="cpu")
+        window = 0 if self.stuck is None else self.stuck[0]
+        recent = torch.full((len(names), window), torch.nan, dtype=torch.float64, device="cpu")
+        return GradNormState(weights=ones, initial=initial, sums=0 * ones, counts=0 * ones, recent=recent)
+
+    def check(self, names: Sequence[str], values: Tensor | None) -> None:
+        """Every loss is above 0."""
+        assert values is not None
+        for name, value in zip(names, values.tolist(), strict=True):
+            checks.positive_loss("GradNorm", name, value, "the value")
 
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """w(t). [T]"""
-        for name, value in zip(names, values.tolist(), strict=True):
-            checks.positive_loss("GradNorm", name, value, "the value")
-        return torch.stack([self.memory["weights"][name] for name in names])
+        return self.state.weights[self.positions(names)]
 
-    def learn(self, names: Sequence[str], values: Tensor, norms: Tensor | None) -> None:
+    def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """w(t) -> w(t + 1)."""
-        assert norms is not None
-        assert self.inner is not None
-        weights, sums, counts = (self.memory[key] for key in ("weights", "sums", "counts"))
-        for name, value in zip(names, values.tolist(), strict=True):
-            self.memory["initial"].setdefault(name, value)
-            sums[name] += float(weights[name])
-            counts[name] += 1
-        moving = [i for i, name in enumerate(names) if not self._is_stuck(name, float(values[i]))]
-        if not moving:
+        at = np.array(self.positions(names))
+        weights, initial = self.state.weights.numpy(), self.state.initial.numpy()  # the same memory
+        initial[at] = np.where(np.isnan(initial[at]), values.numpy(), initial[at])
+        self.state.sums.numpy()[at] += weights[at]
+        self.state.counts.numpy()[at] += 1.0
+        moves = ~self._stuck(at, values.numpy())
+        at, L, n = at[moves], values.numpy()[moves], norms.numpy()[moves]  # [T] of those that move
+        if not len(at):
             return
-        active = [names[i] for i in moving]
-        n = norms[moving]  # [T]
-        G = torch.stack([weights[name] for name in active]) * n  # [T]
-        initial = torch.tensor([self.memory["initial"][name] for name in active], dtype=torch.float64)
-        ratios = values[moving] / initial
-        r = ratios / ratios.mean()  # [T]
-        target = G.mean() * r**self.alpha  # [T]
-        slopes = dict(zip(active, torch.sign(G - target) * n, strict=True))
-        before = sum(float(weights[name]) for name in active)
-        self.inner.step(list(weights.values()), [slopes.get(name) for name in weights])
-        for name in active:
-            weights[name].clamp_(min=FLOOR)
-        after = sum(float(weights[name]) for name in active)
-        for name in active:
-            weights[name].mul_(before / after)
+        G = weights[at] * n
+        ratios = L / initial[at]
+        r = ratios / ratios.mean()
+        target = G.mean() * r**self.alpha
+        slopes = np.sign(G - target) * n
+        before = weights[at].sum()
+        self.inner.step_each(self.state.weights, torch.from_numpy(slopes), at.tolist())
+        weights[at] = np.maximum(weights[at], FLOOR)
+        weights[at] *= before / weights[at].sum()
 
-    def _is_stuck(self, name: str, value: float) -> bool:
+    def _stuck(self, at: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Which of the losses present do not move any more. [T]"""
         if self.stuck is None:
-            return False
+            return np.zeros(len(at), dtype=bool)
         window, tolerance = self.stuck
-        recent = self.memory["recent"][name]
-        recent.append(value)
-        del recent[:-window]
-        if len(recent) < window:
-            return False
+        recent = self.state.recent.numpy()
+        recent[at] = np.concatenate([recent[at, 1:], values[:, None]], axis=1)
         half = window // 2
-        earlier, later = sum(recent[-2 * half : -half]) / half, sum(recent[-half:]) / half
-        return bool(abs(later - earlier) <= tolerance * abs(earlier))
+        earlier = recent[at, window - 2 * half : window - half].mean(1)
+        later = recent[at, window - half :].mean(1)
+        full = ~np.isnan(recent[at]).any(1)
+        return np.asarray(full & (np.abs(later - earlier) <= tolerance * np.abs(earlier)))
 
     def time_average(self) -> Static:
         """E_t[w_i(t)] over the steps so far, as fixed weights: "GradNorm Static" (section 5.2).
@@ -133,6 +151,7 @@ class GradNorm(LossWeighting):
             RuntimeError: there was no step yet.
 
         """
-        checks.any_step("GradNorm.time_average", self.memory.get("counts", {}))
-        sums, counts = self.memory["sums"], self.memory["counts"]
-        return Static({name: sums[name] / counts[name] if counts[name] else 1.0 for name in sums})
+        if self.names is None or not bool(self.state.counts.any()):
+            raise RuntimeError("GradNorm.time_average needs at least one step: train first, then ask.")
+        means = torch.where(self.state.counts > 0, self.state.sums / self.state.counts, 1.0)
+        return Static(dict(zip(self.names, means.tolist(), strict=True)))

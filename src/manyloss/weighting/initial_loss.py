@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from manyloss import checks
+from manyloss.state import State
 from manyloss.weighting._base import LossWeighting
+
+
+@dataclass
+class InitialLossState(State):
+    """L(0) of every loss, NaN before it was seen. [T]"""
+
+    initial: Tensor
 
 
 class InitialLoss(LossWeighting):
@@ -19,16 +28,27 @@ class InitialLoss(LossWeighting):
 
     """
 
+    learns = InitialLossState
+    state: InitialLossState
+
+    def first_state(self, names: tuple[str, ...]) -> InitialLossState:
+        """Nothing seen yet."""
+        return InitialLossState(torch.full((len(names),), torch.nan, dtype=torch.float64, device="cpu"))
+
+    def check(self, names: Sequence[str], values: Tensor | None) -> None:
+        """A first value is above 0."""
+        assert values is not None
+        for name, first in zip(names, self._firsts(names, values).tolist(), strict=True):
+            checks.positive_loss("InitialLoss", name, first, "the initial value")
+
+    def _firsts(self, names: Sequence[str], values: Tensor) -> Tensor:
+        known = self.state.initial[self.positions(names)]
+        return torch.where(known.isnan(), values, known)
+
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """1 / L(0). [T]"""
-        initial = self.memory.get("initial", {})
-        firsts = [initial.get(name, value) for name, value in zip(names, values.tolist(), strict=True)]
-        for name, first in zip(names, firsts, strict=True):
-            checks.positive_loss("InitialLoss", name, first, "the initial value")
-        return 1.0 / torch.tensor(firsts, dtype=torch.float64)
+        return 1.0 / self._firsts(names, values)
 
-    def learn(self, names: Sequence[str], values: Tensor, norms: Tensor | None) -> None:
+    def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """Keep the first values."""
-        initial = self.memory.setdefault("initial", {})
-        for name, value in zip(names, values.tolist(), strict=True):
-            initial.setdefault(name, value)
+        self.state.initial[self.positions(names)] = self._firsts(names, values)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from manyloss import checks, linalg
 from manyloss.gradients import LossGradients
+from manyloss.plan import Needs
 from manyloss.weighting._base import GradientWeighting
 
 NORMALIZE = (None, "l2", "loss", "loss+")
@@ -26,21 +28,32 @@ class MGDA(GradientWeighting):
 
     """
 
+    name = "mgda"
+    search: ClassVar = {"normalize": NORMALIZE}
+
     def __init__(self, normalize: Literal["l2", "loss", "loss+"] | None = None) -> None:
         super().__init__()
         checks.one_of("normalize", normalize, NORMALIZE)
         self.normalize = normalize
+        self.needs = Needs(values=normalize in ("loss", "loss+"), gramian=True, replaces=True)
+
+    def check(self, names: Sequence[str], values: Tensor | None) -> None:
+        """Losses that gradients are divided by are above 0."""
+        if not self.needs.values:
+            return
+        assert values is not None
+        for name, value in zip(names, values.tolist(), strict=True):
+            checks.positive_loss("MGDA", name, value, "the value")
 
     def forward(self, gradients: LossGradients) -> Tensor:
         """Weights of the minimum-norm point. [T]"""
         G = gradients.gramian  # [T, T]
+        if self.normalize is None:
+            return linalg.minimum_norm_weights(G)
         divisor = torch.ones_like(gradients.values)
         if self.normalize in ("loss", "loss+"):
-            for name, value in zip(gradients.names, gradients.values.tolist(), strict=True):
-                checks.positive_loss("MGDA", name, value, "the value")
             divisor = divisor * gradients.values
         if self.normalize in ("l2", "loss+"):
             norms = gradients.norms
             divisor = divisor * torch.where(norms > 0, norms, torch.ones_like(norms))
-        scaled = G / divisor[:, None] / divisor[None, :]
-        return torch.from_numpy(linalg.minimum_norm_weights(scaled.numpy()))
+        return linalg.minimum_norm_weights(G / divisor[:, None] / divisor[None, :])

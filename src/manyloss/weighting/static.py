@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from manyloss import checks
+from manyloss.plan import Needs
+from manyloss.state import State
 from manyloss.weighting._base import LossWeighting
+
+
+@dataclass
+class StaticState(State):
+    """The weights in the order of the losses. [T]"""
+
+    weights: Tensor
 
 
 class Static(LossWeighting):
@@ -22,6 +32,10 @@ class Static(LossWeighting):
 
     """
 
+    needs = Needs()
+    learns = StaticState
+    state: StaticState
+
     def __init__(self, weights: Mapping[str, float] | Sequence[float] | Tensor) -> None:
         super().__init__()
         if isinstance(weights, Tensor):
@@ -30,10 +44,11 @@ class Static(LossWeighting):
             checks.not_negative("weights of Static", float(weight))
         self.weights = weights
 
-    def bind(self, names: tuple[str, ...]) -> None:
-        """Give every loss its weight."""
-        self.memory["weights"] = checks.per_loss("Static", "weights", self.weights, names)
+    def first_state(self, names: tuple[str, ...]) -> StaticState:
+        """Every loss's weight."""
+        weights = checks.per_loss("Static", "weights", self.weights, names)
+        return StaticState(torch.tensor(list(weights.values()), dtype=torch.float64, device="cpu"))
 
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """The fixed weights. [T]"""
-        return torch.tensor([self.memory["weights"][name] for name in names], dtype=torch.float64)
+        return self.state.weights[self.positions(names)]

@@ -77,6 +77,14 @@ class Ranks:
         sizes[self.rank] = size
         return [int(n) for n in self.sum(sizes)]
 
+    def gather(self, thing: Any) -> list[Any]:
+        """A small picklable thing of every rank, in the order of the ranks."""
+        if self.world == 1:
+            return [thing]
+        things: list[Any] = [None] * self.world
+        dist.all_gather_object(things, thing, group=self.group)
+        return things
+
     def share_generator(self, generator: torch.Generator) -> None:
         """Give every rank the generator state of rank 0, so that they draw the same numbers."""
         if self.world == 1:

@@ -252,10 +252,10 @@ def test_saturation_is_said_in_words():
 
 def test_an_auxiliary_that_wins_or_never_learns_is_said_in_words():
     method = GradientDefense(*defense_pair())
-    method.watch.steps.fill_(200)
-    method.watch.running_accuracy.fill_(0.999)
+    method.watch.steps = 200
+    method.watch.running_accuracy = 0.999
     assert "does not follow it" in method.watch.accuracy_warnings("auxiliary", 0.1, True)[0]
-    method.watch.running_accuracy.fill_(0.1)
+    method.watch.running_accuracy = 0.1
     assert "is at chance" in method.watch.accuracy_warnings("auxiliary", 0.1, True)[0]
     assert method.watch.accuracy_warnings("auxiliary", 0.1, False) == []
 
@@ -304,7 +304,7 @@ def test_the_scaler_skips_what_is_not_finite_and_the_state_stays():
     assert result.skipped
     assert same(before, model)
     assert same(auxiliary, method.auxiliary)
-    assert int(method.watch.steps) == 0
+    assert method.watch.steps == 0
     assert scaler.get_scale() < 3e38
     model.zero_grad()
     with torch.no_grad():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -69,7 +68,7 @@ class Adversary(Method):
     def remember(self) -> PutBack:
         """What puts the network's parameters and their optimiser back as they are now."""
         values = [parameter.detach().clone() for parameter in self.trained]
-        inner = copy.deepcopy(self.inner.state())
+        inner = self.inner.tensors()
 
         def put_back() -> None:
             with torch.no_grad():

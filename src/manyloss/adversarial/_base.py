@@ -16,6 +16,7 @@ from torch.amp import GradScaler
 from manyloss import checks
 from manyloss.adversarial._adversary import Adversary
 from manyloss.adversarial._step import SkipStep, Step
+from manyloss.adversarial._votes import Votes
 from manyloss.adversarial._watch import Watch, batchnorm_cosine, root_mean_square, zero_share
 from manyloss.adversarial.result import DistillationResult, ModelResult
 from manyloss.distributed import Ranks, Setting, ranks_of
@@ -99,12 +100,14 @@ class ModelMethod(nn.Module, ABC, Generic[Result]):
             RuntimeError: called in inference mode.
 
         """
-        step = self._checked(x, y, loss or self.loss, grad_scaler)
-        with torch.enable_grad(), ExitStack() as undo:
+        votes = Votes(self._meet())
+        with torch.enable_grad(), votes.told(), ExitStack() as undo:
+            step = self._checked(x, y, loss or self.loss, grad_scaler, votes)
             undo.callback(remember_gradients(step.parameters))
             try:
                 with step.undo:
                     step.undo.callback(remember_buffers(self))
+                    step.undo.callback(setattr, self, "watch", replace(self.watch))
                     result = self._step(step)
                     if batchnorm_cosine:
                         result = self._with_batchnorm_cosine(result, step)
@@ -130,7 +133,17 @@ class ModelMethod(nn.Module, ABC, Generic[Result]):
         """Whether y holds class numbers and the outputs must be logits."""
         return loss is F.cross_entropy
 
-    def _checked(self, x: Tensor, y: Tensor, loss: Loss, grad_scaler: GradScaler | None) -> Step:
+    def _meet(self) -> Ranks:
+        """The ranks that train together; at the first step they are found, and the adversary starts alike."""
+        if self._ranks is None:
+            self._ranks = ranks_of(self.distributed)
+            if self.adversary is not None:
+                self._ranks.start_alike(self.adversary.network)
+        return self._ranks
+
+    def _checked(
+        self, x: Tensor, y: Tensor, loss: Loss, grad_scaler: GradScaler | None, votes: Votes
+    ) -> Step:
         checks.images(x, self.input_range)
         classifies = self._classifies(loss)
         if classifies:
@@ -138,18 +151,43 @@ class ModelMethod(nn.Module, ABC, Generic[Result]):
         inputs = as_input(x, requires_grad=self.reads_input_gradients)
         if isinstance(y, Tensor) and y.is_inference():
             y = y.clone()
-        if self._ranks is None:
-            self._ranks = ranks_of(self.distributed)
-            if self.adversary is not None:
-                self._ranks.start_alike(self.adversary.network)
         parameters = [each for each in self.trained.parameters() if each.requires_grad]
         scale = LossScale.of(grad_scaler, x.device)
-        return Step(type(self).__name__, inputs, y, loss, classifies, parameters, scale, self._ranks)
+        return Step(type(self).__name__, inputs, y, loss, classifies, parameters, scale, votes)
 
     def _with_batchnorm_cosine(self, result: Result, step: Step) -> Result:
         cosine = batchnorm_cosine(self.trained, step.x, step.y, step.loss)
         words = (*result.warnings, *self.watch.batchnorm_warnings(cosine))
         return replace(result, batchnorm_cosine=cosine, warnings=words)
+
+    # ------------------------------------------------------------------ saving
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination |= {f"{prefix}watch.{key}": tensor for key, tensor in self.watch.tensors().items()}
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        if self.adversary is not None:
+            self.adversary.check_saved(state_dict, f"{prefix}adversary.")  # before anything is changed
+        watch = f"{prefix}watch."
+        mine = {key.removeprefix(watch): each for key, each in state_dict.items() if key.startswith(watch)}
+        if mine:
+            self.watch = Watch.of(mine)
+        else:
+            missing_keys.append(f"{prefix}watch")
+        others = {key: each for key, each in state_dict.items() if not key.startswith(watch)}
+        super()._load_from_state_dict(
+            others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
 
 class Distiller(ModelMethod[DistillationResult]):
@@ -177,10 +215,10 @@ class Distiller(ModelMethod[DistillationResult]):
             self.teacher.eval()
         return self
 
-    def _checked(self, x: Tensor, y: Tensor, loss: Loss, grad_scaler: GradScaler | None) -> Step:
+    def _checked(self, *given: Any) -> Step:
         if self.teacher is not None:
             self.teacher.eval()
-        return super()._checked(x, y, loss, grad_scaler)
+        return super()._checked(*given)
 
     def _teacher_gradients(self, step: Step, loss: Loss) -> Tensor:
         """The teacher's input gradient of `loss` per example, [B, ...], without a graph."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from manyloss import checks, graph
-from manyloss.distributed import Ranks
+from manyloss.adversarial._votes import Votes
 from manyloss.errors import NotFiniteError
 from manyloss.input_gradients import Loss, as_input, input_gradient, mean_loss
 from manyloss.precision import full_precision
@@ -33,7 +33,7 @@ class Step:
         classifies: the outputs must be logits [B, C].
         parameters: of the model, those that are trained.
         scale: of a GradScaler.
-        ranks: that train together.
+        votes: of the ranks that train together.
         undo: what is called when the step fails.
         outputs: of the model that is trained.
         task_loss: J of the model that is trained.
@@ -49,7 +49,7 @@ class Step:
     classifies: bool
     parameters: Sequence[Tensor]
     scale: LossScale
-    ranks: Ranks
+    votes: Votes
     undo: ExitStack = field(default_factory=ExitStack)
     outputs: Tensor = field(init=False)
     task_loss: Tensor = field(init=False)
@@ -88,7 +88,8 @@ class Step:
         """
         if create_graph:
             self.refuse_double_backward(value, who)
-        gradient = input_gradient(self.scale.apply(value), self.x, who, create_graph=create_graph)
+        with graph.reads_only([value]):
+            gradient = input_gradient(self.scale.apply(value), self.x, who, create_graph=create_graph)
         if create_graph:
             graph.refuse_missing_derivatives([gradient], self.method, who)
         return self.per_example(gradient)
@@ -101,6 +102,10 @@ class Step:
         """Refuse what lies between the inputs and a value of theirs, before it is differentiated twice."""
         nodes = graph.between([graph.edge_of(value)], [graph.edge_of(self.x)])
         graph.refuse_double_backward(nodes, self.method, who)
+
+    def means(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Means over the ranks."""
+        return self.votes.ranks.mean_each(gradients)
 
     def gradients(self, value: Tensor, tensors: Sequence[Tensor], *, keep: bool = False) -> list[Tensor]:
         """Gradients of a number that stay outside every `.grad`; zeros at what it does not reach."""
@@ -122,7 +127,7 @@ class Step:
             NotFiniteError: nobody would.
 
         """
-        if self.ranks.all_finite(*tensors):
+        if self.votes.all_finite(*tensors):
             return
         if self.scale.skips:
             raise SkipStep(f"{what} is not finite; the GradScaler skips this step.")
@@ -135,6 +140,7 @@ class Step:
 
     def write(self, objective: Tensor) -> None:
         """The one ordinary backward of the step, into `.grad`, which must be finite afterwards."""
+        self.votes.close()  # the others are in their backward, where DistributedDataParallel waits for this
         self._backward(objective)
         self.written = True
         written = [_local(parameter.grad) for parameter in self.parameters if parameter.grad is not None]

@@ -15,7 +15,7 @@ from manyloss import checks, graph
 from manyloss.adversarial._adversary import Adversary
 from manyloss.adversarial._base import ModelMethod
 from manyloss.adversarial._step import Step
-from manyloss.adversarial._watch import root_mean_square, zero_share
+from manyloss.adversarial._watch import root_mean_square, share, zero_share
 from manyloss.adversarial.result import DefenseResult
 from manyloss.distributed import Setting
 from manyloss.input_gradients import Loss, input_gradient
@@ -59,7 +59,6 @@ class GradientDefense(ModelMethod[DefenseResult]):
     """
 
     adversary: Adversary
-    progress: Tensor
 
     def __init__(
         self,
@@ -90,7 +89,6 @@ class GradientDefense(ModelMethod[DefenseResult]):
         self.model = model
         self.alpha_max, self.beta_max = alpha_max, beta_max
         self.greace, self.mask, self.simultaneous = greace, mask, simultaneous
-        self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
         self._told_progress = False
 
     @property
@@ -111,17 +109,21 @@ class GradientDefense(ModelMethod[DefenseResult]):
     @property
     def alpha(self) -> float:
         """Weight of the reversed gradient now."""
-        return self.alpha_max * (1.0 - learning_rate_multiplier(float(self.progress)))
+        return self.alpha_max * self._ramp
 
     @property
     def beta(self) -> float:
         """Weight of GREACE now."""
-        return self.beta_max * (1.0 - learning_rate_multiplier(float(self.progress)))
+        return self.beta_max * self._ramp
+
+    @property
+    def _ramp(self) -> float:
+        """1 - m, with m the multiplier that the auxiliary's learning rate follows."""
+        return 1.0 - learning_rate_multiplier(self.adversary.inner.fraction)
 
     def set_progress(self, fraction: float) -> None:
         """Tell how much of the training is done, epoch / epochs in [0, 1]."""
         super().set_progress(fraction)
-        self.progress.fill_(fraction)
         self._told_progress = True
 
     def _classifies(self, loss: Loss) -> bool:
@@ -139,10 +141,10 @@ class GradientDefense(ModelMethod[DefenseResult]):
         gradients = step.gradients(auxiliary_loss, [*adversary.trained, *([seen] if through else [])])
         step.require_finite("The auxiliary's loss or gradient", auxiliary_loss, *gradients)
         count = len(adversary.trained)
-        own, reaching = step.ranks.mean_each(gradients[:count]), gradients[count:]
+        own, reaching = step.means(gradients[:count]), gradients[count:]
         similarity = auxiliary_logits.detach().softmax(1)
         if self.simultaneous:
-            step.learned = own  # line 6, once all is written: what follows was read before it either way
+            step.learned = own  # line 6, once all is written: everything else was read before it anyway
         else:
             step.undo.callback(adversary.remember())
             adversary.learn(own)  # line 6
@@ -150,8 +152,8 @@ class GradientDefense(ModelMethod[DefenseResult]):
             with buffers_restored(self.auxiliary):
                 second_logits, second_loss = self._read(seen, logits, y)
                 reaching = step.gradients(second_loss, [seen]) if alpha > 0 else []
-            similarity = second_logits.detach().softmax(1)
             step.require_finite("The auxiliary's second loss or gradient", second_loss, *reaching)
+            similarity = second_logits.detach().softmax(1)
 
         objective = task_loss
         if beta > 0:  # line 8
@@ -173,13 +175,15 @@ class GradientDefense(ModelMethod[DefenseResult]):
         twice = create_graph and self.mask != "detached"
         if create_graph:
             step.refuse_double_backward(task_loss if twice else logits, "the model")
-        with torch.autocast(step.x.device.type, enabled=False):
+        with graph.reads_only([task_loss]), torch.autocast(step.x.device.type, enabled=False):
             (residual,) = torch.autograd.grad(  # p - 1_y for cross-entropy, [B, C]
                 step.scale.apply(task_loss), logits, create_graph=twice, retain_graph=True
             )
             if self.mask != "none":
                 residual = residual * F.one_hot(step.y, logits.shape[1]).to(residual.dtype)
-        gradient = input_gradient(logits, step.x, sent=residual, create_graph=create_graph, retain_graph=True)
+            gradient = input_gradient(
+                logits, step.x, sent=residual, create_graph=create_graph, retain_graph=True
+            )
         if create_graph:
             graph.refuse_missing_derivatives([gradient], step.method, "the model")
         return step.per_example(gradient)
@@ -190,13 +194,13 @@ class GradientDefense(ModelMethod[DefenseResult]):
 
     def _watched(self, logits: Tensor, y: Tensor, auxiliary_logits: Tensor, g: Tensor) -> dict[str, Any]:
         """What the step showed about the networks, and what to say about it."""
-        accuracy = (auxiliary_logits.detach().argmax(1) == y).double().mean()
+        accuracy = share(auxiliary_logits.detach().argmax(1) == y)
         rms, zeros = root_mean_square(g), zero_share(g)
         self.watch.count(accuracy)
         drift, drift_warning = self.watch.drift(logits)
         words = [drift_warning] if drift_warning else []
         words += self.watch.gradient_warnings("model", rms, zeros)
-        if not self._told_progress and float(self.progress) == 0:
+        if not self._told_progress and self._ramp == 0:
             words += self.watch.progress_warnings()
         active = self.alpha > 0.5 * self.alpha_max > 0
         words += self.watch.accuracy_warnings("auxiliary", 1 / logits.shape[1], active)
@@ -211,7 +215,7 @@ class GradientDefense(ModelMethod[DefenseResult]):
     def _result(self, step: Step, **measured: Any) -> DefenseResult:
         return DefenseResult(
             loss=step.task_loss.detach(),
-            accuracy=(step.outputs.detach().argmax(1) == step.y).double().mean(),
+            accuracy=share(step.outputs.detach().argmax(1) == step.y),
             alpha=self.alpha,
             beta=self.beta,
             **measured,

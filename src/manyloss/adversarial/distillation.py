@@ -15,6 +15,7 @@ from manyloss import checks
 from manyloss.adversarial._adversary import Adversary
 from manyloss.adversarial._base import Distiller
 from manyloss.adversarial._step import Step
+from manyloss.adversarial._watch import share
 from manyloss.adversarial.result import DistillationResult
 from manyloss.distributed import Setting
 from manyloss.input_gradients import Loss
@@ -92,12 +93,12 @@ class GradientDistillation(Distiller):
         (reaching,) = step.gradients(adversarial_loss, [seen], keep=True)  # line 9
         own = step.gradients(discriminator_loss, adversary.trained)
         step.require_finite("The discriminator's loss or gradient", discriminator_loss, reaching, *own)
-        step.learned = step.ranks.mean_each(own)  # line 7, once all is written
+        step.learned = step.means(own)  # line 7, once all is written
 
         surrogate = (1 - self.alpha) * task_loss  # line 8
         surrogate = surrogate + self.alpha * (reaching.to(g_student.dtype) * g_student).sum()
         step.write(surrogate)  # line 10 is the user's optimiser
-        right = torch.cat([told_teacher.detach() > 0, told_student.detach() <= 0]).double().mean()
+        right = share(torch.cat([told_teacher.detach() > 0, told_student.detach() <= 0]))
         self.watch.count(right)
         return self._result(
             step,

@@ -13,8 +13,13 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """(outputs, labels) -> one number, the mean over the batch."""
 
 
+def ordinary(tensor: Tensor) -> Tensor:
+    """The tensor; what inference mode made, and no graph would take, is copied."""
+    return tensor.clone() if tensor.is_inference() and not torch.is_inference_mode_enabled() else tensor
+
+
 def as_input(x: Tensor, *, requires_grad: bool = True) -> Tensor:
-    """The same values as the start of a new graph; what inference mode made is copied.
+    """The same values as the start of a new graph.
 
     Raises:
         RuntimeError: within inference mode there is no graph.
@@ -25,7 +30,7 @@ def as_input(x: Tensor, *, requires_grad: bool = True) -> Tensor:
             "Nothing can be differentiated inside torch.inference_mode(), where no graph is kept: leave it "
             "for this call (torch.no_grad() around it is no obstacle)."
         )
-    return (x.clone() if x.is_inference() else x.detach()).requires_grad_(requires_grad)
+    return ordinary(x).detach().requires_grad_(requires_grad)
 
 
 def has_graph(outputs: Tensor, who: str = "the model") -> Tensor:

@@ -20,7 +20,7 @@ from manyloss.adversarial._votes import Votes
 from manyloss.adversarial._watch import Watch, batchnorm_cosine, root_mean_square, zero_share
 from manyloss.adversarial.result import DistillationResult, ModelResult
 from manyloss.distributed import Ranks, Setting, ranks_of
-from manyloss.input_gradients import Loss, as_input
+from manyloss.input_gradients import Loss, as_input, ordinary
 from manyloss.restore import remember_buffers, remember_gradients
 from manyloss.scaling import LossScale
 from manyloss.schedule import check_progress
@@ -149,8 +149,8 @@ class ModelMethod(nn.Module, ABC, Generic[Result]):
         if classifies:
             checks.labels_of(x, y)
         inputs = as_input(x, requires_grad=self.reads_input_gradients)
-        if isinstance(y, Tensor) and y.is_inference():
-            y = y.clone()
+        if isinstance(y, Tensor):
+            y = ordinary(y)
         parameters = [each for each in self.trained.parameters() if each.requires_grad]
         scale = LossScale.of(grad_scaler, x.device)
         return Step(type(self).__name__, inputs, y, loss, classifies, parameters, scale, votes)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyloss import checks
-from manyloss.input_gradients import gradient_of_score
+from manyloss.input_gradients import gradient_of_score, ordinary
 from manyloss.precision import full_precision
 from manyloss.restore import modes_restored
 
@@ -67,6 +67,7 @@ def checked_logits(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def _sign_of_gradient(
     model: nn.Module, x: Tensor, y: Tensor, targets: Tensor | None, loss: str | AttackLoss
 ) -> Tensor:
+    y, targets = ordinary(y), None if targets is None else ordinary(targets)
     gradient = gradient_of_score(model, x, lambda logits: _to_climb(logits, y, targets, loss))
     return gradient.nan_to_num(0.0, 0.0, 0.0).sign()
 

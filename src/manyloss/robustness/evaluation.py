@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyloss import checks
-from manyloss.input_gradients import gradient_of_score
+from manyloss.input_gradients import gradient_of_score, ordinary
 from manyloss.restore import gradients_set_aside, modes_restored
 from manyloss.robustness.attacks import (
     checked_logits,
@@ -192,9 +192,11 @@ def _batches(data: Any, labels: Tensor | None, batch_size: int) -> tuple[Iterabl
 
 
 def _pair(batch: object) -> tuple[Tensor, Tensor]:
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise ValueError(f"data must yield pairs (x, y) of tensors; received {type(batch).__name__}.")
-    return batch[0], batch[1]
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        x, y = batch
+        if isinstance(x, Tensor) and isinstance(y, Tensor):
+            return x, y
+    raise ValueError(f"data must yield pairs (x, y) of tensors; received {type(batch).__name__}.")
 
 
 @dataclass(frozen=True)
@@ -298,7 +300,7 @@ def evaluate(
             surrogate.to(device)
         seen: nn.Module = model
         for number, batch in enumerate(batches):
-            x, y = (tensor.to(device) for tensor in _pair(batch))
+            x, y = (ordinary(tensor.to(device)) for tensor in _pair(batch))
             if number == 0:
                 checked_logits(model, x, y)
                 if repeats > 1:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyloss import checks
-from manyloss.input_gradients import gradient_of_score
+from manyloss.input_gradients import gradient_of_score, ordinary
 from manyloss.precision import full_precision
 from manyloss.restore import modes_restored
 from manyloss.robustness.attacks import checked_logits, random_signs
@@ -23,6 +23,7 @@ def loss_landscape(
     """
     checks.eps(eps)
     checks.at_least("points", points, 2)
+    y = ordinary(y)
     generator = torch.Generator("cpu").manual_seed(seed)
 
     def loss_at(logits: Tensor) -> Tensor:  # [B]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyloss import checks
-from manyloss.input_gradients import gradient_of_score
+from manyloss.input_gradients import gradient_of_score, ordinary
 from manyloss.restore import modes_restored
 from manyloss.robustness.attacks import checked_logits
 
@@ -17,6 +17,7 @@ def saliency_maps(model: nn.Module, x: Tensor, y: Tensor, *, of: str = "loss") -
     of: "loss" (cross-entropy) or "logit" (the true class's). Other inputs give |grad_x| in the shape of x.
     """
     checks.one_of("of", of, ("loss", "logit"))
+    y = ordinary(y)
 
     def score(logits: Tensor) -> Tensor:  # [B]
         if of == "loss":

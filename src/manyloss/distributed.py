@@ -53,27 +53,24 @@ class Ranks:
 
     def all(self, mine: bool) -> bool:
         """Whether it holds on every rank."""
-        return mine if self.world == 1 else float(self.sum(torch.tensor(float(mine)))) == self.world
-
-    def all_finite(self, *tensors: Tensor) -> bool:
-        """Whether no rank holds a NaN or an infinity, so that all of them decide alike."""
-        largest = torch.nn.utils.get_total_norm(
-            [each.detach() for each in tensors], norm_type=torch.inf
-        )  # one pass; NaN stays NaN
-        return self.all(bool(largest.isfinite()))
+        return (
+            mine
+            if self.world == 1
+            else float(self.sum(torch.tensor(float(mine), device="cpu"))) == self.world
+        )
 
     def shares(self, mine: list[bool]) -> list[float]:
         """Per item N / (ranks that have it): a mean over N ranks divides by those that have not, too."""
         if self.world == 1:
             return [1.0] * len(mine)
-        counts = self.sum(torch.tensor(mine, dtype=torch.float64)).tolist()
+        counts = self.sum(torch.tensor(mine, dtype=torch.float64, device="cpu")).tolist()
         return [self.world / count if count else 1.0 for count in counts]
 
     def gather_sizes(self, size: int) -> list[int]:
         """The batch size of every rank, in the order of the ranks."""
         if self.world == 1:
             return [size]
-        sizes = torch.zeros(self.world, dtype=torch.int64)
+        sizes = torch.zeros(self.world, dtype=torch.int64, device="cpu")
         sizes[self.rank] = size
         return [int(n) for n in self.sum(sizes)]
 
@@ -134,9 +131,16 @@ def ranks_of(setting: Setting) -> Ranks:
         # Only members of a part make its group; torch would name one of all ranks after how many groups
         # each of them is in already, which may differ.
         part = users is not dist.group.WORLD
-        group = dist.new_group(members, use_local_synchronization=part)
+        group = dist.new_group(members, timeout=_timeout_of(users), use_local_synchronization=part)
         _OWN_GROUPS[users] = Ranks(group, len(members), dist.get_rank(group))
     return _OWN_GROUPS[users]
+
+
+def _timeout_of(group: Any) -> Any:
+    """How long the user lets collectives of a group wait; None leaves torch's default."""
+    device = torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
+    options = getattr(group._get_backend(device), "options", None)
+    return getattr(options, "_timeout", None)
 
 
 class _MeanOverRanks(torch.autograd.Function):
@@ -175,7 +179,7 @@ def batch_share(batch_size: int, group: Any = None) -> float:
     """
     if not (dist.is_available() and dist.is_initialized()):
         return 1.0
-    total = torch.tensor(batch_size, dtype=torch.int64)
+    total = torch.tensor(batch_size, dtype=torch.int64, device="cpu")
     if dist.get_backend(group) == "nccl":
         total = total.cuda()
     dist.all_reduce(total, group=group)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyloss.input_gradients import Loss, as_input, input_gradient, mean_loss
+from manyloss.linalg import wide
 from manyloss.restore import buffers_restored, modes_restored
 from manyloss.state import State
 
@@ -21,7 +22,7 @@ BATCHNORM_COSINE = 0.5
 
 def _double(values: Tensor) -> Tensor:
     """In float64, where the device has it."""
-    return values.detach().to(torch.float32 if values.device.type == "mps" else torch.float64)
+    return values.detach().to(wide(values.device))
 
 
 def root_mean_square(gradients: Tensor) -> Tensor:

@@ -49,12 +49,6 @@ def within(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"{name} must be in [{low:g}, {high:g}]; received {value}.")
 
 
-def progress(value: float) -> None:
-    """Progress of the training lies in [0, 1]."""
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"set_progress takes epoch / epochs, a number in [0, 1]; received {value}.")
-
-
 def instance_of(setting: str, value: object, kind: type, example: str) -> None:
     """``setting`` has to be an object of a family, not its class and not a list."""
     if isinstance(value, type) and issubclass(value, kind):

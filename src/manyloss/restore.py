@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 PutBack = Callable[[], None]
 
@@ -59,21 +59,5 @@ def remember_buffers(*modules: nn.Module) -> PutBack:
             for owner, name, buffer, value in before:
                 buffer.copy_(value)
                 setattr(owner, name, buffer)  # a module may have put another tensor there
-
-    return put_back
-
-
-def remember_gradients(parameters: Iterable[Tensor]) -> PutBack:
-    """What puts ``.grad`` back as it is now, in the same tensors; costs a copy of those that there are."""
-    before = [
-        (parameter, parameter.grad, None if parameter.grad is None else parameter.grad.detach().clone())
-        for parameter in parameters
-    ]
-
-    def put_back() -> None:
-        for parameter, gradient, value in before:
-            if gradient is not None and value is not None:
-                gradient.detach().copy_(value)
-            parameter.grad = gradient
 
     return put_back

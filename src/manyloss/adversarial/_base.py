@@ -21,9 +21,10 @@ from manyloss.adversarial._watch import Watch, batchnorm_cosine, root_mean_squar
 from manyloss.adversarial.result import DistillationResult, ModelResult
 from manyloss.distributed import Ranks, Setting, ranks_of
 from manyloss.input_gradients import Loss, as_input, ordinary
-from manyloss.restore import remember_buffers, remember_gradients
+from manyloss.restore import remember_buffers
 from manyloss.scaling import LossScale
 from manyloss.schedule import check_progress
+from manyloss.writing import Undo
 
 Result = TypeVar("Result", bound=ModelResult)
 
@@ -103,7 +104,7 @@ class ModelMethod(nn.Module, ABC, Generic[Result]):
         votes = Votes(self._meet())
         with torch.enable_grad(), votes.told(), ExitStack() as undo:
             step = self._checked(x, y, loss or self.loss, grad_scaler, votes)
-            undo.callback(remember_gradients(step.parameters))
+            undo.callback(Undo(step.parameters).put_back)
             try:
                 with step.undo:
                     step.undo.callback(remember_buffers(self))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from manyloss.distributed import Ranks
-from manyloss.errors import RankError
+from manyloss.exchange import raise_refusals
 
 
 class Votes:
@@ -53,9 +53,7 @@ class Votes:
         not_finite, refusals = self.ranks.sum(mine).tolist()
         if refusals:
             self.close()
-            for rank, text in enumerate(self.ranks.gather(None if refused is None else str(refused))):
-                if text is not None and refused is None:
-                    raise RankError(f"Rank {rank} refused this step, so no rank takes it: {text}")
+            raise_refusals(self.ranks, refused)
         if not_finite:
             self.close()
         return not not_finite

@@ -26,12 +26,20 @@ from manyloss.state import OptimizerFactory
 
 
 def greace(logits: Tensor, y: Tensor, similarity: Tensor, beta: float, kind: str, loss: Loss) -> Tensor:
-    """The GREACE loss (eq. 6), a mean over the batch. logits [B, C], similarity [B, C] the auxiliary's
-    softmax.
+    """The GREACE loss (eq. 6), a mean over the batch.
 
     literal: the surrogate loss + beta sum_{k != y} s_k z_k, whose logit gradient is that of the loss plus
     beta s_k. reweighted: log(1 + beta s_k) is added to the negative logits, which is bounded and does not
     make logits drift.
+
+    Args:
+        logits: z, [B, C].
+        y: int64 [B].
+        similarity: s, [B, C], the auxiliary's softmax.
+        beta: weight.
+        kind: "literal" or "reweighted".
+        loss: (logits, y) -> one number.
+
     """
     negative = similarity.detach().to(logits.dtype) * (1 - F.one_hot(y, logits.shape[1]).to(logits.dtype))
     if kind == "literal":
@@ -46,16 +54,28 @@ class GradientDefense(ModelMethod[DefenseResult]):
     `set_progress(epoch/epochs)` drives alpha and beta = max (1 - m) and the auxiliary's rate lr m, m = (1 -
     epoch/epochs)^0.9 (supplement). GREAT is beta_max=0, GREACE is alpha_max=0, GRE(AT+CE) is both.
 
-    model: returns logits [B, C] from x [B, ...] in pixel units, with any normalisation inside. auxiliary:
-    returns [B, C] from gradients shaped like x; `networks.leaky(model)` makes one.
-    greace: "literal" is eq. 6, "reweighted" a bounded relative of it (`greace()` above).
-    mask: "true_class" reads g = grad_x through the true class's logit only, ((p - 1_y) o 1_y), with p
-    attached; "detached" the same with p constant; "none" the whole loss gradient.
-    simultaneous: both networks use one pass through the auxiliary; False trains it first and reads it again.
-    input_range: what x must lie in; None leaves it unchecked. loss(logits, y) is a mean over the batch.
-
     Departures from the paper: line 6's sign (eq. 7's max is a slip). Such defenses tend to mask gradients:
     judge them with `manyloss.robustness.evaluate`.
+
+    Args:
+        model: x [B, ...] in pixel units -> logits [B, C], with any normalisation inside.
+        auxiliary: gradients shaped like x -> [B, C]; `networks.leaky(model)` makes one.
+        alpha_max: what alpha, the weight of the reversed gradient, grows to.
+        beta_max: what beta, the weight of GREACE, grows to.
+        greace: "literal" is eq. 6, "reweighted" a bounded relative of it (`greace()` above).
+        mask: "true_class" reads g = grad_x through the true class's logit only, ((p - 1_y) o 1_y), with p
+            attached; "detached" the same with p constant; "none" the whole loss gradient.
+        simultaneous: both networks use one pass through the auxiliary; False trains it first and reads it
+            again.
+        auxiliary_lr: of plain Adam.
+        optimizer: parameters -> Optimizer, for anything else.
+        loss: (logits, y) -> one number, the mean over the batch.
+        input_range: what x must lie in; None leaves it unchecked.
+        distributed: "auto" trains together with the other ranks when torch.distributed runs; False alone.
+
+    Raises:
+        ValueError: a setting has a value that it cannot have.
+
     """
 
     adversary: Adversary

@@ -26,15 +26,29 @@ class GradientDistillation(Distiller):
     """Trains a student against a discriminator that tells its input gradients from the teacher's.
 
     `result = method.backward(x, y)` fills the student's `.grad` with the gradient of (1 - alpha) J + alpha
-    A, and trains the discriminator by one step; the user's optimiser steps the student.
+    A, and trains the discriminator by one step; the user's optimiser steps the student. `set_progress`
+    lowers the discriminator's rate as the paper does.
 
-    discriminator: gradients shaped like x -> one logit each, [N] or [N, 1]; teacher is 1, student is 0.
-    adversarial: A. "minimax" is the paper's (line 9: the reversed gradient of the student's label-0 loss);
-    "non_saturating" pushes the student towards label 1 instead, and keeps its signal when the discriminator
-    wins. teacher_gradient: "loss" reads grad_x J(teacher) (line 5); "output" grad_x T(x)_y, the true class's
-    probability, one reading of eq. 8b. loss(outputs, y) is a mean over the batch; with another loss than
-    cross-entropy y may be anything. The teacher stays in eval mode and is not changed. `set_progress` lowers
-    the discriminator's rate as the paper does.
+    Args:
+        student: x [B, ...] -> outputs; trained.
+        teacher: the same; stays in eval mode and is not changed.
+        discriminator: gradients shaped like x -> one logit each, [N] or [N, 1]; teacher is 1, student is 0.
+        alpha: weight of A, in [0, 1].
+        adversarial: A. "minimax" is the paper's (line 9: the reversed gradient of the student's label-0
+            loss); "non_saturating" pushes the student towards label 1 instead, and keeps its signal when the
+            discriminator wins.
+        discriminator_lr: of plain Adam.
+        optimizer: parameters -> Optimizer, for anything else.
+        teacher_gradient: "loss" reads grad_x J(teacher) (line 5); "output" grad_x T(x)_y, the true class's
+            probability, one reading of eq. 8b.
+        loss: J, (outputs, y) -> one number, the mean over the batch; with another than cross-entropy y may be
+            anything.
+        input_range: what x must lie in; None leaves it unchecked.
+        distributed: "auto" trains together with the other ranks when torch.distributed runs; False alone.
+
+    Raises:
+        ValueError: a setting has a value that it cannot have.
+
     """
 
     adversary: Adversary

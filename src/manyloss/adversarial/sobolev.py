@@ -29,8 +29,8 @@ class SobolevTraining(Distiller):
         input_range: tuple[float, float] | None = None,
         distributed: Setting = "auto",
     ) -> None:
-        super().__init__(student, teacher, loss=loss, input_range=input_range, distributed=distributed)
         checks.at_least("weight", weight, 0.0)
+        super().__init__(student, teacher, loss=loss, input_range=input_range, distributed=distributed)
         self.weight = weight
 
     def _step(self, step: Step) -> DistillationResult:

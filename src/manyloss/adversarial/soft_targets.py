@@ -36,9 +36,9 @@ class SoftTargets(Distiller):
         input_range: tuple[float, float] | None = None,
         distributed: Setting = "auto",
     ) -> None:
-        super().__init__(student, teacher, loss=loss, input_range=input_range, distributed=distributed)
         checks.within("alpha", alpha, 0.0, 1.0)
         checks.positive("temperature", temperature)
+        super().__init__(student, teacher, loss=loss, input_range=input_range, distributed=distributed)
         self.alpha, self.temperature = alpha, temperature
 
     def _step(self, step: Step) -> DistillationResult:

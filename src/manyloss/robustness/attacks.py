@@ -4,6 +4,9 @@ x [B, ...] lies in [0, 1] and so does every result; eps is in the same units (8/
 to logits [B, C], with any normalisation inside. Attacks run in eval mode, put every submodule's mode back,
 and write to no `.grad`. Sources: Goodfellow et al. 2014 (FGSM), Kurakin et al. 2016 (iterated, least
 likely), Madry et al. 2017 (PGD), Carlini and Wagner 2017 (margin), Croce and Hein 2020 (DLR).
+
+Every function raises ValueError for images outside [0, 1], labels that name no class, outputs that are no
+logits and an eps outside [0, 1], and those that follow gradients RuntimeError in inference mode.
 """
 
 from __future__ import annotations
@@ -118,8 +121,17 @@ def fgsm(
 ) -> Tensor:
     """One step: clip(x + eps sign(grad_x L(x, y))), or x - eps sign(grad_x L(x, targets)) when targeted.
 
-    loss: "cross_entropy", "margin", "dlr", or a function (logits, classes) -> [B]. Returns [B, ...] in [0,
-    1].
+    Args:
+        model: x -> logits [B, C].
+        x: [B, ...] in [0, 1].
+        y: int64 [B], the true classes.
+        eps: radius of the ball, in [0, 1].
+        targets: int64 [B], a wrong class per example to move towards; None moves away from y.
+        loss: L, one of "cross_entropy", "margin", "dlr", or a function (logits, classes) -> [B].
+
+    Returns:
+        [B, ...] in [0, 1].
+
     """
     return ifgsm(model, x, y, eps, steps=1, step_size=eps, targets=targets, loss=loss)
 
@@ -135,8 +147,21 @@ def ifgsm(
     targets: Tensor | None = None,
     loss: str | AttackLoss = "cross_entropy",
 ) -> Tensor:
-    """`steps` steps of `step_size` (eps / steps unless given) from x itself, each clipped to the ball and
-    [0, 1].
+    """x_0 = x, x_{k+1} = clip(x_k + step_size sign(grad_x L(x_k, y))), clipped to the ball and [0, 1].
+
+    Args:
+        model: x -> logits [B, C].
+        x: [B, ...] in [0, 1].
+        y: int64 [B], the true classes.
+        eps: radius of the ball, in [0, 1].
+        steps: how many.
+        step_size: eps / steps unless given.
+        targets: as for :func:`fgsm`.
+        loss: as for :func:`fgsm`.
+
+    Returns:
+        [B, ...] in [0, 1].
+
     """
     return pgd(
         model, x, y, eps, steps=steps, step_size=eps / steps if step_size is None else step_size,
@@ -158,10 +183,25 @@ def pgd(
     loss: str | AttackLoss = "cross_entropy",
     seed: int = 0,
 ) -> Tensor:
-    """Projected steps of `step_size` (2.5 eps / steps unless given) from a uniform random point of the ball.
+    """As :func:`ifgsm`, from a uniform random point of the ball.
 
-    Of several restarts an example keeps the first that works (a wrong class, or the target), else the last.
-    `seed` decides the starts; torch's global generators are not used.
+    Args:
+        model: x -> logits [B, C].
+        x: [B, ...] in [0, 1].
+        y: int64 [B], the true classes.
+        eps: radius of the ball, in [0, 1].
+        steps: how many.
+        step_size: 2.5 eps / steps unless given.
+        restarts: of several an example keeps the first that works (a wrong class, or the target), else the
+            last.
+        random_start: False starts from x itself.
+        targets: as for :func:`fgsm`.
+        loss: as for :func:`fgsm`.
+        seed: decides the starts; torch's global generators are not used.
+
+    Returns:
+        [B, ...] in [0, 1].
+
     """
     checks.at_least("steps", steps, 1)
     checks.at_least("restarts", restarts, 1)

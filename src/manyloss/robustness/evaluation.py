@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import zlib
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,143 +14,13 @@ from torch import Tensor, nn
 
 from manyloss import checks
 from manyloss.input_gradients import gradient_of_score, ordinary
-from manyloss.restore import gradients_set_aside, modes_restored
-from manyloss.robustness.attacks import (
-    checked_logits,
-    fgsm,
-    ifgsm,
-    least_likely_targets,
-    pgd,
-    random_noise,
-    random_targets,
-)
-from manyloss.robustness.masking import MaskingVerdict, masking_verdict
+from manyloss.restore import modes_restored
+from manyloss.robustness.attacks import checked_logits
+from manyloss.robustness.masking import masking_verdict
+from manyloss.robustness.report import RobustnessReport
+from manyloss.robustness.standard import Attack, auto_attack, standard_attacks
 
-RunAttack = Callable[[nn.Module, Tensor, Tensor, float, int], Tensor]
 Progress = Callable[[int, int | None, str], None]
-#: The difference-of-logits ratio against a target looks at four classes.
-AUTOATTACK_CLASSES = 4
-
-
-@dataclass(frozen=True)
-class Attack:
-    """A named attack: `run(model, x, y, eps, seed)` returns images like x, inside the ball and [0, 1].
-
-    kind: "one step", "iterated", "targeted" or "black box"; with `loss`, it says which of the verdict's
-    tests read it.
-    """
-
-    name: str
-    run: RunAttack
-    kind: str
-    loss: str = "cross_entropy"
-
-
-def standard_attacks(
-    *, steps: int = 10, pgd_steps: int = 20, restarts: int = 1, surrogate: nn.Module | None = None
-) -> tuple[Attack, ...]:
-    """The paper's attacks (iFGSM with `steps`), PGD with both losses, noise, and transfer from `surrogate`
-    if given.
-    """
-
-    def aimed_at_random(attack: Callable[..., Tensor], **settings: int) -> RunAttack:
-        def run(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int) -> Tensor:
-            with modes_restored(model):
-                classes = checked_logits(model.eval(), x, y).shape[1]
-            return attack(model, x, y, eps, targets=random_targets(y, classes, seed=seed), **settings)
-
-        return run
-
-    def aimed_at_least_likely(attack: Callable[..., Tensor], **settings: int) -> RunAttack:
-        def run(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int) -> Tensor:  # noqa: ARG001
-            return attack(model, x, y, eps, targets=least_likely_targets(model, x, y), **settings)
-
-        return run
-
-    def descending(loss: str) -> RunAttack:
-        return lambda model, x, y, eps, seed: pgd(
-            model, x, y, eps, steps=pgd_steps, restarts=restarts, loss=loss, seed=seed
-        )
-
-    attacks = [
-        Attack("FGSM", lambda model, x, y, eps, seed: fgsm(model, x, y, eps), "one step"),  # noqa: ARG005
-        Attack("iFGSM", lambda model, x, y, eps, seed: ifgsm(model, x, y, eps, steps=steps), "iterated"),  # noqa: ARG005
-        Attack("PGD cross-entropy", descending("cross_entropy"), "iterated"),
-        Attack("PGD margin", descending("margin"), "iterated", "margin"),
-        Attack("FGSM random target", aimed_at_random(fgsm), "targeted"),
-        Attack("FGSM least likely", aimed_at_least_likely(fgsm), "targeted"),
-        Attack("iFGSM random target", aimed_at_random(ifgsm, steps=steps), "targeted"),
-        Attack("iFGSM least likely", aimed_at_least_likely(ifgsm, steps=steps), "targeted"),
-        Attack(
-            "noise", lambda model, x, y, eps, seed: random_noise(model, x, y, eps, seed=seed), "black box"
-        ),
-    ]
-    if surrogate is not None:
-        attacks.append(Attack("transfer", _transfer(surrogate, pgd_steps), "black box"))
-    return tuple(attacks)
-
-
-def _transfer(surrogate: nn.Module, steps: int) -> RunAttack:
-    def run(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int) -> Tensor:  # noqa: ARG001
-        return pgd(surrogate, x, y, eps, steps=steps, loss="margin", seed=seed)
-
-    return run
-
-
-@dataclass(frozen=True)
-class RobustnessReport:
-    """Accuracies in [0, 1]; targeted rows count the TRUE label too. `curves`: attack -> eps -> accuracy.
-
-    `robust` [N] says which examples survived every attack, in the order of the data; `worst_case_accuracy`
-    is its mean.
-    """
-
-    eps: float
-    examples: int
-    clean_accuracy: float
-    accuracy: Mapping[str, float]
-    worst_case_accuracy: float
-    robust: Tensor
-    curves: Mapping[str, Mapping[float, float]]
-    zero_gradients: float
-    verdict: MaskingVerdict
-    seed: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything but the per-example tensor, ready for JSON."""
-        return {
-            "eps": self.eps,
-            "eps_255": self.eps * 255,
-            "examples": self.examples,
-            "clean_accuracy": self.clean_accuracy,
-            "accuracy": dict(self.accuracy),
-            "worst_case_accuracy": self.worst_case_accuracy,
-            "curves": {
-                name: {str(eps): value for eps, value in curve.items()} for name, curve in self.curves.items()
-            },
-            "zero_gradients": self.zero_gradients,
-            "masking": {
-                "suspected": self.verdict.suspected,
-                "reasons": list(self.verdict.reasons),
-                "measured": dict(self.verdict.measured),
-            },
-            "seed": self.seed,
-        }
-
-    def __str__(self) -> str:
-        rows = {"clean": self.clean_accuracy, **self.accuracy, "worst case of all": self.worst_case_accuracy}
-        width = max(map(len, rows))
-        lines = [f"{self.examples} examples, eps = {self.eps:g} ({in_255(self.eps)})"]
-        lines += [f"  {name:<{width}}  {value:7.2%}" for name, value in rows.items()]
-        for name, curve in self.curves.items():
-            points = ", ".join(f"{eps:g} ({in_255(eps)}): {value:.1%}" for eps, value in curve.items())
-            lines.append(f"  {name} over eps: {points}")
-        return "\n".join([*lines, f"Verdict: {self.verdict}."])
-
-
-def in_255(eps: float) -> str:
-    """Write eps as the other convention does: 0.1 -> "25.5/255"."""
-    return f"{eps * 255:.4g}/255"
 
 
 class _MeanOfDraws(nn.Module):
@@ -276,16 +145,8 @@ def evaluate(
         checks.eps(radius)
     chosen = standard_attacks(surrogate=surrogate) if attacks is None else tuple(attacks)
     if autoattack:
-        chosen = (*chosen, _autoattack())
-    names = [attack.name for attack in chosen]
-    if len(set(names)) < len(names):
-        raise ValueError(f"Two attacks have one name: {sorted(names)}. Give every Attack a name of its own.")
-    unknown = set(sweep_attacks) - set(names)
-    if attacks is None and unknown:
-        raise ValueError(
-            f"sweep_attacks names {sorted(unknown)}; the attacks of this evaluation are {sorted(names)}."
-        )
-    swept = tuple(attack for attack in chosen if attack.name in sweep_attacks)
+        chosen = (*chosen, auto_attack())
+    swept = _named(chosen, sweep_attacks, strict=attacks is None)
     plan = _Plan(chosen, swept, eps, tuple(sorted({*sweep, 1.0})) if swept else (), seed)
     if device is None:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
@@ -298,20 +159,10 @@ def evaluate(
         model.eval()
         if surrogate is not None:
             surrogate.to(device)
-        seen: nn.Module = model
         for number, batch in enumerate(batches):
             x, y = (ordinary(tensor.to(device)) for tensor in _pair(batch))
             if number == 0:
-                checked_logits(model, x, y)
-                if repeats > 1:
-                    seen = _MeanOfDraws(model, repeats).eval()
-                elif _draws_random_numbers(model, x):
-                    raise ValueError(
-                        "The model draws random numbers at inference, so one evaluation of it means little, "
-                        "and gradients of single draws hide its weakness. Pass repeats= (10, say): every "
-                        "attack then follows the mean gradient of that many draws, and an example counts as "
-                        "correct when the mean of the logits over them is."
-                    )
+                seen = _judged(model, x, y, repeats)
             for key, words, right in _attack_batch(seen, x, y, plan, number):
                 tally.add(key, right)
                 tell(done, total, words)
@@ -320,6 +171,34 @@ def evaluate(
     if not done:
         raise ValueError("data holds no examples; evaluate() needs at least one batch (x, y).")
     return _report(tally, plan)
+
+
+def _named(attacks: Sequence[Attack], names: Sequence[str], *, strict: bool) -> tuple[Attack, ...]:
+    """The attacks of these names; a name without an attack is wrong if `strict`."""
+    known = [attack.name for attack in attacks]
+    if len(set(known)) < len(known):
+        raise ValueError(f"Two attacks have one name: {sorted(known)}. Give every Attack a name of its own.")
+    unknown = sorted(set(names) - set(known))
+    if strict and unknown:
+        raise ValueError(
+            f"sweep_attacks names {unknown}; the attacks of this evaluation are {sorted(known)}."
+        )
+    return tuple(attack for attack in attacks if attack.name in names)
+
+
+def _judged(model: nn.Module, x: Tensor, y: Tensor, repeats: int) -> nn.Module:
+    """What is attacked: the model, or the mean of `repeats` draws of a random one."""
+    checked_logits(model, x, y)
+    if repeats > 1:
+        return _MeanOfDraws(model, repeats).eval()
+    if _draws_random_numbers(model, x):
+        raise ValueError(
+            "The model draws random numbers at inference, so one evaluation of it means little, and "
+            "gradients of single draws hide its weakness. Pass repeats= (10, say): every attack then follows "
+            "the mean gradient of that many draws, and an example counts as correct when the mean of the "
+            "logits over them is."
+        )
+    return model
 
 
 @contextmanager
@@ -412,32 +291,3 @@ def _report(tally: _Tally, plan: _Plan) -> RobustnessReport:
         verdict=verdict,
         seed=plan.seed,
     )
-
-
-def _autoattack() -> Attack:
-    try:
-        from pyautoattack import AutoAttack
-    except ImportError as error:
-        raise ImportError(
-            f"autoattack=True needs pyautoattack ({error}); install it with `pip install manyloss[attacks]`."
-        ) from error
-
-    def run(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int) -> Tensor:
-        logging.getLogger("auto-attack").setLevel(logging.WARNING)
-        with torch.no_grad():
-            classes = model(x[:1]).shape[1]
-        if classes < AUTOATTACK_CLASSES:
-            raise ValueError(
-                f"AutoAttack needs logits of {AUTOATTACK_CLASSES} classes at least; received {classes}. "
-                "Leave it out: PGD with both losses works with two classes, too."
-            )
-        gpu = [x.device] if x.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=gpu), gradients_set_aside(model):
-            ensemble = AutoAttack(model, norm="Linf", eps=eps, seed=seed % 2**31, device=x.device)
-            targets = min(ensemble.fab.n_target_classes, classes - 1)
-            ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = targets
-            found = ensemble.run_standard_evaluation(x, y, batch_size=len(x))
-        images: Tensor = found[0] if isinstance(found, tuple) else found
-        return images.clamp(0.0, 1.0)
-
-    return Attack("AutoAttack", run, "ensemble", "several")

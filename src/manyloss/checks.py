@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def listed(names: Iterable[str]) -> str:
@@ -47,12 +47,6 @@ def within(name: str, value: float, low: float, high: float) -> None:
     """`value` is a number in [low, high]."""
     if not low <= value <= high:
         raise ValueError(f"{name} must be in [{low:g}, {high:g}]; received {value}.")
-
-
-def progress(value: float) -> None:
-    """Progress of the training lies in [0, 1]."""
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"set_progress takes epoch / epochs, a number in [0, 1]; received {value}.")
 
 
 def instance_of(setting: str, value: object, kind: type, example: str) -> None:
@@ -478,25 +472,6 @@ def no_records() -> ValueError:
 
 LOGIT_TOLERANCE = 1e-4
 
-# autograd nodes without a double backward, and what to do about each
-NO_DOUBLE_BACKWARD = {
-    "CompiledFunctionBackward": "a compiled module; pass the model from before torch.compile (a compiled "
-    "model keeps it as `model._orig_mod`)",
-    "CudnnRnnBackward": "a cuDNN RNN; run the forward under torch.backends.cudnn.flags(enabled=False)",
-    "ScaledDotProduct": "fused attention; run the step under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)",
-    "CheckpointFunctionBackward": "a reentrant checkpoint; pass use_reentrant=False to checkpoint()",
-}
-
-
-def same_classes(student: Tensor, teacher: Tensor) -> None:
-    """Soft targets need one class list."""
-    if student.shape != teacher.shape:
-        raise ValueError(
-            "Soft targets need student and teacher with the same classes; received logits "
-            f"{list(student.shape)} and "
-            f"{list(teacher.shape)}."
-        )
-
 
 def images(x: Tensor, input_range: tuple[float, float] | None) -> None:
     """The inputs are floating point, finite and inside the range that eps is measured in."""
@@ -566,49 +541,6 @@ def logits(outputs: object, batch: int, who: str = "the model") -> Tensor:
     return outputs
 
 
-def reaches_input(outputs: Tensor, who: str = "the model") -> None:
-    """There is a graph from the outputs back to the input."""
-    if not outputs.requires_grad:
-        raise ValueError(
-            f"The outputs of {who} do not depend on the input through a graph; remove detach(), no_grad() or "
-            "inference_mode() from its forward."
-        )
-
-
-def input_gradient(gradient: Tensor | None, who: str = "the model") -> Tensor:
-    """The input was reached."""
-    if gradient is None:
-        raise ValueError(
-            f"The outputs of {who} do not depend on the input; its gradient cannot be read. "
-            "Look for detach() or a conversion of the input to another type in its forward."
-        )
-    return gradient
-
-
-def double_backward(outputs: Tensor, who: str = "the model") -> None:
-    """No node between the outputs and the leaves lacks a double backward."""
-    seen: set[object] = set()
-    waiting: list[object] = [outputs.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        kind = type(node).__name__
-        for start, way_out in NO_DOUBLE_BACKWARD.items():
-            if kind.startswith(start):
-                raise ValueError(f"This method differentiates {who} twice, which fails through {way_out}.")
-        waiting.extend(parent for parent, _ in getattr(node, "next_functions", ()))
-
-
-def scalar_loss(value: object) -> Tensor:
-    """`loss` returned one number."""
-    if not isinstance(value, Tensor) or value.dim() != 0:
-        received = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"loss must return one number, the mean over the batch; received {received}.")
-    return value
-
-
 def auxiliary_outputs(outputs: object, shape: Sequence[int], who: str) -> Tensor:
     """The network that reads gradients returns what it is trained for."""
     if not isinstance(outputs, Tensor) or list(outputs.shape) != list(shape):
@@ -617,36 +549,6 @@ def auxiliary_outputs(outputs: object, shape: Sequence[int], who: str) -> Tensor
             f"{who} must return shape {list(shape)}; received {received}. Change its last layer."
         )
     return outputs
-
-
-def auxiliary_failed(who: str, shape: Sequence[int], error: Exception) -> ValueError:
-    """The network that reads gradients could not read this shape."""
-    return ValueError(
-        f"{who} cannot read gradients of shape {list(shape)}, the shape of what they belong to: {error} "
-        "Give it the input size of the model whose gradients it reads."
-    )
-
-
-class NotFiniteError(ValueError):
-    """A step met NaN or infinity."""
-
-
-def not_finite(what: str) -> NotFiniteError:
-    """NaN or infinity was read, and there is no GradScaler to skip the step."""
-    return NotFiniteError(
-        f"{what} holds NaN or infinite values; nothing was written. Lower the learning rate, or pass "
-        "grad_scaler= "
-        "when training in float16."
-    )
-
-
-def no_relu(model: nn.Module) -> ValueError:
-    """Nothing to replace by LeakyReLU."""
-    return ValueError(
-        f"{type(model).__name__} holds no nn.ReLU module that could become a LeakyReLU; write functional "
-        "relu() calls "
-        "as modules, or build the auxiliary network yourself."
-    )
 
 
 def alignment_place(features: Tensor | None) -> Tensor:
@@ -697,64 +599,3 @@ def eps(value: float) -> None:
             f"eps is in [0, 1] pixel units; received {value:g}. Divide by 255: eps={value / 255:.4g} is "
             f"{value:g}/255."
         )
-
-
-def enough_classes(classes: int, needed: int) -> None:
-    """DLR sorts the logits and divides by a gap between them."""
-    if classes < needed:
-        raise ValueError(
-            f"The DLR loss needs at least {needed} classes; received {classes}. Use loss='margin'."
-        )
-
-
-def target_differs(targets: Tensor, y: Tensor) -> None:
-    """A target is a wrong class."""
-    if bool((targets == y).any().item()):
-        raise ValueError(
-            "targets holds true labels; a targeted attack needs a wrong class for every example."
-        )
-
-
-def draws_random_numbers() -> ValueError:
-    """Two runs of the model differ."""
-    return ValueError(
-        "The model draws random numbers at inference, so one evaluation of it means little, and gradients of "
-        "single draws "
-        "hide its weakness. Pass repeats= (10, say): every attack then follows the mean gradient of that "
-        "many draws, "
-        "and an example counts as correct when the mean of the logits over them is."
-    )
-
-
-def no_examples() -> ValueError:
-    """The data were empty."""
-    return ValueError("data holds no examples; evaluate() needs at least one batch (x, y).")
-
-
-def batch_of_two(batch: object) -> tuple[Tensor, Tensor]:
-    """A batch is a pair of inputs and labels."""
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise ValueError(f"data must yield pairs (x, y) of tensors; received {type(batch).__name__}.")
-    return batch[0], batch[1]
-
-
-def too_few_classes(what: str, needed: int, received: int) -> ValueError:
-    """An attack that compares more classes than there are."""
-    return ValueError(
-        f"{what} needs logits of {needed} classes at least; received {received}. Leave it out: PGD with both "
-        "losses works with two classes, too."
-    )
-
-
-def autoattack_missing(error: ImportError) -> ImportError:
-    """The optional package is not installed."""
-    return ImportError(
-        f"autoattack=True needs pyautoattack ({error}); install it with `pip install manyloss[attacks]`."
-    )
-
-
-def unknown_attacks(names: Iterable[str], known: Iterable[str]) -> ValueError:
-    """An attack of that name does not exist."""
-    return ValueError(
-        f"sweep_attacks names {sorted(names)}; the attacks of this evaluation are {sorted(known)}."
-    )

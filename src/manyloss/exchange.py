@@ -100,7 +100,7 @@ def exchange(
     message = [*values, *there, float(separate), *refusals]
     total = ranks.sum(torch.tensor(message, dtype=torch.float64, device="cpu")).tolist()
     if any(total[2 * known + 1 :]):
-        _raise_refusals(ranks, refused)
+        raise_refusals(ranks, refused)
     assert given is not None
     index = [i for i in range(known) if total[known + i] > 0]
     present = PresentLosses(
@@ -142,7 +142,14 @@ def _compare_names(ranks: Ranks, names: tuple[str, ...] | None, refused: Excepti
             )
 
 
-def _raise_refusals(ranks: Ranks, refused: Exception | None) -> None:
+def raise_refusals(ranks: Ranks, refused: Exception | None) -> None:
+    """Raise on all ranks, each with its own error or a RankError that names the rank; collective.
+
+    Args:
+        ranks: of this step, of which some were refused.
+        refused: this rank's error, if it is one of them.
+
+    """
     _raise_refusal_of(ranks.gather(None if refused is None else str(refused)), refused)
 
 

@@ -276,7 +276,7 @@ def _sinks(losses: Iterable[Root | None]) -> list[Any]:
 _WRITE_IT_OUT = "write that part in operations that torch differentiates twice"
 #: How the name of a node without a double backward begins -> the way out.
 _ONCE_ONLY = {
-    "CompiledFunctionBackward": "leave what lies between there and the place where gradients are read "
+    "CompiledFunctionBackward": "leave what lies between it and the place where gradients are read "
     "uncompiled (a compiled module keeps the original as ._orig_mod)",
     "CudnnRnnBackward": "run that layer under torch.backends.cudnn.flags(enabled=False)",
     "MiopenRnnBackward": "run that layer under torch.backends.cudnn.flags(enabled=False)",

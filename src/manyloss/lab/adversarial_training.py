@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyloss.adversarial import GradientDefense
-from manyloss.adversarial._distiller import Distiller
+from manyloss.adversarial import ModelMethod
 from manyloss.lab.training import WayOfTraining
 from manyloss.result import StepResult
 from manyloss.robustness import fgsm, pgd
@@ -103,7 +102,7 @@ class LibraryMethod(WayOfTraining):
     What it measures is watched; its sentences about what goes wrong are counted, numbers aside.
     """
 
-    def __init__(self, method: GradientDefense | Distiller, task: str = "class") -> None:
+    def __init__(self, method: ModelMethod[Any], task: str = "class") -> None:
         super().__init__()
         self.method, self.task = method, task
         self.steps = 0
@@ -127,9 +126,7 @@ class LibraryMethod(WayOfTraining):
 
     def differentiated_once(self, model: nn.Module) -> list[nn.Module]:
         """The teacher, or a defense's auxiliary; a distiller reads its discriminator's graph twice."""
-        if isinstance(self.method, GradientDefense):
-            return [self.method.auxiliary]
-        return [] if self.method.teacher is None else [self.method.teacher]
+        return list(self.method.differentiated_once)
 
     def set_progress(self, fraction: float) -> None:
         """Drive the ramps of alpha and beta, and the learning rate of the auxiliary network."""

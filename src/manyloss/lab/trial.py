@@ -28,14 +28,14 @@ from torch.utils.data import default_collate
 
 from manyloss import __version__
 from manyloss import checks as library_checks
-from manyloss.adversarial._reading import frozen_statistics
-from manyloss.checks import NotFiniteError
+from manyloss.errors import NotFiniteError
 from manyloss.gradients import LossGradients, read_losses
 from manyloss.lab import checks, storage
 from manyloss.lab.arms import ArmContext, ChosenArm, choose_arm
 from manyloss.lab.problem import BatchedSplit, EncoderWithHeads, FinalEvaluation, Problem, Splits
 from manyloss.lab.source import Source
 from manyloss.lab.training import WayOfTraining
+from manyloss.restore import buffers_restored
 from manyloss.result import StepResult
 
 FORMAT = 1
@@ -515,7 +515,7 @@ class Trial:
         leaves no trace: random state and buffers are put back.
         """
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), frozen_statistics(self.model):
+        with torch.random.fork_rng(devices=devices), buffers_restored(self.model):
             measured = self.problem.measured_losses(self.model, inputs, targets)
             if measured is None:
                 return None

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from manyloss.lab.results import RunRecord
-from manyloss.robustness.evaluation import in_255
+from manyloss.robustness.report import in_255
 
 WIDTH, HEIGHT, MARGIN = 340, 220, 34
 SCALE = 3  # pixels of a picture per pixel of an image

@@ -377,12 +377,6 @@ def checkpoint_losses(expected: Sequence[str], received: Sequence[str]) -> None:
         )
 
 
-def any_step(what: str, counts: Mapping[str, int]) -> None:
-    """A summary of steps needs one step at least."""
-    if not any(counts.values()):
-        raise RuntimeError(f"{what} needs at least one step: train first, then ask.")
-
-
 # ---------------------------------------------------------------- interop
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from manyloss import checks, linalg
+from manyloss import checks
 from manyloss.gradients import LossGradients
 from manyloss.plan import Needs
+from manyloss.quadratic import minimum_norm_weights
 from manyloss.weighting._base import GradientWeighting
 
 NORMALIZE = (None, "l2", "loss", "loss+")
@@ -49,11 +51,11 @@ class MGDA(GradientWeighting):
         """Weights of the minimum-norm point. [T]"""
         G = gradients.gramian  # [T, T]
         if self.normalize is None:
-            return linalg.minimum_norm_weights(G)
-        divisor = torch.ones_like(gradients.values)
+            return minimum_norm_weights(G)
+        divisor = np.ones(len(G))
         if self.normalize in ("loss", "loss+"):
-            divisor = divisor * gradients.values
+            divisor = gradients.values.numpy()
         if self.normalize in ("l2", "loss+"):
-            norms = gradients.norms
-            divisor = divisor * torch.where(norms > 0, norms, torch.ones_like(norms))
-        return linalg.minimum_norm_weights(G / divisor[:, None] / divisor[None, :])
+            norms = np.sqrt(np.maximum(G.numpy().diagonal(), 0.0))
+            divisor = divisor * np.where(norms > 0.0, norms, 1.0)
+        return minimum_norm_weights(torch.from_numpy(G.numpy() / divisor[:, None] / divisor))

@@ -641,47 +641,6 @@ def no_relu(model: nn.Module) -> ValueError:
     )
 
 
-def alignment_place(features: Tensor | None) -> Tensor:
-    """GradientAlignment works at features only."""
-    if features is None:
-        raise ValueError(
-            "GradientAlignment scales per-loss gradients at the features; received gradients at shared "
-            "parameters. "
-            "Pass features= to backward()."
-        )
-    return features
-
-
-def alignment_shape(received: Sequence[int], known: Sequence[int]) -> None:
-    """The losses and the shape of the features are those of the first step."""
-    if list(received) != list(known):
-        raise ValueError(
-            f"GradientAlignment holds one number per loss and feature, {list(known)}; received gradients for "
-            f"{list(received)}. The number of losses and the shape of the features are fixed by the first "
-            "step."
-        )
-
-
-def alignment_places(received: int, known: int) -> None:
-    """The number of feature tensors is that of the first step."""
-    if received != known:
-        raise ValueError(
-            f"GradientAlignment started with {known} feature tensors; received {received}. Their number is "
-            "fixed by the "
-            "first step."
-        )
-
-
-def alignment_classifier(given: bool, places: int) -> None:
-    """One classifier reads one features tensor."""
-    if given and places > 1:
-        raise ValueError(
-            f"GradientAlignment got one classifier for {places} feature tensors; leave classifier=None (each "
-            "then gets "
-            "its own), or pass one tensor."
-        )
-
-
 def eps(value: float) -> None:
     """The size of a perturbation is in pixel units."""
     if not 0.0 <= value <= 1.0:

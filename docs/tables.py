@@ -260,7 +260,7 @@ def costs() -> str:
     ratio = {(row["setup"], row["method"], row["path"]): row["ratio"] for row in steps}
     rows = ["| model | method | tap | hook |", "| --- | --- | --- | --- |"]
     for setup, method in dict.fromkeys((setup, method) for setup, method, _ in ratio):
-        times = [ratio.get((setup, method, path)) for path in ("tap", "hook")]
+        times = [ratio.get((setup, method, path)) for path in ("one_backward", "per_loss")]
         shown = " | ".join("–" if time is None else f"{time:.2f}" for time in times)
         rows.append(f"| {cell(setup)} | {cell(method)} | {shown} |")
     return "\n".join(rows) + f"\n\n{_when(run)}"

@@ -72,7 +72,7 @@ def test_generated_parts_are_up_to_date():
 def test_figures_of_the_benchmarks_become_tables(monkeypatch, tmp_path):
     figures = [
         {"setup": "3 heads", "method": "MGDA", "path": path, "ratio": ratio}
-        for path, ratio in (("tap", 1.01), ("hook", 1.2))
+        for path, ratio in (("one_backward", 1.01), ("per_loss", 1.2))
     ]
     run = {"date": "2026-01-02", "torch": "2", "processor": "P", "figures": figures}
     (tmp_path / "results.json").write_text(json.dumps({"steps": run}))

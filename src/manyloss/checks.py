@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 
-def _list(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """Names as they stand in an error."""
     return ", ".join(repr(name) for name in names) or "none"
 
 
@@ -84,10 +85,11 @@ def one_norm_rule(rescale: str, aggregator: str) -> None:
 def settings_fit(owner: str, setting: str, given: Sequence[str], names: Sequence[str]) -> None:
     """A setting per loss has to name exactly the losses."""
     if set(given) != set(names):
-        missing = _list(n for n in names if n not in given)
-        unknown = _list(n for n in given if n not in names)
+        missing = listed(n for n in names if n not in given)
+        unknown = listed(n for n in given if n not in names)
         raise ValueError(
-            f"{owner}: {setting} must name the losses {_list(names)}; missing: {missing}; unknown: {unknown}."
+            f"{owner}: {setting} must name the losses {listed(names)}; missing: {missing}; "
+            f"unknown: {unknown}."
         )
 
 
@@ -102,7 +104,7 @@ def per_loss(owner: str, setting: str, given: Any, names: Sequence[str]) -> dict
         return dict.fromkeys(names, given)
     if len(given) != len(names):
         raise ValueError(
-            f"{owner}: {setting} has {len(given)} values for the {len(names)} losses {_list(names)}: "
+            f"{owner}: {setting} has {len(given)} values for the {len(names)} losses {listed(names)}: "
             "give one per loss, or a mapping from name to value."
         )
     return dict(zip(names, given, strict=True))
@@ -173,13 +175,13 @@ def same_losses(expected: Sequence[str], received: Sequence[str]) -> None:
     unknown = [n for n in received if n not in expected]
     if missing or unknown:
         raise ValueError(
-            f"The losses differ from those of the first call: missing {_list(missing)}; "
-            f"unknown {_list(unknown)}. Pass None for a loss that is absent in this step, "
+            f"The losses differ from those of the first call: missing {listed(missing)}; "
+            f"unknown {listed(unknown)}. Pass None for a loss that is absent in this step, "
             "or use another MultiLoss for other losses."
         )
     raise ValueError(
-        f"The losses come in another order than at the first call: expected {_list(expected)}, "
-        f"received {_list(received)}. Keep the order of the first call."
+        f"The losses come in another order than at the first call: expected {listed(expected)}, "
+        f"received {listed(received)}. Keep the order of the first call."
     )
 
 
@@ -372,8 +374,8 @@ def checkpoint_losses(expected: Sequence[str], received: Sequence[str]) -> None:
     """A checkpoint made with other losses."""
     if tuple(expected) != tuple(received):
         raise ValueError(
-            f"The checkpoint was made with the losses {_list(received)}, this MultiLoss has "
-            f"{_list(expected)}: load it into a MultiLoss for the same losses in the same order."
+            f"The checkpoint was made with the losses {listed(received)}, this MultiLoss has "
+            f"{listed(expected)}: load it into a MultiLoss for the same losses in the same order."
         )
 
 
@@ -435,7 +437,7 @@ def torchjd_one_rank(name: str, world: int) -> ValueError:
 def torchjd_absent(name: str, absent: Sequence[str]) -> ValueError:
     """A stateful method of TorchJD counts the losses."""
     return ValueError(
-        f"TorchJD's {name} keeps state for a fixed number of losses, and {_list(absent)} "
+        f"TorchJD's {name} keeps state for a fixed number of losses, and {listed(absent)} "
         f"{'is' if len(absent) == 1 else 'are'} absent in this step: use a method without state, "
         "or give every loss in every step."
     )
@@ -443,7 +445,7 @@ def torchjd_absent(name: str, absent: Sequence[str]) -> ValueError:
 
 def torchjd_not_finite(name: str, names: Sequence[str], weights: Sequence[float] | None) -> ValueError:
     """The gradients were finite, the result is not."""
-    got = "" if weights is None else f": weights {', '.join(f'{w:g}' for w in weights)} for {_list(names)}"
+    got = "" if weights is None else f": weights {', '.join(f'{w:g}' for w in weights)} for {listed(names)}"
     return ValueError(
         f"TorchJD's {name} gave a result that is not finite{got}. A zero gradient or repeated ones may be "
         "outside of what it can do: look at result.cosines with measure=True."

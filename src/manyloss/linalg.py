@@ -32,23 +32,45 @@ def gramian(rows: Sequence[Tensor]) -> Tensor:
         [T, T], float64, on the CPU.
 
     """
-    T = rows[0].shape[0]
-    total = torch.zeros(T, T, dtype=torch.float64, device=rows[0].device)
+    total: Tensor | None = None
     for tensor in rows:
         flat = tensor.detach().flatten(1)
-        for start in range(0, flat.shape[1], _CHUNK):
+        if wide(flat.device) != torch.float64:
+            flat = flat.cpu()
+        for start in range(0, max(flat.shape[1], 1), _CHUNK):
             part = flat[:, start : start + _CHUNK].double()
-            total += part @ part.T
+            product = part @ part.T
+            total = product if total is None else total.add_(product.to(total.device))
+    assert total is not None
     return total.cpu()
 
 
 def row_norms(rows: Sequence[Tensor]) -> Tensor:
     """||g_i||_2 over all the tensors [T, ...], in float64, without the other inner products. [T], CPU."""
-    squares = [
-        torch.linalg.vector_norm(tensor.detach().flatten(1), dim=1, dtype=torch.float64) for tensor in rows
+    norms = [
+        torch.linalg.vector_norm(tensor.detach().flatten(1), dim=1, dtype=wide(tensor.device)).cpu().double()
+        for tensor in rows
     ]
-    norms: Tensor = torch.linalg.vector_norm(torch.stack(squares), dim=0)
-    return norms.cpu()
+    if len(norms) == 1:
+        only: Tensor = norms[0]
+        return only
+    joined: Tensor = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+    return joined
+
+
+def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
+    """sum_i w_i g_i of rows [T, ...]; in float64 where the rows' own type cannot hold a weight. [...]"""
+    if rows.dtype == torch.float64 or all(w == 0.0 or 1e-30 < abs(w) < 1e30 for w in weights.tolist()):
+        held = weights.to(rows.device, rows.dtype)
+        summed: Tensor = held @ rows.flatten(1)
+        return summed.view(rows.shape[1:])
+    total: Tensor = weights @ rows.detach().cpu().double().flatten(1)
+    return total.view(rows.shape[1:]).to(rows.device, rows.dtype)
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """float64 where the device has it, else float32."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def cosines(gramian: Tensor) -> Tensor:

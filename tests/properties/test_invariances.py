@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from manyloss.errors import BatchSeparatedError
 from tests.problems import Given, Network, Pyramid, Separated, assert_same, names
 from tests.properties.methods import (
     DRAWS_ONCE_BY_LOSS,
@@ -154,6 +155,11 @@ def test_from_one_to_two_hundred_losses(case: MethodCase, count: int) -> None:
 @methods(lambda case: not case.measures_at_shared_params)
 def test_losses_on_separate_parts_of_the_batch(case: MethodCase, count: int) -> None:
     network = Separated(count)
-    gradients, _ = case.step(case.multi(count), network)
+    if case.weighs_gradients:
+        with pytest.raises(BatchSeparatedError, match=r"shared_params=.*virtual_layer"):
+            case.step(case.multi(count), network)
+        assert all(gradient is None for gradient in network.gradients())
+    where = {"measure_at": "virtual_layer"} if case.weighs_gradients else {}
+    gradients, _ = case.step(case.multi(count, **where), network)
     for gradient in gradients:
         assert bool(torch.isfinite(gradient).all())

@@ -25,6 +25,8 @@ class Aggregator(Method, ABC):
     """
 
     needs = Needs(gradients=True, replaces=True)
+    positionwise: bool = False
+    """Whether every position is merged by itself, so that [T, P] may come in pieces."""
     keeps_norm: bool = False
     """Whether it fixes the norm of its result itself, which rules out ``rescale``."""
 

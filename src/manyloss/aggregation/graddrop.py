@@ -63,6 +63,7 @@ class GradDrop(Aggregator):
         self.k = k
         self.sum_over_batch = sum_over_batch
         self.renormalize = self.keeps_norm = renormalize
+        self.positionwise = not renormalize
         self.activation = activation
         self.seed_with(seed)
 

@@ -217,12 +217,12 @@ def finite_gradients(names: Sequence[str], finite: Sequence[bool], place: str, w
             )
 
 
-def positive_loss(owner: str, name: str, value: float, what: str) -> None:
+def positive_loss(owner: str, name: str, value: float, what: str = "the value") -> None:
     """Ratios of losses make sense only above 0."""
     if not value > 0:
         raise ValueError(
-            f"{owner}: {what} of loss {name!r} is {value:g}, but L / L(0) needs losses above 0: "
-            "shift the loss, or give initial values with initial=."
+            f"{owner}: {what} of loss {name!r} is {value:g}, but the method needs losses above 0: add a "
+            "constant to the loss, which leaves its gradient as it is."
         )
 
 

@@ -8,7 +8,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from manyloss.plan import Needs
 from manyloss.schedule import check_progress, learning_rate_multiplier
 
 OptimizerFactory = Callable[[list[Tensor]], Optimizer]
+Accepts = Literal["any", "0 and more", "above 0", "first above 0"]
 
 _CPU = torch.device("cpu")
 
@@ -286,8 +287,11 @@ class _Saved:
 class Method(nn.Module):
     """Base of every weighting, aggregator and penalty.
 
-    What a method says about itself: ``name`` (as on the command line), ``needs``, ``search`` (values worth
-    trying per option), ``learns`` (the dataclass of its state; None: it learns nothing).
+    What a method says about itself: ``name`` (as on the command line), ``needs`` (what a step has to give
+    it), ``learns`` (the dataclass of its state; None: it learns nothing), ``accepts`` (which values of a loss
+    it can work with), ``search`` (values worth trying per option), ``per_loss`` (the setting that text gives
+    loss by loss, as in ``static:left=0.7``) and ``scale`` (of what reaches the shared part: the "sum" of the
+    gradients, their "mean", a "convex combination", or "free", where a weight may become anything).
 
     Its life, as :class:`MultiLoss` leads it::
 
@@ -305,11 +309,15 @@ class Method(nn.Module):
     the user's optimiser.
     """
 
+    family: ClassVar[str] = "method"
     name: ClassVar[str] = "method"
     needs: Needs = Needs()
     """What a step has to give this method; set in ``__init__`` where it depends on settings."""
     search: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     learns: ClassVar[type[State] | None] = None
+    accepts: Accepts = "any"
+    per_loss: ClassVar[str | None] = None
+    scale: ClassVar[Literal["sum", "mean", "convex combination", "free"]] = "sum"
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -353,7 +361,7 @@ class Method(nn.Module):
         return None
 
     def check(self, names: Sequence[str], values: Tensor | None) -> None:
-        """Refuse losses that the method cannot work with, before anything is touched.
+        """Refuse losses that the method cannot work with (``accepts``), before anything is touched.
 
         Args:
             names: the losses present.
@@ -363,6 +371,16 @@ class Method(nn.Module):
             ValueError: a loss has a value that makes no sense here.
 
         """
+        if self.accepts == "any" or values is None:
+            return
+        for name, value in zip(names, values.tolist(), strict=True):
+            if self.accepts == "above 0":
+                checks.positive_loss(self.label, name, value)
+            elif self.accepts == "0 and more" and value < 0.0:
+                raise ValueError(
+                    f"{self.label}: the value of loss {name!r} is {value:g}, but the method needs losses of "
+                    "0 and more: add a constant to the loss, which leaves its gradient as it is."
+                )
 
     def commit(self) -> None:
         """Take over what the step left in ``pending``: it was written."""

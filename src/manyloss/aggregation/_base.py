@@ -24,6 +24,7 @@ class Aggregator(Method, ABC):
     [T, P] and None it returns [P]. It works alone, outside a MultiLoss, too.
     """
 
+    family = "aggregator"
     needs = Needs(gradients=True, replaces=True)
     positionwise: bool = False
     """Whether every position is merged by itself, so that [T, P] may come in pieces."""

@@ -41,6 +41,7 @@ class CAGrad(GradientWeighting):
     """
 
     name = "cagrad"
+    scale = "mean"
     search: ClassVar = {"c": (0.2, 0.4, 0.6, 0.8)}
 
     def __init__(self, c: float = 0.4) -> None:

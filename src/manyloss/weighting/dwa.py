@@ -26,8 +26,9 @@ class DWAState(State):
 
 
 class DWA(LossWeighting):
-    """w_i = T softmax(r_i / temperature), r_i = mean loss of the last epoch / mean loss of the one before.
+    """More weight for losses that fell less over the last two epochs.
 
+    w_i = T softmax(r_i / temperature), r_i = mean loss of the last epoch / mean loss of the one before.
     Call ``multi.end_epoch()`` after each epoch. r_i = 1 in the first two epochs, and for a loss that was
     absent from one of the two, or 0 throughout the one before.
 
@@ -40,6 +41,7 @@ class DWA(LossWeighting):
     """
 
     name = "dwa"
+    accepts = "0 and more"
     search: ClassVar = {"temperature": (1.0, 2.0, 5.0)}
     learns = DWAState
     state: DWAState
@@ -53,16 +55,6 @@ class DWA(LossWeighting):
         """Equal ratios."""
         T = len(names)
         return DWAState(sums=[0.0] * T, counts=[0.0] * T, last=[math.nan] * T, ratios=[1.0] * T)
-
-    def check(self, names: Sequence[str], values: Tensor | None) -> None:
-        """No loss is negative."""
-        assert values is not None
-        for name, value in zip(names, values.tolist(), strict=True):
-            if value < 0.0:
-                raise ValueError(
-                    f"DWA: the value of loss {name!r} is {value:g}, but ratios of mean losses make sense for "
-                    "losses of 0 and more only: shift the loss."
-                )
 
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """T softmax(r / temperature). [T]"""

@@ -59,6 +59,7 @@ class GradNorm(LossWeighting):
     """
 
     name = "gradnorm"
+    accepts = "above 0"
     search: ClassVar = {"alpha": (0.06, 0.12, 0.5, 1.0, 1.5, 3.0)}
     needs = Needs(values=True, norms=True)
     learns = GradNormState
@@ -100,12 +101,6 @@ class GradNorm(LossWeighting):
         return GradNormState(
             weights=[1.0] * T, initial=initial, sums=[0.0] * T, counts=[0.0] * T, recent=recent
         )
-
-    def check(self, names: Sequence[str], values: Tensor | None) -> None:
-        """Every loss is above 0."""
-        assert values is not None
-        for name, value in zip(names, values.tolist(), strict=True):
-            checks.positive_loss("GradNorm", name, value, "the value")
 
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """w(t). [T]"""

@@ -28,6 +28,8 @@ class InitialLoss(LossWeighting):
 
     """
 
+    accepts = "first above 0"
+    scale = "free"
     learns = InitialLossState
     state: InitialLossState
 

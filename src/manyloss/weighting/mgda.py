@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -19,10 +18,11 @@ NORMALIZE = (None, "l2", "loss", "loss+")
 
 
 class MGDA(GradientWeighting):
-    """w = argmin ||sum_i w_i g_i||^2 over w >= 0, sum w = 1.
+    """The point of least norm in the convex hull of the gradients.
 
-    The result d fulfils <g_i, d> >= ||d||^2 for every loss: a step along -d hurts none. The program is
-    solved exactly on the Gramian, not by a fixed number of Frank-Wolfe steps.
+    w = argmin ||sum_i w_i g_i||^2 over w >= 0, sum w = 1. The result d fulfils <g_i, d> >= ||d||^2 for
+    every loss: a step along -d hurts none. The program is solved exactly on the Gramian, not by a fixed
+    number of Frank-Wolfe steps.
 
     Args:
         normalize: how gradients are scaled before the program is solved (the weights then multiply the
@@ -31,21 +31,16 @@ class MGDA(GradientWeighting):
     """
 
     name = "mgda"
+    scale = "convex combination"
     search: ClassVar = {"normalize": NORMALIZE}
 
     def __init__(self, normalize: Literal["l2", "loss", "loss+"] | None = None) -> None:
         super().__init__()
         checks.one_of("normalize", normalize, NORMALIZE)
         self.normalize = normalize
-        self.needs = Needs(values=normalize in ("loss", "loss+"), gramian=True, replaces=True)
-
-    def check(self, names: Sequence[str], values: Tensor | None) -> None:
-        """Losses that gradients are divided by are above 0."""
-        if not self.needs.values:
-            return
-        assert values is not None
-        for name, value in zip(names, values.tolist(), strict=True):
-            checks.positive_loss("MGDA", name, value, "the value")
+        divides_by_losses = normalize in ("loss", "loss+")
+        self.needs = Needs(values=divides_by_losses, gramian=True, replaces=True)
+        self.accepts = "above 0" if divides_by_losses else "any"
 
     def forward(self, gradients: LossGradients) -> Tensor:
         """Weights of the minimum-norm point. [T]"""

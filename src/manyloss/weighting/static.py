@@ -32,6 +32,8 @@ class Static(LossWeighting):
     """
 
     needs = Needs()
+    scale = "free"
+    per_loss = "weights"
     learns = StaticState
     state: StaticState
 

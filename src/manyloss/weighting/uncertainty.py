@@ -45,6 +45,7 @@ class Uncertainty(LossWeighting):
     """
 
     search: ClassVar = {"lr": (0.001, 0.025)}
+    scale = "free"
     learns = UncertaintyState
     state: UncertaintyState
     inner: InnerOptimizer

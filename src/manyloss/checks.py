@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,20 +61,6 @@ def instance_of(setting: str, value: object, kind: type, example: str) -> None:
         )
 
 
-def penalties_kind(penalties: object) -> TypeError:
-    """Penalties come as a sequence."""
-    name = penalties.__name__ if isinstance(penalties, type) else type(penalties).__name__
-    return TypeError(f"penalties must be a sequence, got a bare {name}: write penalties=[{name}(...)].")
-
-
-def one_norm_rule(rescale: str, aggregator: str) -> None:
-    """Two rules for the norm of the merged gradient cannot both hold."""
-    raise ValueError(
-        f"rescale={rescale!r} and {aggregator}(renormalize=True) both fix the norm of the merged gradient: "
-        "use one of them."
-    )
-
-
 def settings_fit(owner: str, setting: str, given: Sequence[str], names: Sequence[str]) -> None:
     """A setting per loss has to name exactly the losses."""
     if set(given) != set(names):
@@ -107,84 +92,6 @@ def per_loss(owner: str, setting: str, given: Any, names: Sequence[str]) -> dict
 # ---------------------------------------------------------------- losses
 
 
-def no_losses() -> ValueError:
-    """Nothing to do a backward of."""
-    return ValueError("No losses: pass at least one scalar that is not None.")
-
-
-def no_losses_on_a_rank() -> ValueError:
-    """In a distributed run each rank needs a graph to go backward through."""
-    return ValueError(
-        "A rank has no losses in this step (all are None): every rank needs at least one; "
-        "pass 0 * features.sum() under the name of a loss there."
-    )
-
-
-def loss_kind(losses: object) -> TypeError:
-    """The container of losses is of a kind that is not understood."""
-    return TypeError(
-        "losses must be a mapping from name to scalar, a sequence of scalars or a 1-D tensor, "
-        f"got {type(losses).__name__}"
-        + (f" of shape {list(losses.shape)}." if isinstance(losses, Tensor) else ".")
-    )
-
-
-def name_kind(name: object) -> TypeError:
-    """Names of losses are strings."""
-    return TypeError(f"The name of a loss must be a string, got {name!r} ({type(name).__name__}).")
-
-
-def one_name_twice(name: str) -> ValueError:
-    """Two losses under one name."""
-    return ValueError(f"Two losses are named {name!r}: every loss needs a name of its own.")
-
-
-def scalar(name: str, loss: object) -> None:
-    """A loss has to be a differentiable scalar."""
-    if not isinstance(loss, Tensor):
-        raise TypeError(f"Loss {name!r} must be a scalar tensor or None, got {type(loss).__name__}.")
-    if loss.dim() != 0:
-        raise ValueError(
-            f"Loss {name!r} must be a scalar, got shape {list(loss.shape)}: reduce it with .mean() or .sum()."
-        )
-    if not loss.is_floating_point():
-        raise TypeError(f"Loss {name!r} must be a floating-point scalar, got {loss.dtype}.")
-    if not loss.requires_grad:
-        raise no_graph(name)
-
-
-def no_graph(name: str) -> ValueError:
-    """A loss that nothing can be learned from."""
-    return ValueError(
-        f"Loss {name!r} does not require grad: it was detached, or made under torch.no_grad(). "
-        "Pass None for a loss that is absent in this step."
-    )
-
-
-def same_losses(expected: Sequence[str], received: Sequence[str]) -> None:
-    """Names and order are fixed at the first call."""
-    if tuple(expected) == tuple(received):
-        return
-    missing = [n for n in expected if n not in received]
-    unknown = [n for n in received if n not in expected]
-    if missing or unknown:
-        raise ValueError(
-            f"The losses differ from those of the first call: missing {listed(missing)}; "
-            f"unknown {listed(unknown)}. Pass None for a loss that is absent in this step, "
-            "or use another MultiLoss for other losses."
-        )
-    raise ValueError(
-        f"The losses come in another order than at the first call: expected {listed(expected)}, "
-        f"received {listed(received)}. Keep the order of the first call."
-    )
-
-
-def same_device(name: str, device: torch.device, place: str, expected: torch.device) -> None:
-    """Losses and the place where they are read live on one device."""
-    if device != expected:
-        raise ValueError(f"Loss {name!r} is on {device}, the {place} on {expected}: move them to one device.")
-
-
 def finite_losses(names: Sequence[str], values: Sequence[float]) -> None:
     """Without a GradScaler nobody would skip a step with inf or nan."""
     for name, value in zip(names, values, strict=True):
@@ -211,172 +118,19 @@ def finite_gradients(names: Sequence[str], finite: Sequence[bool], place: str, w
             )
 
 
-def positive_loss(owner: str, name: str, value: float, what: str) -> None:
+def positive_loss(owner: str, name: str, value: float, what: str = "the value") -> None:
     """Ratios of losses make sense only above 0."""
     if not value > 0:
         raise ValueError(
-            f"{owner}: {what} of loss {name!r} is {value:g}, but L / L(0) needs losses above 0: "
-            "shift the loss, or give initial values with initial=."
+            f"{owner}: {what} of loss {name!r} is {value:g}, but the method needs losses above 0: add a "
+            "constant to the loss, which leaves its gradient as it is."
         )
 
 
 # ---------------------------------------------------------------- places
 
 
-def needs_place(what: str) -> ValueError:
-    """A method that reads gradients needs to know where."""
-    return ValueError(
-        f"{what} reads gradients: pass features= (the encoder's output) or shared_params= to backward()."
-    )
-
-
-def needs_features(what: str) -> ValueError:
-    """A method that is defined at features only."""
-    return ValueError(f"{what} works at the features: pass features= (the encoder's output) to backward().")
-
-
-def feature_tensor(index: int, features: object) -> None:
-    """Features are differentiable tensors."""
-    if not isinstance(features, Tensor):
-        raise TypeError(
-            f"features must be a tensor or a sequence of tensors, item {index} is {type(features).__name__}."
-        )
-    if not features.requires_grad:
-        raise ValueError(
-            f"features (item {index}, shape {list(features.shape)}) do not require grad: they were detached "
-            "or made under torch.no_grad(), so no gradient would reach the encoder."
-        )
-
-
-def no_features() -> ValueError:
-    """An empty sequence of features or of parameters."""
-    return ValueError(
-        "features and shared_params must hold at least one tensor; pass None to leave them out."
-    )
-
-
-def independent_features(first: int, second: int) -> ValueError:
-    """Gradients at features that depend on each other would be counted twice."""
-    return ValueError(
-        f"features item {first} is computed from features item {second}: gradients are aggregated where the "
-        "encoder ends, so pass only tensors that do not depend on each other."
-    )
-
-
-def parameter(index: int, param: object) -> None:
-    """Shared parameters are plain leaf tensors."""
-    if not isinstance(param, Tensor):
-        raise TypeError(
-            f"shared_params must hold tensors, item {index} is {type(param).__name__}: "
-            "pass module.parameters()."
-        )
-    if type(param).__name__ == "DTensor" or hasattr(param, "placements"):
-        raise TypeError(
-            f"shared_params item {index} is a DTensor (FSDP2): its gradient exists in shards only. "
-            "Pass features= instead."
-        )
-    if not (param.requires_grad and param.is_leaf):
-        raise ValueError(
-            f"shared_params item {index} (shape {list(param.shape)}) is not a leaf that requires grad: "
-            "pass parameters of the encoder."
-        )
-
-
-def reaches(name: str, grads: Sequence[object | None], place: str) -> None:
-    """A loss has to depend on the place where its gradient is read."""
-    if grads and all(grad is None for grad in grads):
-        raise reaches_nothing(name, place)
-
-
-def reaches_nothing(name: str, place: str) -> ValueError:
-    """A loss that does not depend on the place where its gradient is read."""
-    return ValueError(
-        f"Loss {name!r} reaches none of the {place}. Usual causes: other features were passed than the "
-        "heads used; an in-place operation on the features after they were made (such as "
-        "ReLU(inplace=True) first in a head) replaced them; encoder, heads and losses were compiled as one "
-        "graph: compile the encoder and the heads separately; or a reentrant checkpoint hides the "
-        "parameters: use checkpoint(..., use_reentrant=False)."
-    )
-
-
-@contextmanager
-def reading(name: str) -> Iterator[None]:
-    """Turn torch's own complaints about a second pass into advice."""
-    try:
-        yield
-    except RuntimeError as error:
-        text = str(error)
-        if "donated buffers" in text:
-            raise RuntimeError(
-                f"The gradient of loss {name!r} cannot be read apart: a compiled module has given its "
-                "buffers away. Before compiling, set torch._functorch.config.donated_buffer = False and "
-                "torch._inductor.config.fx_graph_cache = False (a cached kernel would give them away again, "
-                "without a word), or give every loss a head of its own."
-            ) from error
-        if "use_reentrant" in text or "checkpoint" in text.lower():
-            raise RuntimeError(
-                f"The gradient of loss {name!r} cannot be read apart: it passes a reentrant checkpoint. "
-                "Use checkpoint(..., use_reentrant=False)."
-            ) from error
-        raise
-
-
-def no_double_backward(node: str, who: str) -> NotImplementedError:
-    """A penalty needs a second derivative that a node does not have."""
-    if "Compiled" in node:
-        way_out = (
-            "leave what lies between the losses and the place uncompiled; the encoder before it may stay"
-        )
-    elif "Cudnn" in node or "Miopen" in node:
-        way_out = "run that layer with torch.backends.cudnn.flags(enabled=False)"
-    else:
-        way_out = "use torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around the forward"
-    return NotImplementedError(f"{who} needs a double backward, which {node} does not have: {way_out}.")
-
-
-def still_there(who: str, leaves: Iterable[Tensor]) -> None:
-    """A double backward needs the parameters that the first pass used; FSDP2 frees them after it."""
-    if any(leaf.numel() and leaf.untyped_storage().size() == 0 for leaf in leaves):
-        raise RuntimeError(
-            f"{who} needs parameters that FSDP2 has resharded after the first pass: call "
-            "model.set_reshard_after_backward(False) once, and reshard() on every FSDP module after each "
-            "backward of MultiLoss."
-        )
-
-
-def no_tap() -> ValueError:
-    """``read="tap"`` where one backward cannot tell the losses apart."""
-    return ValueError(
-        'read="tap" is not legal here: losses share a node after the features, features carry hooks or come '
-        'as leaves or from different moments, or there are penalties. Use read="auto".'
-    )
-
-
 # ---------------------------------------------------------------- state
-
-
-def same_method(expected: str, received: str) -> None:
-    """A checkpoint of another method."""
-    if expected != received:
-        raise ValueError(
-            f"The checkpoint holds the state of {received}, this object is {expected}: build the same "
-            "MultiLoss as the one that was saved."
-        )
-
-
-def checkpoint_losses(expected: Sequence[str], received: Sequence[str]) -> None:
-    """A checkpoint made with other losses."""
-    if tuple(expected) != tuple(received):
-        raise ValueError(
-            f"The checkpoint was made with the losses {listed(received)}, this MultiLoss has "
-            f"{listed(expected)}: load it into a MultiLoss for the same losses in the same order."
-        )
-
-
-def any_step(what: str, counts: Mapping[str, int]) -> None:
-    """A summary of steps needs one step at least."""
-    if not any(counts.values()):
-        raise RuntimeError(f"{what} needs at least one step: train first, then ask.")
 
 
 # ---------------------------------------------------------------- interop
@@ -549,47 +303,6 @@ def auxiliary_outputs(outputs: object, shape: Sequence[int], who: str) -> Tensor
             f"{who} must return shape {list(shape)}; received {received}. Change its last layer."
         )
     return outputs
-
-
-def alignment_place(features: Tensor | None) -> Tensor:
-    """GradientAlignment works at features only."""
-    if features is None:
-        raise ValueError(
-            "GradientAlignment scales per-loss gradients at the features; received gradients at shared "
-            "parameters. "
-            "Pass features= to backward()."
-        )
-    return features
-
-
-def alignment_shape(received: Sequence[int], known: Sequence[int]) -> None:
-    """The losses and the shape of the features are those of the first step."""
-    if list(received) != list(known):
-        raise ValueError(
-            f"GradientAlignment holds one number per loss and feature, {list(known)}; received gradients for "
-            f"{list(received)}. The number of losses and the shape of the features are fixed by the first "
-            "step."
-        )
-
-
-def alignment_places(received: int, known: int) -> None:
-    """The number of feature tensors is that of the first step."""
-    if received != known:
-        raise ValueError(
-            f"GradientAlignment started with {known} feature tensors; received {received}. Their number is "
-            "fixed by the "
-            "first step."
-        )
-
-
-def alignment_classifier(given: bool, places: int) -> None:
-    """One classifier reads one features tensor."""
-    if given and places > 1:
-        raise ValueError(
-            f"GradientAlignment got one classifier for {places} feature tensors; leave classifier=None (each "
-            "then gets "
-            "its own), or pass one tensor."
-        )
 
 
 def eps(value: float) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from manyloss.plan import Needs
 from manyloss.schedule import check_progress, learning_rate_multiplier
 
 OptimizerFactory = Callable[[list[Tensor]], Optimizer]
+Accepts = Literal["any", "0 and more", "above 0", "first above 0"]
 
 _CPU = torch.device("cpu")
 
@@ -51,9 +53,10 @@ def tensor_to_text(tensor: Tensor) -> str:
 
 @dataclass
 class State:
-    """What a method learns, or fixes at its first step; every field is a tensor or a plain number.
+    """What a method learns, or fixes at its first step.
 
-    Tensors are on the CPU, floating-point ones float64: those of one entry per loss are [T], T *all* losses.
+    Every field is a number, a list of numbers (one per loss, of *all* losses), or a tensor on the CPU. A few
+    numbers are best kept as a list: Python's arithmetic is faster than a torch operation on so little.
     """
 
     def tensors(self) -> dict[str, Tensor]:
@@ -87,7 +90,7 @@ def require_entries(names: Sequence[str], tensors: Mapping[str, Tensor], owner: 
         )
 
 
-def _as_tensor(value: Tensor | float) -> Tensor:
+def _as_tensor(value: Tensor | float | list[Any]) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().clone()
     dtype = {bool: torch.bool, int: torch.int64}.get(type(value), torch.float64)
@@ -98,7 +101,14 @@ def _as_field(tensor: Tensor, kind: str) -> Any:
     if kind in ("bool", "int", "float"):
         number = tensor.item()
         return bool(number) if kind == "bool" else round(number) if kind == "int" else float(number)
+    if kind.startswith("list"):
+        return tensor.double().tolist()
     return tensor.detach().to(_CPU, torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)
+
+
+def per_loss_tensor(numbers: Sequence[float]) -> Tensor:
+    """One number per loss, as a step takes them: [T], float64, CPU, whatever torch's defaults are."""
+    return torch.tensor(numbers, dtype=torch.float64, device=_CPU)
 
 
 # ---------------------------------------------------------------- the optimiser of what is learned
@@ -128,7 +138,7 @@ class InnerOptimizer:
         """Forget all moments."""
         self.optimizer: Optimizer | None = None
         self.moments: _Moments | None = None
-        self._views: list[Tensor] = []
+        self._numbers: list[Tensor] = []  # what an optimizer of torch moves in place of plain numbers
         self._saved: dict[str, Tensor] = {}
 
     def follow(self, fraction: float) -> None:
@@ -150,24 +160,33 @@ class InnerOptimizer:
         for parameter in parameters:
             parameter.grad = None
 
-    def step_each(self, numbers: Tensor, slopes: Tensor, moving: Sequence[int]) -> None:
+    def step_each(self, numbers: list[float], slopes: Sequence[float], moving: Sequence[int]) -> None:
         """Move single numbers in place; each keeps moments and a count of steps of its own.
 
         Args:
-            numbers: [T], float64, CPU.
+            numbers: one per loss, of all losses.
             slopes: one slope per number that moves.
             moving: the positions of these; the others keep their values and their moments.
 
         """
-        if self.factory is not None:
-            if self.optimizer is None:  # which knows these views by identity
-                self._views = list(numbers.unbind())
-            given = dict(zip(moving, slopes.unbind(), strict=True))
-            self.step(self._views, [given.get(i) for i in range(len(numbers))])
+        if self.factory is None:
+            if self.moments is None:
+                self.moments = _Moments.zeros(len(numbers))
+            lr = self.lr * learning_rate_multiplier(self.fraction)
+            for i, slope in zip(moving, slopes, strict=True):
+                numbers[i] -= self.moments.adam(i, slope, lr)
             return
-        if self.moments is None:
-            self.moments = _Moments.zeros(len(numbers))
-        self.moments.adam(numbers, slopes, moving, self.lr * learning_rate_multiplier(self.fraction))
+        if not self._numbers:
+            self._numbers = [torch.tensor(n, dtype=torch.float64, device=_CPU) for n in numbers]
+        given = dict(zip(moving, slopes, strict=True))
+        for own, number in zip(self._numbers, numbers, strict=True):
+            own.fill_(number)
+        gradients = [
+            torch.tensor(given[i], dtype=torch.float64, device=_CPU) if i in given else None
+            for i in range(len(numbers))
+        ]
+        self.step(self._numbers, gradients)
+        numbers[:] = [own.item() for own in self._numbers]
 
     def _build(self, parameters: list[Tensor]) -> None:
         make = self.factory or (lambda params: torch.optim.Adam(params, lr=self.lr))
@@ -210,27 +229,24 @@ class InnerOptimizer:
 
 @dataclass
 class _Moments(State):
-    """Adam's moments of T single numbers (Kingma and Ba 2015, Algorithm 1, with its default settings)."""
+    """Adam's moments of single numbers (Kingma and Ba 2015, Algorithm 1, with its default settings)."""
 
-    steps: Tensor
-    mean: Tensor
-    square: Tensor
+    steps: list[float]
+    mean: list[float]
+    square: list[float]
 
     @classmethod
     def zeros(cls, count: int) -> _Moments:
-        return cls(*(torch.zeros(count, dtype=torch.float64, device=_CPU) for _ in range(3)))
+        return cls([0.0] * count, [0.0] * count, [0.0] * count)
 
-    def adam(self, numbers: Tensor, slopes: Tensor, moving: Sequence[int], lr: float) -> None:
-        # numpy's view of the same memory: its small operations cost a third of torch's
-        at = list(moving)
-        w, g = numbers.numpy(), slopes.numpy()
-        steps, mean, square = self.steps.numpy(), self.mean.numpy(), self.square.numpy()
-        steps[at] += 1.0
-        mean[at] += 0.1 * (g - mean[at])
-        square[at] += 0.001 * (g * g - square[at])
-        t = steps[at]
-        m, v = mean[at] / (1.0 - 0.9**t), square[at] / (1.0 - 0.999**t)
-        w[at] -= lr * m / (v**0.5 + 1e-8)
+    def adam(self, i: int, slope: float, lr: float) -> float:
+        """How far number ``i`` goes down."""
+        self.steps[i] += 1.0
+        self.mean[i] += 0.1 * (slope - self.mean[i])
+        self.square[i] += 0.001 * (slope * slope - self.square[i])
+        mean = self.mean[i] / (1.0 - 0.9 ** self.steps[i])
+        square = self.square[i] / (1.0 - 0.999 ** self.steps[i])
+        return float(lr * mean / (math.sqrt(square) + 1e-8))
 
 
 def _kind(value: object) -> str:
@@ -271,8 +287,11 @@ class _Saved:
 class Method(nn.Module):
     """Base of every weighting, aggregator and penalty.
 
-    What a method says about itself: ``name`` (as on the command line), ``needs``, ``search`` (values worth
-    trying per option), ``learns`` (the dataclass of its state; None: it learns nothing).
+    What a method says about itself: ``name`` (as on the command line), ``needs`` (what a step has to give
+    it), ``learns`` (the dataclass of its state; None: it learns nothing), ``accepts`` (which values of a loss
+    it can work with), ``search`` (values worth trying per option), ``per_loss`` (the setting that text gives
+    loss by loss, as in ``static:left=0.7``) and ``scale`` (of what reaches the shared part: the "sum" of the
+    gradients, their "mean", a "convex combination", or "free", where a weight may become anything).
 
     Its life, as :class:`MultiLoss` leads it::
 
@@ -290,11 +309,15 @@ class Method(nn.Module):
     the user's optimiser.
     """
 
+    family: ClassVar[str] = "method"
     name: ClassVar[str] = "method"
     needs: Needs = Needs()
     """What a step has to give this method; set in ``__init__`` where it depends on settings."""
     search: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     learns: ClassVar[type[State] | None] = None
+    accepts: Accepts = "any"
+    per_loss: ClassVar[str | None] = None
+    scale: ClassVar[Literal["sum", "mean", "convex combination", "free"]] = "sum"
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -338,7 +361,7 @@ class Method(nn.Module):
         return None
 
     def check(self, names: Sequence[str], values: Tensor | None) -> None:
-        """Refuse losses that the method cannot work with, before anything is touched.
+        """Refuse losses that the method cannot work with (``accepts``), before anything is touched.
 
         Args:
             names: the losses present.
@@ -348,6 +371,16 @@ class Method(nn.Module):
             ValueError: a loss has a value that makes no sense here.
 
         """
+        if self.accepts == "any" or values is None:
+            return
+        for name, value in zip(names, values.tolist(), strict=True):
+            if self.accepts == "above 0":
+                checks.positive_loss(self.label, name, value)
+            elif self.accepts == "0 and more" and value < 0.0:
+                raise ValueError(
+                    f"{self.label}: the value of loss {name!r} is {value:g}, but the method needs losses of "
+                    "0 and more: add a constant to the loss, which leaves its gradient as it is."
+                )
 
     def commit(self) -> None:
         """Take over what the step left in ``pending``: it was written."""
@@ -374,11 +407,11 @@ class Method(nn.Module):
     def end_epoch(self) -> None:
         """Tell that an epoch is over, for methods that use epoch means."""
 
-    def positions(self, names: Sequence[str]) -> list[int]:
-        """Where these losses lie among all, in the [T] tensors of ``state``."""
+    def positions(self, names: Sequence[str]) -> Sequence[int]:
+        """Where these losses lie among all, in the lists and tensors of ``state``."""
         known = self.names or ()
         if len(names) == len(known):
-            return list(range(len(known)))
+            return range(len(known))
         return [known.index(name) for name in names]
 
     # ------------------------------------------------------------------ saving

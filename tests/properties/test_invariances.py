@@ -10,7 +10,6 @@ from tests.properties.methods import (
     DRAWS_ONCE_BY_LOSS,
     NOT_PLAIN_FOR_ONE_LOSS,
     RANDOM_BY_LOSS,
-    SCALE_EQUIVARIANT,
     MethodCase,
     every_method,
     methods,
@@ -74,7 +73,7 @@ def test_permuted_losses_give_the_same_distribution(case: MethodCase) -> None:
 @pytest.mark.parametrize("place", ["at_features", "at_shared_params"])
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e6, 1e12])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@methods(lambda case: case.name in SCALE_EQUIVARIANT)
+@methods(lambda case: case.scales_with_gradients)
 def test_scaled_gradients_scale_the_result(
     case: MethodCase, dtype: torch.dtype, scale: float, place: str
 ) -> None:

@@ -43,7 +43,7 @@ class AlignmentState(State):
         found |= {f"gammas.{place}": gammas for place, gammas in enumerate(self.gammas)}
         for place, classifier in enumerate(self.classifiers):
             found |= {f"classifiers.{place}.{key}": each for key, each in classifier.state_dict().items()}
-        return {key: tensor.detach().clone() for key, tensor in found.items()}
+        return {key: tensor.detach().to("cpu", copy=True) for key, tensor in found.items()}
 
     def parameters(self) -> list[Tensor]:
         """What learns: per features tensor one gamma per loss (a view), then the classifier's parameters."""
@@ -51,6 +51,16 @@ class AlignmentState(State):
         for gammas, classifier in zip(self.gammas, self.classifiers, strict=True):
             found += [*gammas.unbind(), *_trained(classifier)]
         return found
+
+
+@dataclass
+class _Reading:
+    """What the classifier of one features tensor says: where to go, its buffers after it, how good it is."""
+
+    directions: list[Tensor | None]
+    buffers: list[Tensor]
+    loss: Tensor
+    accuracy: Tensor
 
 
 @dataclass
@@ -111,48 +121,40 @@ class GradientAlignment(Aggregator):
     def aggregate(
         self, gradients: Sequence[Tensor], features: Sequence[Tensor | None], names: Sequence[str]
     ) -> list[Tensor]:
-        """Merge at every features tensor; the gammas and classifiers of all of them learn in one step."""
-        for each in features:
-            checks.alignment_place(each)
+        """Merge at every features tensor; the gammas and classifiers of all of them learn in one step.
+
+        Raises:
+            ValueError: no features, or others in number or shape than in the first step.
+
+        """
+        if any(each is None for each in features):
+            raise ValueError(
+                "GradientAlignment scales per-loss gradients at the features; received gradients at shared "
+                "parameters. Pass features= to backward()."
+            )
         state = self.state if self.state is not None else self._begin(gradients)
-        checks.alignment_places(len(gradients), len(state.gammas))
+        self._check_shapes(state, gradients)
         self._settle(state, gradients)
-        rows = self.positions(names)
-        merged, losses, accuracies = [], [], []
-        directions: list[Tensor | None] = []
-        buffers: list[Tensor] = []
-        for loss_gradients, gammas, classifier in zip(
-            gradients, state.gammas, state.classifiers, strict=True
-        ):
-            checks.alignment_shape(loss_gradients.shape[2:], gammas.shape[1:])
-            trained = _trained(classifier)
-            before = [each.clone() for each in classifier.buffers()]
-            device = loss_gradients.device
-            with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        rows = list(self.positions(names))
+        # One example alone teaches nothing, and a batch norm refuses it.
+        learns = all(len(rows) * each.shape[1] > 1 for each in gradients)
+        merged, readings = [], []
+        for each, gammas, classifier in zip(gradients, state.gammas, state.classifiers, strict=True):
+            with torch.enable_grad(), torch.autocast(each.device.type, enabled=False):
                 used = gammas[rows].requires_grad_()
-                aligned = used.unsqueeze(1) * loss_gradients.detach().to(used.dtype)  # [T, B, *F]
-                merged.append(aligned.detach().sum(0).to(loss_gradients.dtype))  # line 7
-                seen = (aligned.shape[1] * aligned).flatten(0, 1)  # [T B, *F], per example
-                seen = seen.unsqueeze(1) if seen.dim() == 1 else seen  # features without a feature axis
-                labels = torch.tensor(rows, device=device).repeat_interleave(aligned.shape[1])
-                logits = checks.auxiliary_outputs(
-                    classifier(seen), (len(seen), len(gammas)), "the classifier of GradientAlignment"
-                )
-                loss = F.cross_entropy(logits, labels)  # line 8
-                found = torch.autograd.grad(loss, [used, *trained], allow_unused=True, materialize_grads=True)
-            for buffer, old in zip(classifier.buffers(), before, strict=True):
-                buffers.append(buffer.clone())  # the statistics of a batch norm: they wait for commit(), too
-                buffer.copy_(old)
-            # line 10: the gammas climb; one whose loss is absent stays
-            climbs = dict(zip(rows, found[0].neg().unbind(), strict=True))
-            directions += [climbs.get(row) for row in range(len(gammas))]
-            directions += found[1:]
-            losses.append(loss.detach().cpu())
-            accuracies.append((logits.detach().argmax(1) == labels).double().mean().cpu())
-        directions = [None if each is None else self.ranks.mean(each) for each in directions]
-        self._lesson = _Lesson(
-            state, directions, buffers, torch.stack(losses).mean(), torch.stack(accuracies).mean()
-        )
+                aligned = used.unsqueeze(1) * each.detach().to(used.dtype)  # [T, B, *F]
+                merged.append(aligned.detach().sum(0).to(each.dtype))  # line 7
+                if learns:
+                    readings.append(_read(aligned, used, rows, len(gammas), classifier))
+        if learns:
+            directions = [each for reading in readings for each in reading.directions]
+            self._lesson = _Lesson(
+                state,
+                [None if each is None else self.ranks.mean(each) for each in directions],
+                [buffer for reading in readings for buffer in reading.buffers],
+                torch.stack([reading.loss.to(merged[0].device) for reading in readings]).mean(),
+                torch.stack([reading.accuracy.to(merged[0].device) for reading in readings]).mean(),
+            )
         return merged
 
     def commit(self) -> None:
@@ -205,9 +207,13 @@ class GradientAlignment(Aggregator):
             for each in gradients
         ]
         given = self._given[0]
-        checks.alignment_classifier(given is not None, len(gammas))
+        if given is not None and len(gammas) > 1:
+            raise ValueError(
+                f"GradientAlignment got one classifier for {len(gammas)} feature tensors; leave "
+                "classifier=None (each then gets its own), or pass one tensor."
+            )
         classifiers = [given] if given is not None else [self._default(each) for each in gammas]
-        unknown = torch.tensor(torch.nan, dtype=torch.float64, device="cpu")
+        unknown = torch.tensor(torch.nan, dtype=torch.float32, device="cpu")
         state = AlignmentState(gammas, classifiers, unknown, unknown)
         self._settle(state, gradients)
         for classifier in classifiers:
@@ -217,10 +223,30 @@ class GradientAlignment(Aggregator):
     def _default(self, gammas: Tensor) -> nn.Module:
         T, shape = len(gammas), gammas.shape[1:]
         assert self.generator is not None
+        usual = torch.get_default_dtype()
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(self.generator.initial_seed())  # saved with the generator
-            made = falling_resnet11(T, shape[0]) if len(shape) == 3 else mlp(shape.numel(), T)
+            torch.set_default_dtype(torch.float32)
+            try:
+                made = falling_resnet11(T, shape[0]) if len(shape) == 3 else mlp(shape.numel(), T)
+            finally:
+                torch.set_default_dtype(usual)
         return made.to(gammas.device, gammas.dtype)
+
+    @staticmethod
+    def _check_shapes(state: AlignmentState, gradients: Sequence[Tensor]) -> None:
+        if len(gradients) != len(state.gammas):
+            raise ValueError(
+                f"GradientAlignment started with {len(state.gammas)} feature tensors; received "
+                f"{len(gradients)}. Their number is fixed by the first step."
+            )
+        for each, gammas in zip(gradients, state.gammas, strict=True):
+            if each.shape[2:] != gammas.shape[1:]:
+                raise ValueError(
+                    f"GradientAlignment holds one number per loss and feature, {list(gammas.shape[1:])}; "
+                    f"received gradients for {list(each.shape[2:])}. The shape of the features is fixed by "
+                    "the first step."
+                )
 
     def _settle(self, state: AlignmentState, gradients: Sequence[Tensor]) -> None:
         """On the features' devices, in the classifier that was given: a loaded state is in neither."""
@@ -263,6 +289,29 @@ class GradientAlignment(Aggregator):
                 ) from error
         loss, accuracy = (tensors[key].detach().to("cpu", copy=True) for key in ("loss", "accuracy"))
         return AlignmentState(gammas, classifiers, loss, accuracy)
+
+
+def _read(aligned: Tensor, used: Tensor, rows: list[int], T: int, classifier: nn.Module) -> _Reading:
+    """Lines 8 to 11: let the classifier name the losses. aligned [T, B, *F], used [T, *F]"""
+    trained = _trained(classifier)
+    seen = (aligned.shape[1] * aligned).flatten(0, 1)  # [T B, *F], per example
+    seen = seen.unsqueeze(1) if seen.dim() == 1 else seen  # features without a feature axis
+    labels = torch.tensor(rows, device=aligned.device).repeat_interleave(aligned.shape[1])
+    before = [each.clone() for each in classifier.buffers()]
+    try:
+        logits = checks.auxiliary_outputs(
+            classifier(seen), (len(seen), T), "the classifier of GradientAlignment"
+        )
+        loss = F.cross_entropy(logits, labels)
+        slopes, *own = torch.autograd.grad(loss, [used, *trained], allow_unused=True, materialize_grads=True)
+    finally:  # the statistics of a batch norm wait for commit(), too
+        buffers = [each.clone() for each in classifier.buffers()]
+        for buffer, old in zip(classifier.buffers(), before, strict=True):
+            buffer.copy_(old)
+    # line 10: the gammas climb; one whose loss is absent stays
+    climbs = dict(zip(rows, slopes.neg().unbind(), strict=True))
+    accuracy = (logits.detach().argmax(1) == labels).float().mean()
+    return _Reading([*(climbs.get(row) for row in range(T)), *own], buffers, loss.detach().float(), accuracy)
 
 
 def _trained(classifier: nn.Module) -> list[Tensor]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from manyloss.plan import Needs
+from manyloss.precision import full_precision
 from manyloss.state import Method
 
 
@@ -22,6 +24,7 @@ class Aggregator(Method, ABC):
     [T, P] and None it returns [P]. It works alone, outside a MultiLoss, too.
     """
 
+    family = "aggregator"
     needs = Needs(gradients=True, replaces=True)
     positionwise: bool = False
     """Whether every position is merged by itself, so that [T, P] may come in pieces."""
@@ -34,7 +37,7 @@ class Aggregator(Method, ABC):
         """Merge at one tensor, outside of a step; one that learns does so at once.
 
         Args:
-            gradients: [T, B, *F], or [T, P].
+            gradients: [T, B, *F], or [T, P]; complex ones reach :meth:`merge` with a last axis of 2.
             features: [B, *F], or None at shared parameters.
             names: of the losses; "0", "1", ... if they are not given.
 
@@ -45,9 +48,13 @@ class Aggregator(Method, ABC):
         named = [str(i) for i in range(gradients.shape[0])] if names is None else names
         if self.names is None:
             self.start(named)
-        (merged,) = self.aggregate([gradients], [features], named)
+        # As in a step: single precision at least, and complex numbers as pairs of real ones.
+        rows = full_precision(gradients)
+        rows = torch.view_as_real(rows) if rows.is_complex() else rows
+        (merged,) = self.aggregate([rows], [features], named)
         self.commit()
-        return merged
+        merged = torch.view_as_complex(merged.contiguous()) if gradients.is_complex() else merged
+        return merged.to(gradients.dtype)
 
     def aggregate(
         self, gradients: Sequence[Tensor], features: Sequence[Tensor | None], names: Sequence[str]

@@ -17,6 +17,7 @@ class Penalty(Method, ABC):
     It is measured at ``shared_params`` if they are given, else at the features.
     """
 
+    family = "penalty"
     needs = Needs(differentiable=True)
 
     @abstractmethod

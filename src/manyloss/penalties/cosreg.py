@@ -16,11 +16,12 @@ from manyloss.plan import Needs
 
 
 class CosReg(Penalty):
-    """alpha / (T (T - 1)) ||D D^T - I||_F^2, D [T, P] the unit-normalised per-loss gradients (eq. 5).
+    """A penalty that pulls the gradients of the losses towards right angles.
 
-    That is alpha times the mean squared cosine over the pairs (eq. 4 for T = 2), in [0, alpha]. It is
-    measured at ``shared_params`` (the last encoder layer, section 3), else at the features, and
-    differentiated through into encoder and heads. A zero gradient counts as orthogonal.
+    alpha / (T (T - 1)) ||D D^T - I||_F^2, D [T, P] the unit-normalised per-loss gradients (eq. 5). That is
+    alpha times the mean squared cosine over the pairs (eq. 4 for T = 2), in [0, alpha]. It is measured at
+    ``shared_params`` (the last encoder layer, section 3), else at the features, and differentiated through
+    into encoder and heads. A zero gradient counts as orthogonal.
 
     Args:
         alpha: weight, 0 or more.

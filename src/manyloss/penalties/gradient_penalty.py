@@ -13,7 +13,9 @@ from manyloss.penalties._base import Penalty
 
 
 class GradientPenalty(Penalty):
-    """weight * mean_b ||grad_{A_b} L_b||^2, L_b the summed loss of example b, A_b its features.
+    """A penalty on the squared norm of the summed loss's gradient, per example.
+
+    weight * mean_b ||grad_{A_b} L_b||^2, L_b the summed loss of example b, A_b its features.
 
     Losses are taken to be means over the batch, so the gradient that arrives at A_b is 1/B of example b's
     own. At shared parameters, where examples cannot be told apart: weight * ||grad_W sum_i L_i||^2.

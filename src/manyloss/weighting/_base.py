@@ -68,6 +68,7 @@ class LossWeighting(Weighting):
     A step calls :meth:`weigh` before the backward and :meth:`learn` after it, and only if all was finite.
     """
 
+    family = "loss weighting"
     needs = Needs(values=True)
 
     @abstractmethod
@@ -98,6 +99,7 @@ class GradientWeighting(Weighting):
     when.
     """
 
+    family = "gradient weighting"
     needs = Needs(gramian=True, replaces=True)
 
     @abstractmethod

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from manyloss import checks
 from manyloss.plan import Needs
-from manyloss.state import InnerOptimizer, OptimizerFactory, State
+from manyloss.state import InnerOptimizer, OptimizerFactory, State, per_loss_tensor
 from manyloss.weighting._base import LossWeighting
 from manyloss.weighting.static import Static
 
@@ -21,16 +20,16 @@ FLOOR = 1e-4
 
 @dataclass
 class GradNormState(State):
-    """w(t), L(0) (NaN before it was seen), sums of w and counts of steps. [T] each
+    """w(t), L(0) (NaN before it was seen), sums of w and counts of steps, all per loss.
 
-    ``recent``: the last values of every loss, newest last, NaN where there was none. [T, window of ``stuck``]
+    ``recent``: the last values of every loss, newest last, NaN where there was none: ``stuck``'s window.
     """
 
-    weights: Tensor
-    initial: Tensor
-    sums: Tensor
-    counts: Tensor
-    recent: Tensor
+    weights: list[float]
+    initial: list[float]
+    sums: list[float]
+    counts: list[float]
+    recent: list[list[float]]
 
 
 class GradNorm(LossWeighting):
@@ -60,6 +59,7 @@ class GradNorm(LossWeighting):
     """
 
     name = "gradnorm"
+    accepts = "above 0"
     search: ClassVar = {"alpha": (0.06, 0.12, 0.5, 1.0, 1.5, 3.0)}
     needs = Needs(values=True, norms=True)
     learns = GradNormState
@@ -89,60 +89,62 @@ class GradNorm(LossWeighting):
 
     def first_state(self, names: tuple[str, ...]) -> GradNormState:
         """w_i(0) = 1."""
-        ones = torch.ones(len(names), dtype=torch.float64, device="cpu")
-        initial = torch.nan * ones
+        T = len(names)
+        initial = [math.nan] * T
         if not isinstance(self.initial, str):
             given = checks.per_loss("GradNorm", "initial", self.initial, names)
             for name, value in given.items():
                 checks.positive_loss("GradNorm", name, value, "the initial value")
-            initial = torch.tensor(list(given.values()), dtype=torch.float64, device="cpu")
+            initial = [float(value) for value in given.values()]
         window = 0 if self.stuck is None else self.stuck[0]
-        recent = torch.full((len(names), window), torch.nan, dtype=torch.float64, device="cpu")
-        return GradNormState(weights=ones, initial=initial, sums=0 * ones, counts=0 * ones, recent=recent)
-
-    def check(self, names: Sequence[str], values: Tensor | None) -> None:
-        """Every loss is above 0."""
-        assert values is not None
-        for name, value in zip(names, values.tolist(), strict=True):
-            checks.positive_loss("GradNorm", name, value, "the value")
+        recent = [[math.nan] * window for _ in names]
+        return GradNormState(
+            weights=[1.0] * T, initial=initial, sums=[0.0] * T, counts=[0.0] * T, recent=recent
+        )
 
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """w(t). [T]"""
-        return self.state.weights[self.positions(names)]
+        return per_loss_tensor([self.state.weights[i] for i in self.positions(names)])
 
     def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """w(t) -> w(t + 1)."""
-        at = np.array(self.positions(names))
-        weights, initial = self.state.weights.numpy(), self.state.initial.numpy()  # the same memory
-        initial[at] = np.where(np.isnan(initial[at]), values.numpy(), initial[at])
-        self.state.sums.numpy()[at] += weights[at]
-        self.state.counts.numpy()[at] += 1.0
-        moves = ~self._stuck(at, values.numpy())
-        at, L, n = at[moves], values.numpy()[moves], norms.numpy()[moves]  # [T] of those that move
-        if not len(at):
+        w, initial = self.state.weights, self.state.initial
+        moving: list[tuple[int, float, float]] = []  # position, L_i, ||grad L_i||
+        for i, value, norm in zip(self.positions(names), values.tolist(), norms.tolist(), strict=True):
+            if math.isnan(initial[i]):
+                initial[i] = value
+            self.state.sums[i] += w[i]
+            self.state.counts[i] += 1.0
+            if not self._is_stuck(i, value):
+                moving.append((i, value, norm))
+        if not moving:
             return
-        G = weights[at] * n
-        ratios = L / initial[at]
-        r = ratios / ratios.mean()
-        target = G.mean() * r**self.alpha
-        slopes = np.sign(G - target) * n
-        before = weights[at].sum()
-        self.inner.step_each(self.state.weights, torch.from_numpy(slopes), at.tolist())
-        weights[at] = np.maximum(weights[at], FLOOR)
-        weights[at] *= before / weights[at].sum()
+        at = [i for i, _, _ in moving]
+        mean_ratio = sum(value / initial[i] for i, value, _ in moving) / len(moving)
+        mean_G = sum(w[i] * norm for i, _, norm in moving) / len(moving)
+        slopes = []
+        for i, value, norm in moving:
+            r = value / initial[i] / mean_ratio
+            apart = w[i] * norm - mean_G * r**self.alpha
+            slopes.append(math.copysign(norm, apart) if apart else 0.0)
+        before = sum(w[i] for i in at)
+        self.inner.step_each(w, slopes, at)
+        for i in at:
+            w[i] = max(w[i], FLOOR)
+        scale = before / sum(w[i] for i in at)
+        for i in at:
+            w[i] *= scale
 
-    def _stuck(self, at: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Which of the losses present do not move any more. [T]"""
+    def _is_stuck(self, i: int, value: float) -> bool:
         if self.stuck is None:
-            return np.zeros(len(at), dtype=bool)
+            return False
         window, tolerance = self.stuck
-        recent = self.state.recent.numpy()
-        recent[at] = np.concatenate([recent[at, 1:], values[:, None]], axis=1)
+        recent = self.state.recent[i] = [*self.state.recent[i][1:], value]
+        if math.isnan(recent[0]):  # the window is not full yet
+            return False
         half = window // 2
-        earlier = recent[at, window - 2 * half : window - half].mean(1)
-        later = recent[at, window - half :].mean(1)
-        full = ~np.isnan(recent[at]).any(1)
-        return np.asarray(full & (np.abs(later - earlier) <= tolerance * np.abs(earlier)))
+        earlier, later = sum(recent[-2 * half : -half]) / half, sum(recent[-half:]) / half
+        return abs(later - earlier) <= tolerance * abs(earlier)
 
     def time_average(self) -> Static:
         """E_t[w_i(t)] over the steps so far, as fixed weights: "GradNorm Static" (section 5.2).
@@ -151,7 +153,7 @@ class GradNorm(LossWeighting):
             RuntimeError: there was no step yet.
 
         """
-        if self.names is None or not bool(self.state.counts.any()):
+        if self.names is None or not any(self.state.counts):
             raise RuntimeError("GradNorm.time_average needs at least one step: train first, then ask.")
-        means = torch.where(self.state.counts > 0, self.state.sums / self.state.counts, 1.0)
-        return Static(dict(zip(self.names, means.tolist(), strict=True)))
+        sums = zip(self.names, self.state.sums, self.state.counts, strict=True)
+        return Static({name: total / count if count else 1.0 for name, total, count in sums})

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from manyloss import checks
-from manyloss.state import State
+from manyloss.state import State, per_loss_tensor
 from manyloss.weighting._base import LossWeighting
 
 
 @dataclass
 class InitialLossState(State):
-    """L(0) of every loss, NaN before it was seen. [T]"""
+    """L(0) of every loss, NaN before it was seen."""
 
-    initial: Tensor
+    initial: list[float]
 
 
 class InitialLoss(LossWeighting):
@@ -28,27 +28,32 @@ class InitialLoss(LossWeighting):
 
     """
 
+    accepts = "first above 0"
+    scale = "free"
     learns = InitialLossState
     state: InitialLossState
 
     def first_state(self, names: tuple[str, ...]) -> InitialLossState:
         """Nothing seen yet."""
-        return InitialLossState(torch.full((len(names),), torch.nan, dtype=torch.float64, device="cpu"))
+        return InitialLossState([math.nan] * len(names))
 
     def check(self, names: Sequence[str], values: Tensor | None) -> None:
         """A first value is above 0."""
         assert values is not None
-        for name, first in zip(names, self._firsts(names, values).tolist(), strict=True):
+        for name, first in zip(names, self._firsts(names, values), strict=True):
             checks.positive_loss("InitialLoss", name, first, "the initial value")
 
-    def _firsts(self, names: Sequence[str], values: Tensor) -> Tensor:
-        known = self.state.initial[self.positions(names)]
-        return torch.where(known.isnan(), values, known)
+    def _firsts(self, names: Sequence[str], values: Tensor) -> list[float]:
+        known = [self.state.initial[i] for i in self.positions(names)]
+        return [
+            now if math.isnan(first) else first for first, now in zip(known, values.tolist(), strict=True)
+        ]
 
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """1 / L(0). [T]"""
-        return 1.0 / self._firsts(names, values)
+        return per_loss_tensor([1.0 / first for first in self._firsts(names, values)])
 
     def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """Keep the first values."""
-        self.state.initial[self.positions(names)] = self._firsts(names, values)
+        for i, first in zip(self.positions(names), self._firsts(names, values), strict=True):
+            self.state.initial[i] = first

@@ -27,6 +27,5 @@ class Random(LossWeighting):
 
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """The draw of this step. [T]"""
-        T = len(names)
-        z = torch.randn(T, generator=self.generator, dtype=torch.float64, device="cpu")
-        return T * torch.softmax(z, dim=0)
+        z = torch.randn(len(names), generator=self.generator, dtype=torch.float64, device="cpu")
+        return torch.softmax(z, dim=0).mul_(len(names))

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from manyloss import checks
 from manyloss.plan import Needs
-from manyloss.state import State
+from manyloss.state import State, per_loss_tensor
 from manyloss.weighting._base import LossWeighting
 
 
 @dataclass
 class StaticState(State):
-    """The weights in the order of the losses. [T]"""
+    """The weights in the order of the losses."""
 
-    weights: Tensor
+    weights: list[float]
 
 
 class Static(LossWeighting):
@@ -33,6 +32,8 @@ class Static(LossWeighting):
     """
 
     needs = Needs()
+    scale = "free"
+    per_loss = "weights"
     learns = StaticState
     state: StaticState
 
@@ -46,9 +47,8 @@ class Static(LossWeighting):
 
     def first_state(self, names: tuple[str, ...]) -> StaticState:
         """Every loss's weight."""
-        weights = checks.per_loss("Static", "weights", self.weights, names)
-        return StaticState(torch.tensor(list(weights.values()), dtype=torch.float64, device="cpu"))
+        return StaticState(list(checks.per_loss("Static", "weights", self.weights, names).values()))
 
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """The fixed weights. [T]"""
-        return self.state.weights[self.positions(names)]
+        return per_loss_tensor([self.state.weights[i] for i in self.positions(names)])

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from manyloss import checks
-from manyloss.state import InnerOptimizer, OptimizerFactory, State
+from manyloss.state import InnerOptimizer, OptimizerFactory, State, per_loss_tensor
 from manyloss.weighting._base import LossWeighting
 
 KINDS = ("regression", "classification")
@@ -18,10 +18,10 @@ KINDS = ("regression", "classification")
 
 @dataclass
 class UncertaintyState(State):
-    """v of every loss, and the factor of exp(-v) that its kind asks for. [T] each"""
+    """v of every loss, and the factor of exp(-v) that its kind asks for."""
 
-    log_variances: Tensor
-    factors: Tensor
+    log_variances: list[float]
+    factors: list[float]
 
 
 class Uncertainty(LossWeighting):
@@ -45,6 +45,7 @@ class Uncertainty(LossWeighting):
     """
 
     search: ClassVar = {"lr": (0.001, 0.025)}
+    scale = "free"
     learns = UncertaintyState
     state: UncertaintyState
     inner: InnerOptimizer
@@ -71,23 +72,22 @@ class Uncertainty(LossWeighting):
         """All v are 0."""
         kinds = checks.per_loss("Uncertainty", "kinds", self.kinds, names).values()
         factors = [0.5 if kind == "regression" else 1.0 for kind in kinds]
-        return UncertaintyState(
-            log_variances=torch.zeros(len(names), dtype=torch.float64, device="cpu"),
-            factors=torch.tensor(factors, dtype=torch.float64, device="cpu"),
-        )
+        return UncertaintyState(log_variances=[0.0] * len(names), factors=factors)
 
-    def _plain(self, at: list[int]) -> Tensor:
-        return self.state.factors[at] * torch.exp(-self.state.log_variances[at])
+    def _plain(self, names: Sequence[str]) -> list[float]:
+        state = self.state
+        return [state.factors[i] * math.exp(-state.log_variances[i]) for i in self.positions(names)]
 
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """exp(-v), halved for regression, rescaled if asked. [T]"""
-        weights = self._plain(self.positions(names))
-        if self.normalize is False:
-            return weights
-        total = len(names) if self.normalize is True else float(self.normalize)
-        return weights * (total / weights.sum())
+        weights = self._plain(names)
+        if self.normalize is not False:
+            total = len(names) if self.normalize is True else float(self.normalize)
+            scale = total / sum(weights)
+            weights = [scale * weight for weight in weights]
+        return per_loss_tensor(weights)
 
     def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """One step of the log-variances."""
-        at = self.positions(names)
-        self.inner.step_each(self.state.log_variances, 0.5 - self._plain(at) * values, at)
+        slopes = [0.5 - w * value for w, value in zip(self._plain(names), values.tolist(), strict=True)]
+        self.inner.step_each(self.state.log_variances, slopes, self.positions(names))

@@ -127,12 +127,6 @@ def positive_loss(owner: str, name: str, value: float, what: str = "the value") 
         )
 
 
-# ---------------------------------------------------------------- places
-
-
-# ---------------------------------------------------------------- state
-
-
 # ---------------------------------------------------------------- interop
 
 
@@ -204,22 +198,6 @@ def torchjd_not_finite(name: str, names: Sequence[str], weights: Sequence[float]
         f"TorchJD's {name} gave a result that is not finite{got}. A zero gradient or repeated ones may be "
         "outside of what it can do: look at result.cosines with measure=True."
     )
-
-
-# ---------------------------------------------------------------- diagnostics
-
-
-def layer_without_parameters(name: str) -> ValueError:
-    """A ConflictRecorder was given a layer in which nothing is learned."""
-    return ValueError(
-        f"layers: {name!r} has no parameters that require grad, so no gradient can be read there: "
-        "name a module that has, or leave it out."
-    )
-
-
-def no_records() -> ValueError:
-    """Nothing was recorded yet."""
-    return ValueError("There are no records to diagnose: attach the ConflictRecorder before training starts.")
 
 
 # ---------------------------------------------------------------- adversaries and robustness

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -130,10 +130,11 @@ def positive_loss(owner: str, name: str, value: float, what: str = "the value") 
 # ---------------------------------------------------------------- interop
 
 
-def not_installed(what: str, package: str, extra: str | None) -> ImportError:
-    """An optional package is missing."""
-    way = f'pip install "manyloss[{extra}]"' if extra else f"pip install {package}"
-    return ImportError(f"{what} needs {package}, which is not installed: {way}.")
+def not_installed(what: str, package: str, extra: str, error: ImportError) -> NoReturn:
+    """Say how to install an optional package that is missing."""
+    raise ImportError(
+        f'{what} needs {package}, which is not installed: pip install "manyloss[{extra}]".'
+    ) from error
 
 
 def own_backward(kind: str) -> NotImplementedError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
@@ -18,7 +17,6 @@ from manyloss.robustness import fgsm, pgd
 
 #: Steps between two measurements that cost passes of their own.
 COSINE_EVERY = 200
-_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?%?")
 
 MakeAdversarial = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
 
@@ -118,9 +116,8 @@ class LibraryMethod(WayOfTraining):
             for name, value in values.items()
             if isinstance(value, Tensor | float) and not isinstance(value, bool) and name != "objective"
         }
-        for sentence in result.warnings:
-            kind = _NUMBER.sub("…", sentence)
-            self.warnings[kind] = self.warnings.get(kind, 0) + 1
+        for notice in result.warnings:
+            self.warnings[notice.kind] = self.warnings.get(notice.kind, 0) + 1
         loss = result.loss.double().cpu()
         return StepResult({self.task: loss}, {self.task: torch.ones_like(loss)})
 

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from manyloss.lab.study import Study
+    from manyloss.lab.runs.study import Study
 
 app = typer.Typer(
     name="manyloss",
@@ -103,7 +103,7 @@ def compare(
     retry: Annotated[bool, typer.Option("--retry", help="Let crashed trials go on.")] = False,
 ) -> None:
     """Compare methods on a recipe or on your own problem; run it again to finish what is missing."""
-    from manyloss.lab.study import Study
+    from manyloss.lab.runs.study import Study
 
     request = _request(recipe_or_file, data=data, data_root=data_root, scale=scale)
     chosen_epochs = epochs if epochs is not None else request["epochs"]
@@ -138,8 +138,9 @@ def reproduce(
     retry: Annotated[bool, typer.Option("--retry", help="Let crashed trials go on.")] = False,
 ) -> None:
     """Run a paper's experiment, and say by a rule written beforehand whether its claim holds."""
-    from manyloss.lab import claims, storage
-    from manyloss.lab.study import Study
+    from manyloss.lab import claims
+    from manyloss.lab.runs import storage
+    from manyloss.lab.runs.study import Study
 
     console = Console(highlight=False)
     if claim is None:
@@ -179,10 +180,11 @@ def reproduce(
 
 def _run(study: Study, *, retry: bool) -> int:
     """Run what is missing, print the table and write the report; how many trials failed."""
-    from manyloss.lab import checks, table
-    from manyloss.lab.progress import display_for
-    from manyloss.lab.report import write_report
-    from manyloss.lab.study import try_out
+    from manyloss.lab import checks
+    from manyloss.lab.analysis import table
+    from manyloss.lab.reports.page import write_report
+    from manyloss.lab.runs.progress import display_for
+    from manyloss.lab.runs.study import try_out
 
     console = Console(highlight=False)
     checks.device(study.device)
@@ -228,8 +230,8 @@ def report(
     run: Annotated[Path, typer.Argument(help="The folder that `manyloss compare --out` wrote to.")],
 ) -> None:
     """Print the table of a run and write its report.html; nothing is trained."""
-    from manyloss.lab import table
-    from manyloss.lab.report import write_report
+    from manyloss.lab.analysis import table
+    from manyloss.lab.reports.page import write_report
 
     console = Console(highlight=False)
     table.print_table(table.read_table(run), console)
@@ -254,8 +256,8 @@ def diagnose(
     layers: Annotated[bool, typer.Option(help="Also look at the encoder's layers.")] = True,
 ) -> None:
     """Say in words whether the losses conflict, where, and whether it is worth doing something."""
-    from manyloss.lab.diagnose import diagnose_problem, diagnose_records, print_diagnosis
-    from manyloss.lab.study import try_out
+    from manyloss.lab.diagnosis import diagnose_problem, diagnose_records, print_diagnosis
+    from manyloss.lab.runs.study import try_out
 
     console = Console(highlight=False)
     if recipe_or_file.endswith(".jsonl"):
@@ -290,7 +292,7 @@ def bench(
     ] = None,
 ) -> None:
     """Measure speed and memory, next to peers; the figures of docs/benchmarks.md come from here."""
-    from manyloss.lab.bench import RESULTS, run
+    from manyloss.lab.benchmarks import RESULTS, run
 
     console = Console(highlight=False)
     for figure in run(benchmarks or ()):
@@ -336,7 +338,7 @@ def _request(
     """The source, its defaults, and the words that make its default folder its own."""
     from manyloss.lab import checks
     from manyloss.lab.recipes import recipe_named
-    from manyloss.lab.source import Source
+    from manyloss.lab.runs.source import Source
 
     options: dict[str, Any] = {}
     if data is not None:

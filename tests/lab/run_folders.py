@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from manyloss.lab.storage import trial_folder
+from manyloss.lab.runs.storage import trial_folder
 
 LEVELS = {"equal": 0.0, "gradnorm": 0.004, "graddrop": -0.002, "pcgrad": 0.03, "mgda": -0.05, "cosreg": 0.015}
 SLOWDOWNS = {"equal": 1.0, "gradnorm": 1.12, "graddrop": 1.08, "pcgrad": 1.15, "mgda": 1.14, "cosreg": 1.9}

@@ -13,9 +13,9 @@ from manyloss.lab.recipes._great_distill import ROWS, TEACHER
 from manyloss.lab.recipes.great_distill_cnn import CnnFromResNet
 from manyloss.lab.recipes.great_distill_mini import MiniImageNet
 from manyloss.lab.recipes.great_distill_resnext import ResNetFromResNeXt
-from manyloss.lab.source import Source
-from manyloss.lab.study import Study
-from manyloss.lab.trial import Trial
+from manyloss.lab.runs.source import Source
+from manyloss.lab.runs.study import Study
+from manyloss.lab.runs.trial import Trial
 from tests.lab.recipes.made_cifar import write
 
 RECIPES = [name for name in all_recipes() if name.startswith(("great-distill", "great-sobolev"))]
@@ -294,7 +294,7 @@ def test_what_is_compiled_on_a_gpu_learns_the_same(name, arm, compiled, tmp_path
         compile_in_place(module, **settings)
 
     monkeypatch.setattr(torch.nn.Module, "compile", counted)
-    monkeypatch.setattr("manyloss.lab.trial.COMPILER", "aot_eager")
+    monkeypatch.setattr("manyloss.lab.runs.trial.COMPILER", "aot_eager")
     prepare = Trial._prepare
 
     def prepare_and_compile(trial):

@@ -23,10 +23,10 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from manyloss.adversarial import GradientDistillation, SobolevTraining, SoftTargets
-from manyloss.lab.adversarial_training import Classifier, LibraryMethod, network_of
 from manyloss.lab.arms import Arm, ArmContext
 from manyloss.lab.datasets import default_data_root, images
 from manyloss.lab.problem import FinalEvaluation, Splits
+from manyloss.lab.recipes._adversarial_training import Classifier, LibraryMethod, network_of
 from manyloss.lab.recipes._great import GreatProblem, crop_and_flip, splits_of
 
 BASELINE, TEACHER = "baseline", "teacher"

@@ -1,0 +1,163 @@
+"""`manyloss diagnose`: train on the plain sum for a few epochs, look at the gradients, say what is there."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from torch import nn
+
+from manyloss import MultiLoss
+from manyloss.diagnostics import ConflictRecorder, Diagnosis, diagnose, read_records
+from manyloss.lab import checks
+from manyloss.lab.reports.diagnosis import render_page
+from manyloss.lab.runs import storage
+from manyloss.lab.runs.source import Source
+from manyloss.lab.runs.trial import Trial, TrialSpec
+
+EPOCHS = 3
+#: About so many records, whatever the length of the run.
+RECORDS = 100
+#: Layers that are looked at, from the encoder's first to its last.
+LAYERS = 8
+
+COLORS = {"none": "green", "mild": "yellow", "strong": "red", "unclear": "yellow"}
+Progress = Callable[[float, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Diagnosed:
+    """What was found, and where it was written."""
+
+    problem: str
+    diagnosis: Diagnosis
+    records: Sequence[Mapping[str, Any]]
+    page: Path
+    note: str
+
+
+def diagnose_problem(
+    source: Source,
+    out: Path,
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    layers: bool = True,
+    progress: Progress | None = None,
+) -> Diagnosed:
+    """Train the problem with the plain sum and record conflict at the features and in the encoder's layers.
+
+    Args:
+        source: a recipe or a file.
+        out: the folder of ``conflict.jsonl`` and ``diagnose.html``.
+        epochs: how many; 3, or the problem's own if that is less, when None.
+        seed: of initial weights and data order.
+        device: where to train.
+        layers: also read the encoder's layers: one more backward per loss and record.
+        progress: called with the epochs done and the latest losses.
+
+    Raises:
+        LabError: the problem records no gradients, or its trial crashed.
+
+    """
+    problem = source.load()
+    chosen = min(problem.epochs, EPOCHS) if epochs is None else epochs
+    with tempfile.TemporaryDirectory() as folder:
+        spec = TrialSpec(source, "equal", seed, chosen, Path(folder), device)
+        trial = _WatchedTrial(spec, layers)
+        result = trial.run() if progress is None else trial.run(progress)
+    if result["status"] == "crashed":
+        raise checks.diagnosis_crashed(problem.name, str(result["reason"]))
+    if not trial.recorder.records:
+        raise checks.nothing_to_diagnose(problem.name)
+    records = trial.recorder.records
+    every = trial.recorder.every
+    pace = "one per step" if every == 1 else f"one every {every} steps"
+    place = str(records[0]["place"]).replace("_params", " parameters")
+    length = "1 epoch" if chosen == 1 else f"{chosen} epochs"
+    note = (
+        f"{problem.name}: plain sum of the losses, {length}, seed {seed}, "
+        f"{len(records)} records, {pace}, at the {place}."
+    )
+    if result["status"] == "diverged":
+        note += f" The run diverged: {result['reason']}"
+    storage.make_folder(out)
+    _write_records(out / "conflict.jsonl", records)
+    return _written(problem.name, records, out, note)
+
+
+def diagnose_records(path: Path, out: Path) -> Diagnosed:
+    """The same words and figures for the file of a ConflictRecorder."""
+    try:
+        records = read_records(path)
+        found = _written(path.stem, records, out, f"{path.name}: {len(records)} records.")
+    except OSError as error:
+        raise checks.cannot_read(path, error) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise checks.no_conflict_records(path, error) from error
+    return found
+
+
+def print_diagnosis(found: Diagnosed, console: Console) -> None:
+    """The answer first, then the figures behind it, then the advice."""
+    diagnosis = found.diagnosis
+    console.print(f"[dim]{escape(found.note)}[/]")
+    console.print(f"\n[bold {COLORS[diagnosis.verdict]}]{escape(diagnosis.answer)}[/]\n")
+    for finding in diagnosis.findings:
+        console.print(f"  - {escape(finding.sentence)}")
+    console.print(f"\n[bold]{escape(diagnosis.advice)}[/]\n")
+    console.print(f"Figures: {escape(str(found.page))}", soft_wrap=True)
+
+
+def _written(name: str, records: Sequence[Mapping[str, Any]], out: Path, note: str) -> Diagnosed:
+    diagnosis = diagnose(records)
+    storage.make_folder(out)
+    page = out / "diagnose.html"
+    storage.write_bytes(page, render_page(name, diagnosis, records, note).encode("utf-8"))
+    return Diagnosed(name, diagnosis, records, page, note)
+
+
+def _write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    storage.cut(path, 0)
+    for record in records:
+        storage.append_line(path, dict(record))
+
+
+class _WatchedTrial(Trial):
+    """A trial with a ConflictRecorder on its MultiLoss."""
+
+    def __init__(self, spec: TrialSpec, layers: bool) -> None:
+        super().__init__(spec)
+        self.with_layers = layers
+        self.recorder: ConflictRecorder
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        every = max(1, self.steps_per_epoch * self.spec.epochs // RECORDS)
+        layers = encoder_layers(self.model) if self.with_layers else {}
+        if not isinstance(self.multi, MultiLoss):
+            raise checks.nothing_to_diagnose(self.problem.name)
+        self.recorder = ConflictRecorder(self.multi, every, layers)
+
+
+def encoder_layers(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The encoder's modules with a matrix of their own, from first to last, at most `LAYERS` of them."""
+    encoder = getattr(model, "encoder", None)
+    if not isinstance(encoder, nn.Module):
+        return {}
+    found = {}
+    for name, module in encoder.named_modules():
+        own = [param for param in module.parameters(recurse=False) if param.requires_grad]
+        if any(param.dim() >= 2 for param in own):
+            found[f"{type(module).__name__} {name}".strip()] = own
+    if len(found) <= LAYERS:
+        return found
+    names = list(found)
+    chosen = {round(i * (len(names) - 1) / (LAYERS - 1)) for i in range(LAYERS)}
+    return {names[i]: found[names[i]] for i in sorted(chosen)}

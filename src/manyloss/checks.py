@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manyloss.errors import NotFiniteError
+
 
 def _list(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names) or "none"
@@ -193,7 +195,7 @@ def finite_losses(names: Sequence[str], values: Sequence[float]) -> None:
     """Without a GradScaler nobody would skip a step with inf or nan."""
     for name, value in zip(names, values, strict=True):
         if not math.isfinite(value):
-            raise ValueError(
+            raise NotFiniteError(
                 f"Loss {name!r} is {value}: nothing was written. Look for a division, a log or an overflow "
                 "in this loss; with float16, pass grad_scaler= so that such steps are skipped."
             )
@@ -203,7 +205,7 @@ def finite_gradients(names: Sequence[str], finite: Sequence[bool], place: str, w
     """Without a GradScaler nobody would skip a step with inf or nan."""
     for name, good in zip(names, finite, strict=True):
         if not good:
-            raise ValueError(
+            raise NotFiniteError(
                 f"The gradient of loss {name!r} at the {place} is not finite"
                 + (
                     ": .grad of parameters after the features that already held a gradient now also holds "
@@ -623,10 +625,6 @@ def auxiliary_failed(who: str, shape: Sequence[int], error: Exception) -> ValueE
         f"{who} cannot read gradients of shape {list(shape)}, the shape of what they belong to: {error} "
         "Give it the input size of the model whose gradients it reads."
     )
-
-
-class NotFiniteError(ValueError):
-    """A step met NaN or infinity."""
 
 
 def not_finite(what: str) -> NotFiniteError:

@@ -123,7 +123,7 @@ def _make_trial(folder, study, arm, number, seed, status, reason, steps_per_epoc
         "test": test if done else {},
         "step_ms": 6.0 * slowdown + abs(draw.normal(0, 0.1)),
         "seconds": 0.4 * epochs,
-        "cosine_std": {"left/right": 0.3} if len(tasks) == 2 else {},
+        "cosine_std": {"left|right": 0.3} if len(tasks) == 2 else {},
     }
     _write(trial / "result.json", result)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 from torch import nn
 
-from manyloss import MultiLoss
 from manyloss.diagnostics import ConflictRecorder, Diagnosis, diagnose, read_records
 from manyloss.lab import checks
 from manyloss.lab.reports.diagnosis import render_page
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.source import Source
 from manyloss.lab.runs.trial import Trial, TrialSpec
+from manyloss.lab.training import DivergedError, MultiLossTrainer, silent
 
 EPOCHS = 3
 #: About so many records, whatever the length of the run.
@@ -68,16 +67,23 @@ def diagnose_problem(
     """
     problem = source.load()
     chosen = min(problem.epochs, EPOCHS) if epochs is None else epochs
-    with tempfile.TemporaryDirectory() as folder:
-        spec = TrialSpec(source, "equal", seed, chosen, Path(folder), device)
-        trial = _WatchedTrial(spec, layers)
-        result = trial.run() if progress is None else trial.run(progress)
-    if result["status"] == "crashed":
-        raise checks.diagnosis_crashed(problem.name, str(result["reason"]))
-    if not trial.recorder.records:
+    training = Trial(TrialSpec(source, "equal", seed, chosen, out, device)).training()
+    if not isinstance(training.trainer, MultiLossTrainer):
         raise checks.nothing_to_diagnose(problem.name)
-    records = trial.recorder.records
-    every = trial.recorder.every
+    every = max(1, training.steps_per_epoch * chosen // RECORDS)
+    watched = encoder_layers(training.model) if layers else {}
+    diverged = ""
+    with ConflictRecorder(training.trainer.multi, every, watched) as recorder:
+        try:
+            for _ in training.epochs(progress or silent):
+                pass
+        except DivergedError as error:
+            diverged = f" The run diverged: {error}"
+        except Exception as error:
+            raise checks.diagnosis_crashed(problem.name, error) from error
+    if not recorder.records:
+        raise checks.nothing_to_diagnose(problem.name)
+    records = recorder.records
     pace = "one per step" if every == 1 else f"one every {every} steps"
     place = str(records[0]["place"]).replace("_params", " parameters")
     length = "1 epoch" if chosen == 1 else f"{chosen} epochs"
@@ -85,8 +91,7 @@ def diagnose_problem(
         f"{problem.name}: plain sum of the losses, {length}, seed {seed}, "
         f"{len(records)} records, {pace}, at the {place}."
     )
-    if result["status"] == "diverged":
-        note += f" The run diverged: {result['reason']}"
+    note += diverged
     storage.make_folder(out)
     _write_records(out / "conflict.jsonl", records)
     return _written(problem.name, records, out, note)
@@ -125,25 +130,7 @@ def _written(name: str, records: Sequence[Mapping[str, Any]], out: Path, note: s
 
 def _write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     storage.cut(path, 0)
-    for record in records:
-        storage.append_line(path, dict(record))
-
-
-class _WatchedTrial(Trial):
-    """A trial with a ConflictRecorder on its MultiLoss."""
-
-    def __init__(self, spec: TrialSpec, layers: bool) -> None:
-        super().__init__(spec)
-        self.with_layers = layers
-        self.recorder: ConflictRecorder
-
-    def _prepare(self) -> None:
-        super()._prepare()
-        every = max(1, self.steps_per_epoch * self.spec.epochs // RECORDS)
-        layers = encoder_layers(self.model) if self.with_layers else {}
-        if not isinstance(self.multi, MultiLoss):
-            raise checks.nothing_to_diagnose(self.problem.name)
-        self.recorder = ConflictRecorder(self.multi, every, layers)
+    storage.append_lines(path, records)
 
 
 def encoder_layers(model: nn.Module) -> dict[str, list[nn.Parameter]]:

@@ -94,7 +94,7 @@ def test_another_folder(tmp_path):
     ("text", "what"),
     [
         ('{"format": 1, "arms"', r"Expecting"),
-        ("[]", r"a JSON object is expected, found list"),
+        ("[]", r"holds a list, not an object"),
         ('{"format": 1}', r"'arms' is missing"),
         ('{"format": 1, "arms": ["equal"], "seeds": ["x"]}', r"invalid literal"),
     ],

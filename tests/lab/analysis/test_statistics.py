@@ -287,6 +287,38 @@ def test_words_for_identical_results_and_for_a_difference_without_spread():
     assert "not tested, the same difference on every seed" in told["moved"]
 
 
+def test_two_seeds_have_an_interval_and_no_verdict():
+    told, answer = sentences({"equal": seeds((0.8, 0.5), (0.8, 0.5)), "a": seeds((0.88, 0.55), (0.89, 0.55))})
+    assert "95% interval" in told["a"]
+    assert told["a"].endswith("over 2 seeds: not tested, two seeds are too few for a verdict.")
+    assert answer == "Two seeds are too few for a verdict: run more (`--seeds 5`)."
+
+
+def test_less_than_one_test_example_is_no_difference_whatever_p_says():
+    values = {"equal": BASE, "a": shifted(0.0010, 0.0011, 0.0009, 0.0010)}
+    assert compare(values, UP, "equal")["a"].outcome == "better"
+    row = compare(values, UP, "equal", resolution={"left": 0.01, "right": 0.01})["a"]
+    assert row.test.adjusted < 0.01
+    assert row.outcome == "no difference"
+    assert "no difference, less than one test example" in explain(row, "equal", 4)
+    assert verdict([compare(values, UP, "equal")["equal"], row], "equal") == "a makes no difference."
+    # One metric that counts no examples can show any difference.
+    assert compare(values, UP, "equal", resolution={"left": 0.01})["a"].outcome == "better"
+
+
+def test_the_smallest_change_that_matters_is_the_users():
+    values = {"equal": BASE, "a": shifted(0.010, 0.011, 0.009, 0.010)}
+    row = compare(values, UP, "equal", at_least=0.02)["a"]
+    assert row.outcome == "no difference"
+    assert "no difference, less than the 2.0% asked for" in explain(row, "equal", 4)
+    assert compare(values, UP, "equal", at_least=0.01)["a"].outcome == "better"
+
+
+def test_no_change_at_all_is_no_difference():
+    row = compare({"equal": BASE, "same": BASE}, UP, "equal")["same"]
+    assert row.outcome == "no difference"
+
+
 def test_words_for_a_failed_method_give_the_reason():
     told, answer = sentences(
         {"equal": BASE, "dead": {}, "a": shifted(0.02, -0.03, 0.01, 0.01)}, dead="all 4 seeds diverged (nan)"
@@ -298,7 +330,9 @@ def test_words_for_a_failed_method_give_the_reason():
 def test_words_for_missing_seeds_and_a_study_that_still_runs():
     partly = {seed: shifted(0.1, 0.11, 0.09, 0.1)[seed] for seed in (0, 1)}
     told, answer = sentences({"equal": BASE, "a": partly}, a="seeds 2, 3 diverged (nan)", pending=1)
-    assert told["a"].endswith("; 2 of 4 seeds finished: seeds 2, 3 diverged (nan).")
+    assert told["a"].endswith(
+        "not tested, two seeds are too few for a verdict; 2 of 4 seeds finished: seeds 2, 3 diverged (nan)."
+    )
     assert answer.startswith("So far, with 1 trial still to run: ")
 
 

@@ -117,7 +117,9 @@ def test_other_settings_are_refused(finished, settings, difference):
 def test_a_changed_problem_is_another_one(run, tmp_path):
     changed = tmp_path / "small_problem.py"
     changed.write_text(Path(PROBLEM).read_text().replace("momentum=0.9", "momentum=0.8"))
-    with pytest.raises(StorageError, match=r"source was .* now "):
+    with pytest.raises(
+        StorageError, match=r"made with another text: small_problem.py .*momentum=0.9.*momentum=0.8"
+    ):
         Study.plan(Source(str(changed)), ["equal"], [0], run)
 
 
@@ -284,8 +286,15 @@ def source_of(tmp_path, text):
             "load_digit()",
         ),
         ("nn.BatchNorm2d(4)", "nn.BatchNorm(4)", "its model was made", "AttributeError", "nn.BatchNorm(4)"),
-        ("nn.Linear(144, 32)", "nn.Linear(145, 32)", "one batch ran", "RuntimeError: mat1 and mat2", ""),
-        ("F.mse_loss}", "lambda a, b: a.nope}", "one batch ran", "has no attribute 'nope'", "a.nope"),
+        (
+            "nn.Linear(144, 32)",
+            "nn.Linear(145, 32)",
+            "ran through its model",
+            "RuntimeError: mat1 and mat2",
+            "",
+        ),
+        ("F.mse_loss}", "lambda a, b: a.nope}", "its losses were", "has no attribute 'nope'", "a.nope"),
+        ("import os", "import sys; sys.exit(2)", "was imported", "under `if __name__", "sys.exit(2)"),
     ],
 )
 def test_a_broken_problem_shows_its_own_short_traceback(good, bad, doing, last, line, tmp_path):
@@ -322,6 +331,57 @@ def test_a_file_without_one_problem_is_an_error(text, message, tmp_path):
     with pytest.raises(LabError) as error:
         try_out(source_of(tmp_path, text).load(), 0)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "message"),
+    [
+        (
+            "return Splits(part(0, 1280), part(1280, 1500), part(1500, None))",
+            "return part(0, 10), part(10, 20)",
+            "datasets(seed) returned a tuple of 2: TensorSplit, TensorSplit. Return Splits(",
+        ),
+        (
+            "return Splits(part(0, 1280), part(1280, 1500), part(1500, None))",
+            "return Splits(*[[{'image': x[0], 'label': 1}] * 8] * 3)",
+            "a sample of a split is a dict of 'image', 'label'. It may be a pair (input, {task: target})",
+        ),
+        (
+            "return Splits(part(0, 1280), part(1280, 1500), part(1500, None))",
+            "return Splits(*[[(x[0], {'digit': y['digit'][0], 'ink': None})] * 8] * 3)",
+            "the target of 'ink' is None in a sample, which cannot be stacked. Write collate_fn(samples)",
+        ),
+        (
+            "def heads(self):",
+            "def model(self):\n        return self.encoder()\n\n    def heads(self):",
+            "its model returned a Tensor [4, 32]. Its forward must return (features, {task: output})",
+        ),
+        ('"ink": F.mse_loss}', '"ink": lambda a, b: (a - b) ** 2}', "loss 'ink' is a Tensor [4, 1], not one"),
+        ('"ink": F.mse_loss}', '"ink": lambda a, b: a.sum() / 0 * 0}', "loss 'ink' is nan. Look for missing"),
+    ],
+)
+def test_what_a_problem_may_return_is_said(good, bad, message, tmp_path):
+    assert good in GOOD
+    with pytest.raises(LabError) as error:
+        try_out(source_of(tmp_path, GOOD.replace(good, bad, 1)).load(), 0)
+    assert message in str(error.value)
+
+
+def test_samples_of_any_kind_have_a_collate_fn(tmp_path):
+    text = GOOD.replace(
+        "return Splits(part(0, 1280), part(1280, 1500), part(1500, None))",
+        "return Splits(*[[{'image': x[i]} | {t: v[i] for t, v in y.items()} for i in range(8)]] * 3)",
+    ).replace(
+        "    def heads(self):",
+        "    def collate_fn(self, samples):\n"
+        "        names = ('image', 'digit', 'ink')\n"
+        "        image, *rest = [torch.stack([s[n] for s in samples]) for n in names]\n"
+        "        return image, dict(zip(names[1:], rest))\n\n"
+        "    def heads(self):",
+    )
+    tried = try_out(source_of(tmp_path, text).load(), 0)
+    assert tried.measured_at == "encoder.5.weight, encoder.5.bias"
+    assert tried.seconds > 0
 
 
 def test_a_subclass_or_a_ready_problem_decides(tmp_path):

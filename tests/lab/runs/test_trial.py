@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ from manyloss.lab import LabError
 from manyloss.lab.checks import StorageError
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.source import Source
-from manyloss.lab.runs.trial import Trial, TrialSpec, seed_for
+from manyloss.lab.runs.trial import Trial, TrialSpec
+from manyloss.lab.training import seed_for
 
 PROBLEM = str(Path(__file__).parents[1] / "small_problem.py")
 
@@ -57,7 +60,7 @@ def assert_same_trial(one, other):
     assert epochs[0] == epochs[1]
     results = [without_times(storage.read_json(folder / "result.json")) for folder in (one, other)]
     assert results[0] == results[1]
-    states = [tensors(torch.load(folder / "checkpoint.pt", weights_only=False)) for folder in (one, other)]
+    states = [tensors(torch.load(folder / "checkpoint.pt", weights_only=True)) for folder in (one, other)]
     assert states[0].keys() == states[1].keys()
     different = [path for path in states[0] if not same(states[0][path], states[1][path])]
     assert different == []
@@ -91,7 +94,7 @@ def test_a_trial_writes_its_folder(tmp_path):
     assert set(result["test"]) == {"digit/accuracy", "ink/mean squared error"}
     assert result["test"]["digit/accuracy"] > 0.5
     assert sum(result["mean_weights"].values()) == pytest.approx(2)
-    assert set(result["cosine_std"]) == {"digit, ink"}
+    assert set(result["cosine_std"]) == {"digit|ink"}
     settings = storage.read_json(folder / "settings.json")
     assert settings["options"]["alpha"] == 1.5
     assert settings["environment"]["torch"] == torch.__version__
@@ -142,15 +145,13 @@ def test_a_finished_trial_is_not_repeated(tmp_path):
 def test_all_arms_start_at_the_same_weights_and_see_the_same_batches(tmp_path):
     first, orders = {}, {}
     for arm in ("equal", "graddrop", "random", "cosreg"):
-        trial = Trial(spec(tmp_path, arm))
-        trial._prepare()
-        orders[arm] = torch.randperm(1000, generator=trial.order)
-        first[arm] = {name: value.clone() for name, value in trial.model.state_dict().items()}
+        training = Trial(spec(tmp_path, arm)).training()
+        orders[arm] = torch.randperm(1000, generator=training.order)
+        first[arm] = {name: value.clone() for name, value in training.model.state_dict().items()}
     for arm in first:
         assert torch.equal(orders[arm], orders["equal"])
         assert all(torch.equal(first[arm][name], first["equal"][name]) for name in first["equal"])
-    other = Trial(spec(tmp_path, seed=1))
-    other._prepare()
+    other = Trial(spec(tmp_path, seed=1)).training()
     assert not torch.equal(torch.randperm(1000, generator=other.order), orders["equal"])
 
 
@@ -167,9 +168,9 @@ def test_measuring_leaves_no_trace(tmp_path):
     Trial(measured).run()
     Trial(unmeasured).run()
     assert lines(unmeasured.folder / "steps.jsonl")[0]["cosines"] is None
-    states = [torch.load(s.folder / "checkpoint.pt", weights_only=False) for s in (measured, unmeasured)]
+    states = [torch.load(s.folder / "checkpoint.pt", weights_only=True) for s in (measured, unmeasured)]
     parts = [
-        tensors({name: state[name] for name in ("model", "optimizer", "multi", "order", "random")})
+        tensors({name: state[name] for name in ("model", "optimizer", "method", "order", "random")})
         for state in states
     ]
     assert [path for path in parts[0] if not same(parts[0][path], parts[1][path])] == []
@@ -207,7 +208,7 @@ def test_a_crash_is_a_result_with_its_traceback(tmp_path):
     failing = spec(tmp_path, "fail")
     result = Trial(failing).run()
     assert result["status"] == "crashed"
-    assert result["reason"] == "RuntimeError: the fifth step is too much"
+    assert result["reason"].startswith("RuntimeError: the fifth step is too much (small_problem.py, line ")
     assert "small_problem.py" in (failing.folder / "log.txt").read_text()
 
 
@@ -232,16 +233,30 @@ def test_a_damaged_file_is_named_with_the_way_out(name, tmp_path):
     assert f"Delete the folder {broken.folder} and run the same command again" in str(error.value)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device without room")
-@pytest.mark.parametrize("name", ["steps.jsonl", "checkpoint.pt.partial", "result.json.partial"])
-def test_a_full_disk_is_a_clear_error_and_the_trial_goes_on_later(name, tmp_path):
+FULL = """
+import resource, signal, sys
+from manyloss.lab.checks import StorageError
+from manyloss.lab.runs.trial import Trial, TrialSpec
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    Trial(TrialSpec.from_json(sys.argv[1])).run()
+except StorageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files as POSIX does")
+@pytest.mark.parametrize(
+    ("bytes_", "name"), [(200, "settings.json"), (4000, "steps.jsonl"), (20_000, "checkpoint.pt")]
+)
+def test_a_file_that_cannot_grow_is_a_clear_error_and_the_trial_goes_on_later(bytes_, name, tmp_path):
     whole, broken = spec(tmp_path / "whole"), spec(tmp_path / "broken")
-    broken.folder.mkdir(parents=True)
-    (broken.folder / name).symlink_to("/dev/full")
-    with pytest.raises(StorageError, match=r"No space left on device. Free some space"):
-        Trial(broken).run()
-    assert not (broken.folder / "result.json").exists()
-    (broken.folder / name).unlink(missing_ok=True)
+    command = [sys.executable, "-c", FULL, broken.to_json(), str(bytes_)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"Cannot write {broken.folder / name}: File too large.")
+    assert "run the same command again: finished trials are kept" in said
+    assert not list(broken.folder.glob(".*.partial"))
     Trial(broken).run()
     Trial(whole).run()
     assert_same_trial(whole.folder, broken.folder)

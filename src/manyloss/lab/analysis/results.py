@@ -7,9 +7,8 @@ not: it is a trial with a status and a reason, so that the others can still be r
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +16,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from manyloss.diagnostics.running import pair_name
 from manyloss.lab import checks
+from manyloss.lab.printing import printable
+from manyloss.lab.runs import storage
 from manyloss.lab.runs.storage import trial_folder
 
 FORMAT = 1
 
 Status = Literal["finished", "diverged", "crashed", "unfinished", "missing", "damaged"]
 _ENDED: dict[str, Status] = {"finished": "finished", "diverged": "diverged", "crashed": "crashed"}
+#: What a file with other content than ours may raise when it is read.
+_ODD = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,12 @@ class TrialRecord:
     test: Mapping[str, float] = field(default_factory=dict)
     step_ms: float | None = None
     seconds: float | None = None
+    #: For metrics that are a share of right decisions: of how many, on the test split.
+    decisions: Mapping[str, float] = field(default_factory=dict)
+    #: Pair of losses -> sample standard deviation of their gradients' cosine over the recorded steps.
     cosine_std: Mapping[str, float] = field(default_factory=dict)
+    cosine_std_first_epoch: Mapping[str, float] = field(default_factory=dict)
+    mean_weights: Mapping[str, float] = field(default_factory=dict)
     #: Short texts by column, and sentences, from the problem's final evaluation; warnings with their counts.
     words: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
@@ -114,6 +123,11 @@ class StepTrace:
     cosines: NDArray[np.float32]  # [S, pairs]
 
 
+def pair_names(losses: Sequence[str]) -> list[str]:
+    """How each of `pairs_of` is spelled, here and in every record: the recorder's way, "a|b"."""
+    return [pair_name(losses[i], losses[j]) for i, j in pairs_of(losses)]
+
+
 def pairs_of(losses: Sequence[str]) -> list[tuple[int, int]]:
     """The index pairs (i < j) of the losses, in the order of `StepTrace.cosines`."""
     return [(i, j) for i in range(len(losses)) for j in range(i + 1, len(losses))]
@@ -133,40 +147,36 @@ def read_run(folder: Path) -> RunRecord:
     if not path.is_file():
         raise checks.not_a_run_folder(folder)
     try:
-        study = _json(path)
-        if not isinstance(study, dict):
-            raise TypeError(f"a JSON object is expected, found {type(study).__name__}")
+        study = storage.read_json(path) or {}
         if study.get("format", FORMAT) != FORMAT:
             raise checks.run_of_other_format(path, study["format"], FORMAT)
-        arms = tuple(str(arm) for arm in study["arms"])
+        arms = tuple(printable(arm) for arm in study["arms"])
         seeds = tuple(int(seed) for seed in study["seeds"])
         return RunRecord(
             folder=folder,
-            problem=str(study["problem"]),
-            command=tuple(str(word) for word in study.get("command", ())),
-            created=str(study.get("created", "")),
+            problem=printable(study["problem"]),
+            command=tuple(printable(word) for word in study.get("command", ())),
+            created=printable(study.get("created", "")),
             arms=arms,
-            baseline=str(study.get("baseline", "equal")),
+            baseline=printable(study.get("baseline", "equal")),
             seeds=seeds,
             epochs=int(study["epochs"]),
             metrics=tuple(
                 MetricColumn(
-                    name=str(name),
-                    task=str(about.get("task", name)),
+                    name=printable(name),
+                    task=printable(about.get("task", name)),
                     higher_is_better=bool(about["higher_is_better"]),
                     derived=bool(about.get("derived", False)),
                 )
                 for name, about in study["metrics"].items()
             ),
-            losses=tuple(str(name) for name in study["losses"]),
+            losses=tuple(printable(name) for name in study["losses"]),
             settings=dict(study.get("settings", {})),
             environment=dict(study.get("environment", {})),
-            summaries={str(arm): str(text) for arm, text in study.get("summaries", {}).items()},
-            trials=tuple(_read_trial(folder, arm, seed) for arm in arms for seed in seeds),
+            summaries={printable(arm): printable(text) for arm, text in study.get("summaries", {}).items()},
+            trials=tuple(read_trial(folder, arm, seed) for arm in arms for seed in seeds),
         )
-    except OSError as error:
-        raise checks.cannot_read(path, error) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _ODD as error:
         raise checks.damaged(path, _said(error)) from error
 
 
@@ -182,7 +192,7 @@ def read_steps(trial: TrialRecord, losses: Sequence[str]) -> StepTrace | None:
     rows: dict[str, list[NDArray[np.float64]]] = {"losses": [], "weights": [], "norms": []}
     cosines: list[NDArray[np.float32]] = []
     try:
-        for record in _json_lines(path):
+        for record in storage.read_lines(path):
             step = int(record["step"])
             values = {kind: _row(record.get(kind), position) for kind in rows}
             square = _square(record.get("cosines"), record.get("names", losses), position)
@@ -190,9 +200,8 @@ def read_steps(trial: TrialRecord, losses: Sequence[str]) -> StepTrace | None:
             for kind, row in values.items():
                 rows[kind].append(row)
             cosines.append(square[upper].astype(np.float32))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
-        if not steps:
-            return None
+    except (checks.LabError, *_ODD):
+        pass  # what was read up to there
     if not steps:
         return None
     return StepTrace(
@@ -204,46 +213,48 @@ def read_steps(trial: TrialRecord, losses: Sequence[str]) -> StepTrace | None:
     )
 
 
-def _read_trial(folder: Path, arm: str, seed: int) -> TrialRecord:
+def read_trial(folder: Path, arm: str, seed: int) -> TrialRecord:
+    """One trial of a run folder; what cannot be read is a trial with the status "damaged"."""
     path = trial_folder(folder, arm, seed)
     if not path.is_dir():
         return TrialRecord(arm, seed, path, "missing", "not started yet")
     reading = path
     try:
         reading = path / "settings.json"
-        settings = _json(reading) if reading.is_file() else {}
+        settings = storage.read_json(reading) or {}
         reading = path / "epochs.jsonl"
-        epochs = tuple(_epoch(record) for record in _json_lines(reading)) if reading.is_file() else ()
+        epochs = tuple(_epoch(record) for record in storage.read_lines(reading))
         reading = path / "result.json"
-        if not reading.is_file():
+        result = storage.read_result(path)
+        if result is None:
             reason = f"stopped after epoch {epochs[-1].epoch}" if epochs else "no epoch is finished yet"
             return TrialRecord(arm, seed, path, "unfinished", reason, epochs=epochs, settings=settings)
-        result = _json(reading)
-        said = str(result["status"])
-        if said not in _ENDED:
-            raise ValueError(f"status {said!r} is not one of {', '.join(_ENDED)}")
         return TrialRecord(
             arm=arm,
             seed=seed,
             folder=path,
-            status=_ENDED[said],
-            reason=None if result.get("reason") is None else str(result["reason"]),
+            status=_ENDED[result["status"]],
+            reason=result["reason"],
             best_epoch=None if result.get("best_epoch") is None else int(result["best_epoch"]),
             validation=_numbers(result.get("validation")),
             test=_numbers(result.get("test")),
             step_ms=_number_or_none(result.get("step_ms")),
             seconds=_number_or_none(result.get("seconds")),
+            decisions=_numbers(result.get("decisions")),
             cosine_std=_numbers(result.get("cosine_std")),
-            words={str(name): str(text) for name, text in (result.get("words") or {}).items()},
-            remarks=tuple(str(text) for text in result.get("remarks") or ()),
-            warnings={str(text): int(count) for text, count in (result.get("warnings") or {}).items()},
+            cosine_std_first_epoch=_numbers(result.get("cosine_std_first_epoch")),
+            mean_weights=_numbers(result.get("mean_weights")),
+            words={printable(name): printable(text) for name, text in (result.get("words") or {}).items()},
+            remarks=tuple(printable(text) for text in result.get("remarks") or ()),
+            warnings={printable(text): int(count) for text, count in (result.get("warnings") or {}).items()},
             record=dict(result.get("record") or {}),
             epochs=epochs,
             settings=settings,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        found = checks.cannot_read(reading, error) if isinstance(error, OSError) else None
-        return TrialRecord(arm, seed, path, "damaged", str(found or checks.damaged(reading, _said(error))))
+    except checks.LabError as error:
+        return TrialRecord(arm, seed, path, "damaged", str(error))
+    except _ODD as error:
+        return TrialRecord(arm, seed, path, "damaged", str(checks.damaged(reading, _said(error))))
 
 
 def _epoch(record: Mapping[str, Any]) -> EpochRecord:
@@ -257,27 +268,9 @@ def _epoch(record: Mapping[str, Any]) -> EpochRecord:
     )
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _json_lines(path: Path) -> Iterator[Any]:
-    """One value per line. A last line cut short by a kill is left out; anywhere else it is an error."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                return
-            raise ValueError(f"line {number}: {error}") from error
-
-
 def _numbers(values: Mapping[str, Any] | None) -> dict[str, float]:
     """By name; null is what JSON has for a number that is not finite."""
-    return {str(name): math.nan if v is None else float(v) for name, v in (values or {}).items()}
+    return {printable(name): math.nan if v is None else float(v) for name, v in (values or {}).items()}
 
 
 def _number_or_none(value: Any) -> float | None:

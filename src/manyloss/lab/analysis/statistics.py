@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median
-from typing import Literal
+from typing import Any, Literal
 
 from scipy import stats
 
@@ -20,7 +20,10 @@ SIGNIFICANCE = 0.05
 #: seed -> metric name -> value
 SeedValues = Mapping[int, Mapping[str, float]]
 
-Outcome = Literal["baseline", "better", "worse", "noise", "untested", "no result"]
+#: Fewer pairs than this have an interval, but no verdict.
+FEWEST_PAIRS = 3
+
+Outcome = Literal["baseline", "better", "worse", "noise", "no difference", "untested", "no result"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,9 @@ class Comparison:
     step_time: float | None
     outcome: Outcome
     undefined: Mapping[int, str] = field(default_factory=dict)
+    #: A change smaller than this is none: what one test example makes, or what the user asked for.
+    smallest: float = 0.0
+    smallest_is: str = ""
 
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
@@ -124,6 +130,8 @@ def paired_test(differences: Sequence[float]) -> PairedTest:
         return PairedTest(None, 1, "one seed has no spread to test against")
     if all(difference == 0 for difference in differences):
         return PairedTest(1.0, count, "identical on every seed")
+    if count < FEWEST_PAIRS:
+        return PairedTest(None, count, "two seeds are too few for a verdict")
     size = max(abs(difference) for difference in differences)
     # Below this the spread is rounding, and scipy warns of it.
     if max(differences) - min(differences) <= 1e-12 * size:
@@ -176,6 +184,8 @@ def compare(
     *,
     step_times: Mapping[str, Sequence[float]] | None = None,
     shown_only: Sequence[str] = (),
+    resolution: Mapping[str, float] | None = None,
+    at_least: float = 0.0,
 ) -> dict[str, Comparison]:
     """Compare every arm with the baseline.
 
@@ -185,6 +195,8 @@ def compare(
         baseline: the arm that the others are compared with; it may have no finished trial.
         step_times: arm -> one step time per finished trial.
         shown_only: further metrics that get an interval and count in nothing.
+        resolution: by metric, the smallest difference of a mean that it can show (one test example of n).
+        at_least: the smallest relative change that matters; a smaller one is "no difference".
 
     Not-finite values are left out, like a metric that was not measured. Holm's correction is over all
     arms that can be tested.
@@ -249,8 +261,28 @@ def compare(
             step_time=relative_time(times.get(arm, ()), times.get(baseline, ())),
             outcome="baseline" if arm == baseline else "untested" if rows else "no result",
             undefined=undefined,
+            **_smallest(covered, intervals.get(baseline, {}), resolution or {}, at_least),
         )
     return _corrected(compared)
+
+
+def _smallest(
+    covered: Mapping[str, bool],
+    baseline: Mapping[str, Interval],
+    resolution: Mapping[str, float],
+    at_least: float,
+) -> dict[str, Any]:
+    """What one test example more makes of the mean relative change, or ``at_least`` if that is more."""
+    steps = [
+        resolution[name] / abs(baseline[name].mean)
+        for name in covered
+        if resolution.get(name) and name in baseline and baseline[name].mean
+    ]
+    # A metric without such a step can show any difference.
+    one_example = sum(steps) / len(covered) if covered and len(steps) == len(covered) else 0.0
+    if at_least > one_example:
+        return {"smallest": at_least, "smallest_is": f"the {percent(at_least, signed=False)} asked for"}
+    return {"smallest": one_example, "smallest_is": "one test example" if one_example else ""}
 
 
 def _corrected(compared: Mapping[str, Comparison]) -> dict[str, Comparison]:
@@ -261,7 +293,10 @@ def _corrected(compared: Mapping[str, Comparison]) -> dict[str, Comparison]:
     for arm, p in adjusted.items():
         row = compared[arm]
         outcome: Outcome = "noise"
-        if p < SIGNIFICANCE and row.change is not None:
+        size = 0.0 if row.change is None else abs(row.change.mean)
+        if size == 0 or size < row.smallest * (1 - 1e-9):
+            outcome = "no difference"
+        elif p < SIGNIFICANCE and row.change is not None:
             outcome = "better" if row.change.mean > 0 else "worse"
         result[arm] = replace(row, test=replace(row.test, adjusted=p), outcome=outcome)
     return result
@@ -326,6 +361,9 @@ def explain(row: Comparison, baseline: str, planned: int, reason: str | None = N
     if row.test.reason is not None:
         return f"{row.arm}: {row.test.reason} to {against}, {row.change.count} seeds{missing}."
     p = p_text(row.test.adjusted)
+    if row.outcome == "no difference":
+        less = f", less than {row.smallest_is}" if row.smallest_is else ""
+        return f"{change}{over}: no difference{less}{missing}."
     if row.outcome in ("better", "worse"):
         return f"{change}{over}: {row.outcome}, beyond noise ({p}){missing}."
     if row.test.p is not None and row.test.p < SIGNIFICANCE:
@@ -358,9 +396,14 @@ def verdict(rows: Sequence[Comparison], baseline: str, *, pending: int = 0) -> s
     ):
         alone = "seed cannot tell a difference from noise"
         return f"{so_far}one {alone}." if so_far else f"One {alone}: run more (`--seeds 5`)."
-    better, worse, noise, untested, without = (
+    if all(row.outcome in ("untested", "no result") for row in others) and any(
+        row.test.pairs == 2 for row in others
+    ):
+        two = "two seeds are too few for a verdict"
+        return f"{so_far}{two}." if so_far else f"{two.capitalize()}: run more (`--seeds 5`)."
+    better, worse, noise, same, untested, without = (
         [row.arm for row in others if row.outcome == outcome]
-        for outcome in ("better", "worse", "noise", "untested", "no result")
+        for outcome in ("better", "worse", "noise", "no difference", "untested", "no result")
     )
     parts = []
     if better:
@@ -374,6 +417,8 @@ def verdict(rows: Sequence[Comparison], baseline: str, *, pending: int = 0) -> s
         parts.append(
             f"{_listed(noise)} {_verb(noise, 'does', 'do')} not differ from {against} by more than noise"
         )
+    if same:
+        parts.append(f"{_listed(same)} {_verb(same, 'makes', 'make')} no difference")
     if untested:
         parts.append(f"{_listed(untested)} could not be tested")
     if without:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,11 @@ WIDTH = 100
 METRICS_IN_ROWS = 12
 A_FEW_MORE = 4
 
-TESTED_AT = {False: "at the epoch that was best on validation", True: "at the last epoch"}
+TESTED_AT = {
+    "best epoch": "at the epoch that was best on validation",
+    "last epoch": "at the last epoch",
+    "epoch best on the same metrics": "at the epoch that was best on these same values, which flatters all",
+}
 
 #: Outcome -> (sign, word): colour is never needed to read one.
 MARKS: dict[Outcome, tuple[str, str]] = {
@@ -42,6 +47,7 @@ MARKS: dict[Outcome, tuple[str, str]] = {
     "better": ("▲", "better"),
     "worse": ("▼", "worse"),
     "noise": ("≈", "within noise"),
+    "no difference": ("=", "no difference"),
     "untested": ("?", "not tested"),
     "no result": ("✕", "no result"),
 }
@@ -50,6 +56,7 @@ _STYLES: dict[Outcome, str] = {
     "better": "green",
     "worse": "red",
     "noise": "",
+    "no difference": "",
     "untested": "",
     "no result": "yellow",
 }
@@ -79,7 +86,12 @@ class Table:
     metrics: tuple[MetricColumn, ...]
     rows: tuple[Row, ...]
     verdict: str
-    tested_at: str = TESTED_AT[False]
+    tested_at: str = TESTED_AT["best epoch"]
+
+    @property
+    def of_what(self) -> str:
+        """What the values were measured on."""
+        return "Values as logged" if self.tested_at.endswith("flatters all") else "Test set"
 
     @property
     def word_columns(self) -> list[str]:
@@ -106,8 +118,11 @@ def read_table(folder: Path) -> Table:
     return make_table(read_run(folder))
 
 
-def make_table(run: RunRecord) -> Table:
-    """The table of a run: test values at the epoch that was best on validation, or at the last one."""
+def make_table(run: RunRecord, at_least: float = 0.0) -> Table:
+    """The table of a run: test values at the epoch that was best on validation, or at the last one.
+
+    ``at_least``: the smallest relative change that matters.
+    """
     counted = {metric.name: metric.higher_is_better for metric in run.metrics if not metric.derived}
     compared = compare(
         {arm: {trial.seed: trial.test for trial in run.finished(arm)} for arm in run.arms},
@@ -118,6 +133,8 @@ def make_table(run: RunRecord) -> Table:
             for arm in run.arms
         },
         shown_only=[metric.name for metric in run.metrics if metric.derived],
+        resolution=_resolution(run),
+        at_least=at_least,
     )
     rows = []
     for arm in run.arms:
@@ -137,8 +154,18 @@ def make_table(run: RunRecord) -> Table:
         metrics=run.metrics,
         rows=tuple(rows),
         verdict=verdict([row.comparison for row in rows], run.baseline, pending=pending),
-        tested_at=TESTED_AT[run.settings.get("tested") == "last epoch"],
+        tested_at=TESTED_AT.get(str(run.settings.get("tested")), TESTED_AT["best epoch"]),
     )
+
+
+def _resolution(run: RunRecord) -> dict[str, float]:
+    """By metric: what one right decision more makes, for those that are a share of right decisions."""
+    steps: dict[str, float] = {}
+    for trial in run.trials:
+        for name, count in trial.decisions.items():
+            if count >= 1:
+                steps[name] = min(steps.get(name, 1.0), 1 / count)
+    return steps
 
 
 def words_of(trials: Sequence[TrialRecord]) -> dict[str, str]:
@@ -418,8 +445,17 @@ def _metric_grids(
 
 def _legend(table: Table) -> str:
     return (
-        f"Test set, mean ± 95% interval over seeds, {table.tested_at}. "
+        f"{table.of_what}, mean ± 95% interval over seeds, {table.tested_at}. "
         f"vs {table.baseline}: mean relative change over the metrics, paired by seed, + is better; "
-        "▲ better, ▼ worse, ≈ within noise, ? not tested. p: paired t-test with Holm's correction. "
+        "▲ better, ▼ worse, ≈ within noise, = no difference, ? not tested. "
+        "p: paired t-test with Holm's correction. "
         "rank: mean over the metrics, 1 is best. time: median step over the baseline's."
     )
+
+
+def render_text(table: Table, width: int = WIDTH) -> str:
+    """The table and its words as plain text."""
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(render(table, width))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()

@@ -27,14 +27,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from manyloss.diagnostics.running import pair_name
 from manyloss.lab import checks
+from manyloss.lab.analysis.results import TrialRecord, read_trial
 from manyloss.lab.analysis.statistics import Interval, mean_interval
 from manyloss.lab.problem import Problem
+from manyloss.lab.recipes import has_papers_data
 from manyloss.lab.runs import storage
 
 Outcome = Literal["holds", "fails", "unclear", "no result"]
 Relation = Literal["lower", "higher", "near"]
 RELATIONS = ("lower", "higher", "near")
+#: Parts of a result that a rule may speak of.
+PARTS = ("test", "validation", "mean_weights", "cosine_std", "cosine_std_first_epoch")
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ def read_rule(file: str, content: bytes) -> Claim:
                 arm=entry["arm"],
                 than=entry["than"],
                 relation=entry["is"],
-                quantity=entry["quantity"],
+                quantity=_quantity(entry),
                 of=entry.get("of", "test"),
                 within=float(entry.get("within", 0.0)),
                 only=entry.get("only"),
@@ -146,10 +151,18 @@ def read_rule(file: str, content: bytes) -> Claim:
         raise checks.bad_rule(file, error) from error
     for entry in entries:
         unknown = {entry.arm, entry.than} - {*claim.arms} if isinstance(entry.than, str) else set()
-        if entry.relation not in RELATIONS or unknown:
+        if entry.relation not in RELATIONS or entry.of not in PARTS or unknown:
             reason = f"check {entry.says!r} has is = {entry.relation!r} and unknown arms {sorted(unknown)}"
             raise checks.bad_rule(file, reason)
     return claim
+
+
+def _quantity(entry: Mapping[str, Any]) -> str:
+    """What is compared. Rules name a pair of losses "a, b"; records spell it as the recorder does."""
+    quantity = str(entry["quantity"])
+    if str(entry.get("of", "test")).startswith("cosine_std"):
+        return pair_name(*quantity.split(", ", 1))
+    return quantity
 
 
 # -- judging ----------------------------------------------------------------------------------------------
@@ -178,15 +191,10 @@ def judge(claim: Claim, root: Path, problem: Problem, *, scale: str | None, seed
     """
     check_folder(claim, root)
     results = {
-        arm: {
-            seed: result
-            for seed in seeds
-            if (result := storage.read_json(storage.trial_folder(root, arm, seed) / "result.json"))
-            and result.get("status") == "finished"
-        }
+        arm: {seed: trial for seed in seeds if (trial := read_trial(root, arm, seed)).status == "finished"}
         for arm in claim.arms
     }
-    papers_setting = scale == "full" and problem.has_papers_data()
+    papers_setting = scale == "full" and has_papers_data(problem)
     findings = tuple(
         find(check, results, len(seeds))
         for check in claim.checks
@@ -203,7 +211,7 @@ def judge(claim: Claim, root: Path, problem: Problem, *, scale: str | None, seed
     )
 
 
-def find(check: Check, results: Mapping[str, Mapping[int, Mapping[str, Any]]], seeds: int) -> Finding:
+def find(check: Check, results: Mapping[str, Mapping[int, TrialRecord]], seeds: int) -> Finding:
     """One check. A seed that one of the two arms did not finish leaves the check without a result."""
     own = _values(check, results.get(check.arm, {}))
     other = (
@@ -224,9 +232,9 @@ def find(check: Check, results: Mapping[str, Mapping[int, Mapping[str, Any]]], s
     )
 
 
-def _values(check: Check, results: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:
-    found = {seed: (result.get(check.of) or {}).get(check.quantity) for seed, result in results.items()}
-    return {seed: float(value) for seed, value in found.items() if value is not None and math.isfinite(value)}
+def _values(check: Check, trials: Mapping[int, TrialRecord]) -> dict[int, float]:
+    found = {seed: getattr(trial, check.of).get(check.quantity, math.nan) for seed, trial in trials.items()}
+    return {seed: float(value) for seed, value in found.items() if math.isfinite(value)}
 
 
 def _outcome(check: Check, difference: Interval) -> Outcome:
@@ -260,15 +268,13 @@ def word_for(findings: Sequence[Finding], papers_setting: bool) -> str:
     return f"on substitute: {'disagrees' if 'fails' in outcomes else 'unclear'}"
 
 
-def measured(
-    claim: Claim, results: Mapping[str, Mapping[int, Mapping[str, Any]]]
-) -> dict[str, dict[str, float]]:
+def measured(claim: Claim, results: Mapping[str, Mapping[int, TrialRecord]]) -> dict[str, dict[str, float]]:
     """Arm -> quantity -> our mean over the seeds, for every test metric."""
     table: dict[str, dict[str, float]] = {}
     for arm in claim.arms:
-        names = dict.fromkeys(name for result in results[arm].values() for name in result["test"])
+        names = dict.fromkeys(name for trial in results[arm].values() for name in trial.test)
         values = {
-            name: [float(r["test"][name]) for r in results[arm].values() if r["test"].get(name) is not None]
+            name: [t.test[name] for t in results[arm].values() if math.isfinite(t.test.get(name, math.nan))]
             for name in names
         }
         table[arm] = {name: mean_interval(each).mean for name, each in values.items() if each}
@@ -309,16 +315,15 @@ def lines_of(verdict: Verdict) -> list[str]:
 def record_of(verdict: Verdict, root: Path) -> dict[str, Any]:
     """What is kept of a verdict: small, with the rule's hash, the numbers, and where they come from."""
     study = storage.read_json(root / "study.json") or {}
-    paths = sorted(root.glob("trials/*/*/result.json"))
-    results = {path.parent: storage.read_json(path) or {} for path in paths}
     of_arm = {
         arm: {
-            folder.name: result
-            for folder, result in results.items()
-            if folder.parent == storage.trial_folder(root, arm, 0).parent
+            f"seed-{seed}": read_trial(root, arm, seed)
+            for folder in sorted(storage.trial_folder(root, arm, 0).parent.glob("seed-*"))
+            if (seed := int(folder.name.removeprefix("seed-"))) >= 0
         }
         for arm in verdict.claim.arms
     }
+    everything = [storage.read_result(path.parent) for path in root.glob("trials/*/*/result.json")]
     cells = {arm: _cells(found) for arm, found in of_arm.items()}
     return {
         "format": 1,
@@ -345,7 +350,7 @@ def record_of(verdict: Verdict, root: Path) -> dict[str, Any]:
         "paper_numbers": verdict.claim.paper_numbers,
         "words": {arm: _words(found) for arm, found in of_arm.items()},
         "cells": {arm: said for arm, said in cells.items() if said},
-        "seconds": sum(float(result.get("seconds") or 0) for result in results.values()),
+        "seconds": sum(float((result or {}).get("seconds") or 0) for result in everything),
         "settings": _without_places(study.get("settings", {})),
         "epochs": study.get("epochs"),
         "created": study.get("created"),
@@ -353,16 +358,16 @@ def record_of(verdict: Verdict, root: Path) -> dict[str, Any]:
     }
 
 
-def _words(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _words(trials: Mapping[str, TrialRecord]) -> list[str]:
     """What the final evaluations of one arm said: no robust accuracy is kept without its masking verdict."""
-    return [f"{seed}: {remark}" for seed, result in results.items() for remark in result.get("remarks") or []]
+    return [f"{seed}: {remark}" for seed, trial in trials.items() for remark in trial.remarks]
 
 
-def _cells(results: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def _cells(trials: Mapping[str, TrialRecord]) -> dict[str, list[str]]:
     """Column of words -> one word per seed of one arm."""
     said: dict[str, list[str]] = {}
-    for result in results.values():
-        for column, word in (result.get("words") or {}).items():
+    for trial in trials.values():
+        for column, word in trial.words.items():
             said.setdefault(column, []).append(word)
     return said
 

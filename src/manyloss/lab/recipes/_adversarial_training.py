@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from manyloss.adversarial import GradientDefense
 from manyloss.adversarial._distiller import Distiller
-from manyloss.lab.training import WayOfTraining
+from manyloss.lab.training import Trainer
 from manyloss.result import StepResult
 from manyloss.robustness import fgsm, pgd
 
@@ -43,7 +44,15 @@ def network_of(model: nn.Module) -> nn.Module:
     return model.network if isinstance(model, Classifier) else model
 
 
-class AdversarialTraining(WayOfTraining):
+class ClassifierTrainer(Trainer):
+    """A trainer that knows what its step differentiates one time only: torch.compile allows no more."""
+
+    @abstractmethod
+    def differentiated_once(self, model: nn.Module) -> list[nn.Module]:
+        """These parts may be compiled."""
+
+
+class AdversarialTraining(ClassifierTrainer):
     """Cross-entropy on adversarial images made anew in every step, together with the clean ones or alone.
 
     ``make(network, x, y, number)`` returns images like x; ``number`` differs from step to step. Both halves
@@ -97,7 +106,7 @@ def pgd_training(eps: float, *, steps: int, seed: int) -> AdversarialTraining:
     return AdversarialTraining(make, clean=False)
 
 
-class LibraryMethod(WayOfTraining):
+class LibraryMethod(ClassifierTrainer):
     """A defense or a distiller of the library, whose ``backward(x, y)`` fills the gradients of the model.
 
     What it measures is watched; its sentences about what goes wrong are counted, numbers aside.

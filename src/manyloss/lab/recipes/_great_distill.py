@@ -51,7 +51,6 @@ class DistillationProblem(GreatProblem):
 
     baseline = BASELINE
     losses: Mapping[str, Callable[[Any, Any], Tensor]] = {"class": F.cross_entropy}
-    unshared_options = ("data_root", "share", "recipe_name")
     classes = images.CLASSES
     #: Which network is trained: "student", or "teacher" in the teacher's own trial.
     role = "student"
@@ -152,6 +151,7 @@ def distillation_arms(*, alpha: float, temperature: float) -> dict[str, Arm]:
             problem={"role": "teacher", "share": 1.0},
             epochs="teacher_epochs",
             shared=True,
+            shared_despite=("data_root", "share", "recipe_name"),
         ),
         Arm(
             "distillation",

@@ -14,7 +14,15 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from manyloss.lab.analysis.results import EpochRecord, RunRecord, StepTrace, TrialRecord, pairs_of, read_steps
+from manyloss.lab.analysis.results import (
+    EpochRecord,
+    RunRecord,
+    StepTrace,
+    TrialRecord,
+    pair_names,
+    pairs_of,
+    read_steps,
+)
 from manyloss.lab.analysis.statistics import mean_interval
 from manyloss.lab.analysis.table import Table
 
@@ -312,7 +320,7 @@ def _add_conflict(figures: Figures, run: RunRecord, traces: Sequence[_Binned]) -
     pairs = pairs_of(run.losses)
     if not traces or not pairs:
         return
-    names = [f"{run.losses[i]} · {run.losses[j]}" for i, j in pairs]
+    names = pair_names(run.losses)
     for trace in traces:
         by_pair = _mean(trace.cosines)
         lowest = int(np.nanargmin(by_pair))

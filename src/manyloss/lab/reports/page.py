@@ -63,8 +63,8 @@ _SYMBOLS = {
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
-def write_report(folder: Path) -> Path:
-    """Write ``report.html`` into the run folder and return its path.
+def write_report(folder: Path, out: Path | None = None, at_least: float = 0.0) -> Path:
+    """Write ``report.html`` into the run folder, or the file ``out``, and return its path.
 
     Raises:
         LabError: the folder is no run folder or damaged, or the report cannot be written.
@@ -72,8 +72,8 @@ def write_report(folder: Path) -> Path:
     """
     folder = Path(folder)
     run = read_run(folder)
-    page = render_report(run, make_table(run))
-    path = folder / "report.html"
+    page = render_report(run, make_table(run, at_least))
+    path = folder / "report.html" if out is None else out
     storage.write_bytes(path, page.encode("utf-8"))
     return path
 
@@ -294,9 +294,9 @@ def _tables(run: RunRecord, table: Table) -> str:
     against = escape(baseline_words(table.baseline))
     caption = " ".join(
         [
-            f"Test set, mean ± 95% interval over seeds, {table.tested_at}.",
+            f"{table.of_what}, mean ± 95% interval over seeds, {table.tested_at}.",
             f"Change: mean over the metrics of the relative change against {against}, paired by seed,",
-            "signed so that + is better; ▲ better, ▼ worse, ≈ within noise, ? not tested.",
+            "signed so that + is better; ▲ better, ▼ worse, ≈ within noise, = no difference, ? not tested.",
             "p: two-sided paired t-test with Holm's correction for the number of methods.",
             f"Mean rank: over the metrics, 1 is best. Step time: median, over that of {against}.",
         ]

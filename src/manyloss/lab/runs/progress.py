@@ -17,6 +17,8 @@ from rich.text import Text
 
 #: Seconds between two lines about running trials where there is no terminal.
 LINE_EVERY = 30.0
+#: A trial that has said nothing for so many seconds is shown as silent.
+SILENT_AFTER = 60.0
 
 
 def duration(seconds: float) -> str:
@@ -41,6 +43,7 @@ class Display(ABC):
         self.started = time.monotonic()
         self.running: dict[str, tuple[float, int, Mapping[str, float]]] = {}
         self._from: dict[str, float] = {}
+        self._silent: dict[str, float] = {}
 
     def plan(self, trials: int, missing: int, epochs: int) -> None:
         """Tell how much there is to do."""
@@ -55,11 +58,23 @@ class Display(ABC):
             # What an earlier run did costs nothing now.
             self._from[label] = done
             self.total -= done
+        self._silent.pop(label, None)
         self.running[label] = (done, epochs, losses or self.running.get(label, (0, 0, {}))[2])
         self.show()
 
+    def silent(self, label: str, seconds: float) -> None:
+        """A trial has said nothing for so long."""
+        self._silent[label] = seconds
+        self.show()
+
+    def silence(self, label: str) -> str:
+        """In words, if it is long."""
+        seconds = self._silent.get(label, 0.0)
+        return f"silent for {duration(seconds)}" if seconds >= SILENT_AFTER else ""
+
     def end(self, label: str, epochs: int, result: Mapping[str, Any]) -> None:
         """A trial has ended, well or not."""
+        self._silent.pop(label, None)
         self.done += epochs - self._from.pop(label, 0.0)
         self.running.pop(label, None)
         self.ended += 1
@@ -139,7 +154,8 @@ class PlainDisplay(Display):
         self._last = now
         for label, (done, epochs, losses) in self.running.items():
             shown = " ".join(f"{name} {value:.3g}" for name, value in losses.items())
-            self._say(escape(f"  {label}: {done:.1f} of {epochs} epochs  {shown}"))
+            silence = self.silence(label)
+            self._say(escape(f"  {label}: {done:.1f} of {epochs} epochs  {shown}  {silence}".rstrip()))
 
     def end(self, label: str, epochs: int, result: Mapping[str, Any]) -> None:
         """As `Display.end`; the next line about running trials can wait."""
@@ -174,7 +190,12 @@ class LiveDisplay(Display):
             done += epoch - self._from.get(label, 0.0)
             shown = "  ".join(f"{name} {value:.3g}" for name, value in list(losses.items())[:6])
             bar = ProgressBar(total=epochs, completed=epoch, width=20)
-            grid.add_row(Text(label), bar, Text(f"{int(epoch)}/{epochs}"), Text(shown, style="dim"))
+            grid.add_row(
+                Text(label),
+                bar,
+                Text(f"{int(epoch)}/{epochs}"),
+                Text(self.silence(label) or shown, style="dim"),
+            )
         time_left = self.left()
         words = f"{self.ended} of {self.trials} trials"
         tail = "starting" if time_left is None else f"about {duration(time_left)} left"

@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import default_collate
+from torch import nn
 
 from manyloss import __version__
 from manyloss.lab import checks
 from manyloss.lab.arms import ChosenArm, choose_arm, choose_arms
-from manyloss.lab.problem import BatchedSplit, Problem
+from manyloss.lab.problem import Problem
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.execution import Execution, cores, share_cores
+from manyloss.lab.runs.executors import Executor
+from manyloss.lab.runs.executors.processes import Processes
 from manyloss.lab.runs.progress import Display
-from manyloss.lab.runs.source import Source, own_traceback
-from manyloss.lab.runs.trial import Trial, TrialSpec, environment, spec_of
+from manyloss.lab.runs.script_trial import trial_of
+from manyloss.lab.runs.source import MAIN, Source, own_traceback, what_changed
+from manyloss.lab.runs.trial import TrialSpec, environment, spec_of
+from manyloss.lab.scripts import chosen_on_what_is_shown
+from manyloss.lab.training import take_batch
 
 FORMAT = 1
 
@@ -73,12 +79,15 @@ class Study:
             LabError: an unknown recipe, method or option; a folder of another study.
 
         """
-        problem = source.load()
         remarks: list[str] = []
+        source = _as_kept(source.hold(), root)
+        problem = source.load()
         chosen = choose_arms(methods, problem)
         for arm in chosen:
             if arm.arm.shared:
                 raise checks.only_a_prerequisite(arm.name)
+            if source.script is not None and not arm.is_a_method_alone:
+                raise checks.not_for_scripts(arm.name)
         baseline = choose_arm(problem.baseline, problem)
         if baseline.name not in [arm.name for arm in chosen]:
             chosen.insert(0, baseline)
@@ -124,10 +133,8 @@ class Study:
         """The trials without a result; an error if a folder is damaged or holds another trial."""
         missing = []
         for spec in self.trials():
-            known = Trial(spec).check_settings()
-            result = storage.read_json(spec.folder / "result.json")
-            if result is not None and "status" not in result:
-                raise checks.damaged(spec.folder / "result.json", KeyError("status"))
+            known = trial_of(spec).check_settings()
+            result = storage.read_result(spec.folder)
             if not known or result is None:
                 missing.append(spec)
         return missing
@@ -166,7 +173,7 @@ class Study:
                 inside = {item.name for item in self.root.iterdir()} if self.root.exists() else set()
             except OSError as error:
                 raise checks.cannot_read(self.root, error) from error
-            if inside - {".lock", "trials"} and "trials" not in inside:
+            if inside - {".lock", "trials", "source"} and "trials" not in inside:
                 raise checks.occupied(self.root)
             return None
         if known.get("format") != FORMAT:
@@ -226,7 +233,7 @@ class Study:
                 "losses": list(self.problem.loss_names),
                 "settings": {
                     **self.settings(),
-                    "tested": "last epoch" if self.problem.keep_last else "best epoch",
+                    "tested": self._tested(),
                     **notes,
                 },
                 "environment": {
@@ -238,18 +245,43 @@ class Study:
             },
         )
 
+    def _tested(self) -> str:
+        """At which epoch the table's values are taken."""
+        script = self.source.script
+        if script is not None and chosen_on_what_is_shown(script.metrics):
+            return "epoch best on the same metrics"
+        return "last epoch" if self.problem.keep_last else "best epoch"
+
     # -- running -----------------------------------------------------------------------------------------
 
-    def run(self, display: Display, *, retry: bool = False) -> None:
-        """Run what is missing. With ``retry``, crashed trials go on after their last epoch.
+    def run(
+        self,
+        display: Display,
+        *,
+        retry: bool = False,
+        timeout: float | None = None,
+        executor: Executor | None = None,
+    ) -> None:
+        """Run what is missing.
+
+        Args:
+            display: what the user sees meanwhile.
+            retry: crashed trials go on after their last epoch.
+            timeout: seconds that one trial may take.
+            executor: where trials run; processes on this machine when None.
 
         Raises:
             StorageError: the folder cannot be used, or another study is writing to it.
             KeyboardInterrupt: stopped by the user. Everything but the running epochs is kept.
 
         """
+        if not retry and not self.missing() and (self.root / "study.json").exists():
+            display.plan(len(self.trials()), 0, self.epochs)
+            return  # a finished folder is only read: it may be a read-only one
         storage.make_folder(self.root)
         with storage.only_writer(self.root, wait=5.0):
+            storage.sweep(self.root)
+            self.source = self.source.keep(self.root / "source")
             if retry:
                 self._forget_crashes()
             missing = self.missing()
@@ -257,14 +289,14 @@ class Study:
                 self.write()
             display.plan(len(self.trials()), len(missing), self.epochs)
             if missing:
-                jobs = min(self.jobs, len(missing))
+                where = executor or Processes(min(self.jobs, len(missing)))
                 with display:
-                    Execution(missing, self._requires(), jobs, display).run()
+                    Execution(missing, self._requires(), where, display, timeout).run()
 
     def _forget_crashes(self) -> None:
         for spec in self.trials():
             path = spec.folder / "result.json"
-            result = storage.read_json(path)
+            result = storage.read_result(spec.folder)
             if result is not None and result.get("status") == "crashed":
                 try:
                     path.unlink()
@@ -273,44 +305,130 @@ class Study:
 
     def failures(self) -> list[tuple[TrialSpec, dict[str, Any]]]:
         """The trials that ended without finishing, with their results."""
-        ended = [(spec, storage.read_json(spec.folder / "result.json")) for spec in self.trials()]
+        ended = [(spec, storage.read_result(spec.folder)) for spec in self.trials()]
         return [
             (spec, result) for spec, result in ended if result is not None and result["status"] != "finished"
         ]
 
 
-def try_out(problem: Problem, seed: int) -> None:
-    """Run one small batch through a user's problem, so that its mistakes show before any trial starts.
+def _as_kept(source: Source, root: Path) -> Source:
+    """The source with the text that the folder keeps, if it means the same.
+
+    Raises:
+        StorageError: the file says something else by now.
+
+    """
+    kept = root / "source"
+    if not source.is_file or not (kept / "source.json").exists():
+        return source
+    before = replace(source, kept=kept, held=None)
+    if Path(source.where).resolve().parent == kept.resolve():
+        return before  # what the folder keeps is asked for itself
+    changes = what_changed(before.texts(), source.texts())
+    if changes:
+        name = Path(before.texts()[MAIN].path).name
+        raise checks.source_changed(root, source.where, changes, kept / name)
+    return before
+
+
+@dataclass(frozen=True)
+class TriedOut:
+    """What one small batch told."""
+
+    #: About how many seconds an epoch of plain training takes.
+    seconds: float
+    #: Where gradients are measured, in words.
+    measured_at: str
+
+
+def try_out(problem: Problem, seed: int) -> TriedOut:
+    """Run small batches through a user's problem, so that its mistakes show before any trial starts.
 
     Raises:
         BrokenProblemError: the user's code fails; the text is its own traceback.
+        LabError: a sample, an output or a loss is not what it should be.
 
     """
     with own_traceback("its metrics were made"):
         problem.metric_directions()
     with own_traceback(f"datasets({seed}) was called"):
         splits = problem.datasets(seed)
-        for name in ("train", "validation", "test"):
-            if len(getattr(splits, name)) == 0:
-                raise checks.empty_split(problem.name, name)
+    for name in ("train", "validation", "test"):
+        if not hasattr(splits, name):
+            raise checks.not_splits(problem.name, splits)
+        if len(getattr(splits, name)) == 0:
+            raise checks.empty_split(problem.name, name)
     with own_traceback("its model was made"):
         model = problem.model()
         problem.optimizer(model.parameters())
+        shared = problem.shared_params(model)
     with own_traceback("one batch was taken from the training split"):
         indices = torch.arange(min(4, len(splits.train)))  # type: ignore[arg-type]
-        if isinstance(splits.train, BatchedSplit):
-            inputs, targets = splits.train.batch(indices, torch.Generator().manual_seed(0))
-        else:
-            inputs, targets = default_collate([splits.train[i] for i in indices.tolist()])
-    with own_traceback("one batch ran through its model and losses"), torch.no_grad():
+        inputs, targets = take_batch(problem, splits.train, indices, torch.Generator().manual_seed(0))
+    with own_traceback("one batch ran through its model"), torch.no_grad():
         model.eval()
-        _, outputs = model(inputs)
-        problem.compute_losses(outputs, targets)
+        found = model(inputs)
+    outputs = checked_outputs(problem.name, found)
+    with own_traceback("its losses were computed on one batch"), torch.no_grad():
+        losses = problem.compute_losses(outputs, targets)
+    _check_losses(problem, losses)
+    with own_traceback("one batch was given to its metrics"), torch.no_grad():
         metrics = problem.make_metrics()
         problem.update_metrics(metrics, outputs, targets)
     for name, metric in metrics.items():
         if not metric.update_called and name.partition("/")[0] not in targets:
             raise checks.metric_without_target(name, problem.metric_names[name], targets)
+    with own_traceback("one batch was trained on"):
+        seconds = _seconds_per_epoch(problem, splits.train, model)
+    return TriedOut(seconds, _in_words(model, shared))
+
+
+def checked_outputs(problem: str, found: Any) -> Mapping[str, Any]:
+    """The outputs by name of what a model returned; an error that says what it may return."""
+    if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], Mapping):
+        raise checks.not_outputs(problem, found)
+    outputs: Mapping[str, Any] = found[1]
+    return outputs
+
+
+def _check_losses(problem: Problem, losses: Any) -> None:
+    if not isinstance(losses, Mapping) or set(losses) - set(problem.loss_names):
+        raise checks.not_losses(problem.name, losses, problem.loss_names)
+    for name, loss in losses.items():
+        if loss is not None and (not isinstance(loss, torch.Tensor) or loss.numel() != 1):
+            raise checks.not_one_loss(problem.name, name, loss)
+    odd = [
+        f"loss {name!r} is {float(loss):g}"
+        for name, loss in losses.items()
+        if loss is not None and not torch.isfinite(loss)
+    ]
+    if odd:
+        raise checks.loss_is_not_finite(problem.name, ", ".join(odd))
+
+
+def _in_words(model: nn.Module, shared: Sequence[torch.Tensor] | None) -> str:
+    """Where gradients are measured: the features, or the names of the shared parameters."""
+    if not shared:
+        return "the features"
+    names = {id(param): name for name, param in model.named_parameters()}
+    known = [names.get(id(param), "a tensor") for param in shared]
+    more = f" and {len(known) - 3} more" if len(known) > 3 else ""
+    return ", ".join(known[:3]) + more
+
+
+def _seconds_per_epoch(problem: Problem, split: Any, model: nn.Module) -> float:
+    """Forward and backward of one whole batch, times the number of batches."""
+    size = min(problem.batch_size, len(split))
+    indices, generator = torch.arange(size), torch.Generator().manual_seed(0)
+    model.train()
+    started = time.perf_counter()
+    inputs, targets = take_batch(problem, split, indices, generator)
+    _, outputs = model(inputs)
+    losses = [loss for loss in problem.compute_losses(outputs, targets).values() if loss is not None]
+    total = sum(losses, torch.zeros(()))
+    if total.requires_grad:
+        torch.autograd.backward(total)
+    return (time.perf_counter() - started) * max(1, len(split) // problem.batch_size)
 
 
 def commit() -> str | None:

@@ -94,6 +94,16 @@ def test_the_file_of_a_recorder_is_diagnosed_too(tmp_path) -> None:
     assert found.page.exists()
 
 
+def test_a_file_whose_last_line_was_cut_is_read_up_to_there(tmp_path) -> None:
+    network, multi, path = Network(3), MultiLoss(), tmp_path / "conflict.jsonl"
+    with ConflictRecorder(multi, every=1, path=path):
+        for step in range(12):
+            features, losses = network.forward(step)
+            multi.backward(losses, features=features[0])
+    path.write_bytes(path.read_bytes()[:-20])
+    assert len(diagnose_records(path, tmp_path).records) == 11
+
+
 def test_another_file_is_refused(tmp_path) -> None:
     path = tmp_path / "other.jsonl"
     path.write_text('{"epoch": 1}\n')

@@ -392,8 +392,8 @@ def choose_arm(text: str, problem: Problem) -> ChosenArm:
 def _given_options(text: str, known: Iterable[str]) -> Iterator[tuple[str, str]]:
     """``:option=value:option=value`` as pairs.
 
-    Names may hold ":", and a known one is found whole, with any "=" in it; a value ends at the first ":" outside
-    of brackets.
+    Names may hold ":", and a known one is found whole, with any "=" in it; a value ends at the first ":"
+    outside of brackets.
     """
     longest_first = sorted(known, key=len, reverse=True)
     while text:

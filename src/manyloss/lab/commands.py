@@ -282,11 +282,15 @@ def run_study(
         fresh = study.source.load()
         if study.source.is_file:
             tried = try_out(fresh, study.seeds[0])
+            splits = tried.splits
             say.print(f"[dim]Gradients are measured at {escape(tried.measured_at)}.[/]")
             total = tried.seconds * study.epochs * len(missing) / study.jobs
             about = f", about {duration(max(total, 1.0))} or more"
         else:
-            fresh.datasets(study.seeds[0])  # data that are not there are said once, before any trial
+            splits = fresh.datasets(study.seeds[0])  # data that are not there are said once, before any trial
+        warning = study.look_at_the_data(splits, study.seeds[0])
+        if warning is not None:
+            say.print(f"[yellow]{escape(warning)}[/]")
     epochs = "" if study.source.script is not None else f"{_count(study.epochs, 'epoch')} each, "
     say.print(
         f"[bold]{escape(study.problem.name)}[/]: {_count(len(study.arms), 'method')} x "

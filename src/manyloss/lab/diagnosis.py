@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from torch import nn
 
-from manyloss.diagnostics import ConflictRecorder, Diagnosis, diagnose, read_records
+from manyloss.diagnostics import ConflictRecorder, Diagnosis, diagnose
 from manyloss.lab import checks
+from manyloss.lab.printing import printable
 from manyloss.lab.reports.diagnosis import render_page
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.source import Source
@@ -100,11 +101,11 @@ def diagnose_problem(
 def diagnose_records(path: Path, out: Path) -> Diagnosed:
     """The same words and figures for the file of a ConflictRecorder."""
     try:
-        records = read_records(path)
+        if not path.is_file():
+            raise checks.cannot_read(path, FileNotFoundError(2, "No such file"))
+        records = list(storage.read_lines(path))  # up to a last line that was cut short
         found = _written(path.stem, records, out, f"{path.name}: {len(records)} records.")
-    except OSError as error:
-        raise checks.cannot_read(path, error) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise checks.no_conflict_records(path, error) from error
     return found
 
@@ -112,11 +113,11 @@ def diagnose_records(path: Path, out: Path) -> Diagnosed:
 def print_diagnosis(found: Diagnosed, console: Console) -> None:
     """The answer first, then the figures behind it, then the advice."""
     diagnosis = found.diagnosis
-    console.print(f"[dim]{escape(found.note)}[/]")
-    console.print(f"\n[bold {COLORS[diagnosis.verdict]}]{escape(diagnosis.answer)}[/]\n")
+    console.print(f"[dim]{escape(printable(found.note))}[/]")
+    console.print(f"\n[bold {COLORS[diagnosis.verdict]}]{escape(printable(diagnosis.answer))}[/]\n")
     for finding in diagnosis.findings:
-        console.print(f"  - {escape(finding.sentence)}")
-    console.print(f"\n[bold]{escape(diagnosis.advice)}[/]\n")
+        console.print(f"  - {escape(printable(finding.sentence))}")
+    console.print(f"\n[bold]{escape(printable(diagnosis.advice))}[/]\n")
     console.print(f"Figures: {escape(str(found.page))}", soft_wrap=True)
 
 

@@ -289,7 +289,7 @@ def test_the_model_in_a_trial_is_the_network_that_is_attacked():
 
 def test_the_report_draws_curves_beside_the_verdict(study):
     from manyloss.lab.reports.page import write_report
-    from tests.lab.test_report import Page
+    from tests.lab.reports.test_report import Page
 
     page = Page(write_report(study.root).read_text(encoding="utf-8"))
     words = page.words()

@@ -12,8 +12,8 @@ from manyloss.lab.analysis.results import read_run
 from manyloss.lab.reports import under_attack
 from manyloss.lab.reports.page import _arm_styles, _swatch
 from manyloss.lab.runs.storage import trial_folder
+from tests.lab.reports.test_report import Page, report_of
 from tests.lab.run_folders import make_run
-from tests.lab.test_report import Page, report_of
 
 ARMS = ("equal", "<mgda>")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from manyloss.lab.runs import storage
 from manyloss.lab.runs.execution import Execution, cores, share_cores
 from manyloss.lab.runs.executors.processes import Processes, how_it_ended
 from manyloss.lab.runs.progress import PlainDisplay, display_for, duration
@@ -66,6 +67,28 @@ def test_trials_run_crash_and_are_lost_each_for_itself(tmp_path, shown):
     assert "fail seed 0 crashed: RuntimeError: the fifth step is too much" in text
     assert "equal seed 0 best epoch" in text
     assert not specs[3].folder.joinpath("log.txt").exists()
+
+
+def test_a_trial_that_hangs_is_ended(tmp_path, shown):
+    """Its first step sleeps for an hour; the other trial of the study is not touched."""
+    hanging = spec(tmp_path, "equal", pause=3600.0)
+    shown.plan(1, 1, 3)
+    results = Execution([hanging], {}, Processes(1), shown, timeout=20.0).run()
+    reason = results["equal", 0]["reason"]
+    assert results["equal", 0]["status"] == "crashed"
+    assert reason.startswith("it took longer than --trial-timeout 20 (seconds); its last sign of life was ")
+    assert storage.read_result(hanging.folder)["reason"] == reason
+
+
+def test_a_silent_trial_is_shown_as_one(shown):
+    shown.plan(1, 1, 3)
+    shown.follow("a seed 0", 1.0, 3, {})
+    shown.silent("a seed 0", 30.0)
+    assert shown.silence("a seed 0") == ""
+    shown.silent("a seed 0", 130.0)
+    assert shown.silence("a seed 0") == "silent for 2 min 10 s"
+    shown.follow("a seed 0", 1.5, 3, {})
+    assert shown.silence("a seed 0") == ""
 
 
 def test_words_for_a_lost_process():

@@ -98,6 +98,21 @@ def test_more_arms_and_seeds_join(run):
     ]
 
 
+def test_other_data_and_another_commit_are_warned_of(run):
+    study = plan(run)
+    splits = study.source.load().datasets(0)
+    assert study.look_at_the_data(splits, 0) is None
+    study.write()
+    known = storage.read_json(run / "study.json")
+    known["environment"]["commits"] = ["0000000"]
+    storage.write_json(run / "study.json", known)
+    again = plan(run)
+    assert any("were trained at 0000000" in remark for remark in again.remarks)
+    assert again.look_at_the_data(study.source.load().datasets(0), 0) is None
+    splits.test.inputs[-1] += 1
+    assert "the data are not those" in again.look_at_the_data(splits, 0)
+
+
 def test_a_lost_result_is_made_again(run):
     folder = storage.trial_folder(run, "equal", 1)
     shutil.rmtree(folder)

@@ -6,6 +6,7 @@ methods or seeds adds them. Running it with other settings is an error.
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from torch import nn
 from manyloss import __version__
 from manyloss.lab import checks
 from manyloss.lab.arms import ChosenArm, choose_arm, choose_arms
-from manyloss.lab.problem import Problem
+from manyloss.lab.problem import BatchedSplit, Problem, Splits
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.execution import Execution, cores, share_cores
 from manyloss.lab.runs.executors import Executor
@@ -53,6 +54,8 @@ class Study:
     notes: dict[str, Any] = field(default_factory=dict)
     #: Of the source checkouts that trained a part of it.
     commits: list[str] = field(default_factory=list)
+    #: Seed -> what its data looked like when they were first used.
+    data: dict[str, str] = field(default_factory=dict)
     #: What the plan does beyond what was asked for, in words.
     remarks: list[str] = field(default_factory=list)
 
@@ -190,6 +193,7 @@ class Study:
             threads = int(known["environment"]["threads_per_trial"])
             self.notes["created"] = known["created"]
             self.commits = list(known["environment"].get("commits", []))
+            self.data = {str(seed): str(said) for seed, said in known["environment"].get("data", {}).items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise checks.damaged(path, error) from error
         now = {"problem": self.problem.name, "epochs": self.epochs, **self.settings()}
@@ -210,6 +214,12 @@ class Study:
         order = arms + [name for name in asked if name not in arms]
         self.arms = sorted([*self.arms, *before], key=lambda arm: order.index(arm.name))
         self.seeds = sorted({*self.seeds, *seeds})
+        now_at = commit()
+        if self.commits and now_at is not None and now_at not in self.commits:
+            self.remarks.append(
+                f"Warning: the library is at {now_at}; the trials in the folder were trained at "
+                f"{', '.join(self.commits)}. What is run now may not be comparable with them."
+            )
         # The number of threads decides the last bits of a sum: a resumed trial keeps it.
         self.threads = threads
 
@@ -240,6 +250,7 @@ class Study:
                     **environment(self.threads),
                     "cores": cores(),
                     "jobs": self.jobs,
+                    "data": self.data,
                     "commits": list(dict.fromkeys([*self.commits, *filter(None, [commit()])])),
                 },
             },
@@ -251,6 +262,18 @@ class Study:
         if script is not None and chosen_on_what_is_shown(script.metrics):
             return "epoch best on the same metrics"
         return "last epoch" if self.problem.keep_last else "best epoch"
+
+    def look_at_the_data(self, splits: Splits, seed: int) -> str | None:
+        """Keep what the data of a seed look like; a warning if they looked otherwise before."""
+        now = fingerprint_of(splits)
+        before = self.data.setdefault(str(seed), now)
+        if before == now:
+            return None
+        return (
+            "Warning: the data are not those that the trials in the folder were trained on (their number, or "
+            f"their first or last samples, differ for seed {seed}). Choose another folder with --out, unless "
+            "you know that the difference does not matter."
+        )
 
     # -- running -----------------------------------------------------------------------------------------
 
@@ -339,6 +362,38 @@ class TriedOut:
     seconds: float
     #: Where gradients are measured, in words.
     measured_at: str
+    splits: Splits
+
+
+def fingerprint_of(splits: Splits) -> str:
+    """What the splits look like: how many samples there are, and what the first and the last of them are."""
+    digest = hashlib.sha256()
+    for name in ("train", "validation", "test"):
+        split: Any = getattr(splits, name)
+        count = len(split)
+        digest.update(f"{name} {count}".encode())
+        for index in {0, count - 1}:
+            torch.manual_seed(0)  # a sample may be augmented
+            sample = (
+                split.batch(torch.tensor([index]), None) if isinstance(split, BatchedSplit) else split[index]
+            )
+            _digest(sample, digest)
+    return digest.hexdigest()[:16]
+
+
+def _digest(value: Any, digest: Any) -> None:
+    if isinstance(value, Mapping):
+        for name in sorted(map(str, value)):
+            digest.update(name.encode())
+        for item in value.values():
+            _digest(item, digest)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            _digest(item, digest)
+    elif isinstance(value, torch.Tensor):
+        digest.update(repr(value.detach().cpu().double().flatten().tolist()).encode())
+    elif isinstance(value, bool | int | float | str):
+        digest.update(repr(value).encode())
 
 
 def try_out(problem: Problem, seed: int) -> TriedOut:
@@ -380,7 +435,7 @@ def try_out(problem: Problem, seed: int) -> TriedOut:
             raise checks.metric_without_target(name, problem.metric_names[name], targets)
     with own_traceback("one batch was trained on"):
         seconds = _seconds_per_epoch(problem, splits.train, model)
-    return TriedOut(seconds, _in_words(model, shared))
+    return TriedOut(seconds, _in_words(model, shared), splits)
 
 
 def checked_outputs(problem: str, found: Any) -> Mapping[str, Any]:

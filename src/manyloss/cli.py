@@ -46,6 +46,9 @@ _Retry = Annotated[bool, typer.Option("--retry", help="Let crashed trials go on.
 _Timeout = Annotated[
     float | None, typer.Option(min=1.0, help="Seconds that one trial may take; it counts as crashed then.")
 ]
+_Executor = Annotated[
+    str, typer.Option(help="Where trials run: processes, slurm:slurm_partition=gpu, ray:address=auto.")
+]
 _AtLeast = Annotated[
     str, typer.Option(help="The smallest change that matters, such as 0.5%: a smaller one is no difference.")
 ]
@@ -186,6 +189,7 @@ def compare(
     retry: _Retry = False,
     trial_timeout: _Timeout = None,
     at_least: _AtLeast = "0",
+    executor: _Executor = "processes",
     metric: Annotated[
         list[str] | None,
         typer.Option(help="Of a script, several times: val/accuracy:max or val/rmse:min."),
@@ -210,6 +214,7 @@ def compare(
         device=device,
         retry=retry,
         trial_timeout=trial_timeout,
+        executor=executor,
         at_least=at_least,
         metrics=metric or (),
         launch=launch,
@@ -232,6 +237,7 @@ def reproduce(
     device: _Device = "cpu",
     retry: _Retry = False,
     trial_timeout: _Timeout = None,
+    executor: _Executor = "processes",
 ) -> None:
     """Run a paper's experiment, and say by a rule written beforehand whether its claim holds."""
     from manyloss import lab
@@ -256,6 +262,7 @@ def reproduce(
         device=device,
         retry=retry,
         trial_timeout=trial_timeout,
+        executor=executor,
         console=console,
         command=["manyloss", *sys.argv[1:]],
     )

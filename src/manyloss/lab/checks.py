@@ -512,6 +512,21 @@ def not_a_fraction(text: str) -> LabError:
     )
 
 
+def unknown_executor(name: str, known: Iterable[str]) -> LabError:
+    """``--executor`` names none."""
+    return LabError(f"There is no executor {name!r}. {closest(name, known)}")
+
+
+def not_executor_options(name: str, options: Iterable[str], reason: object) -> LabError:
+    """An executor does not take these options."""
+    return LabError(f"Executor {name!r} does not take {', '.join(options)}: {reason}.")
+
+
+def no_extra(extra: str, package: str) -> LabError:
+    """An executor's package is missing."""
+    return LabError(f"The executor needs {package}: pip install 'manyloss[{extra}]'.")
+
+
 # -- networks ---------------------------------------------------------------------------------------------
 
 

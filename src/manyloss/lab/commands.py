@@ -49,7 +49,7 @@ def compare(
     metrics: Sequence[str] = (),
     launch: str = "",
     arguments: Sequence[str] = (),
-    executor: Executor | None = None,
+    executor: str | Executor = "processes",
     console: Console | None = None,
     command: Sequence[str] = (),
 ) -> ComparedMethods:
@@ -76,7 +76,8 @@ def compare(
         metrics: of a script, as ``"val/accuracy:max"`` or ``"val/rmse:min"``.
         launch: of a script, what goes in front: ``"torchrun --nproc-per-node 4"``.
         arguments: of a script.
-        executor: where trials run; processes on this machine when None.
+        executor: where trials run: "processes" on this machine, "slurm:slurm_partition=gpu:timeout_min=60",
+            "ray:address=auto:gpus_per_trial=0.5", or an `Executor`. All keep the same folder.
         console: where to print; nothing is printed when None.
         command: what is written into the report as the command.
 
@@ -129,7 +130,7 @@ def reproduce(
     device: str = "cpu",
     retry: bool = False,
     trial_timeout: float | None = None,
-    executor: Executor | None = None,
+    executor: str | Executor = "processes",
     console: Console | None = None,
     command: Sequence[str] = (),
 ) -> tuple[Verdict, ComparedMethods]:
@@ -260,7 +261,7 @@ def run_study(
     *,
     retry: bool = False,
     timeout: float | None = None,
-    executor: Executor | None = None,
+    executor: str | Executor = "processes",
     console: Console | None = None,
     at_least: float = 0.0,
 ) -> ComparedMethods:
@@ -269,6 +270,7 @@ def run_study(
     from rich.markup import escape
 
     from manyloss.lab.analysis.comparison import ComparedMethods
+    from manyloss.lab.runs.executors.choice import executor_named
     from manyloss.lab.runs.progress import display_for, duration
     from manyloss.lab.runs.study import try_out
 
@@ -298,8 +300,11 @@ def run_study(
         f"{len(missing)} of {_count(len(study.trials()), 'trial')} to run{about}, "
         f"{study.jobs} at a time, in {escape(str(study.root))}"
     )
+    chosen = executor
+    if isinstance(chosen, str):
+        chosen = executor_named(chosen, min(study.jobs, max(len(missing), 1)), study.root)
     try:
-        study.run(display_for(say), retry=retry, timeout=timeout, executor=executor)
+        study.run(display_for(say), retry=retry, timeout=timeout, executor=chosen)
     except KeyboardInterrupt:
         say.print(
             f"[yellow]Stopped with {_count(len(study.missing()), 'trial')} unfinished. "

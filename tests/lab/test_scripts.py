@@ -30,7 +30,7 @@ def test_by_itself_a_script_has_equal_weights(tmp_path):
     assert isinstance(lab.method("pcgrad").weighting, PCGrad)
     assert lab.seed(default=7) == 7
     assert lab.folder(tmp_path / "here") == tmp_path / "here"
-    lab.log({"val/x": torch.tensor([0.5])}, epoch=1)
+    lab.log({"val/x": torch.tensor([0.5], requires_grad=True)}, epoch=1)
     assert list(tmp_path.rglob("*.jsonl")) == []
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--epochs", "1"], capture_output=True, text=True, check=False
@@ -84,7 +84,7 @@ def test_a_script_is_compared(tmp_path):
     assert equal.best_epoch == min(logged, key=lambda epoch: logged[epoch]["val/rmse"])
     assert equal.test["test/rmse"] == logged[equal.best_epoch]["test/rmse"]
     assert equal.step_ms > 0
-    weights = results.folder / "trials" / "static,sum=0.2,dif,2=1.8" / "seed-0" / "log.txt"
+    weights = trials["static:dif:2=1.8:sum=0.2"].folder / "log.txt"
     assert "weights {'sum': 0.2, 'dif:2': 1.8}" in weights.read_text()
     assert results.table.tested_at == "at the epoch that was best on validation"
 
@@ -111,7 +111,7 @@ def test_a_script_that_keeps_checkpoints_goes_on(tmp_path):
     trial = second.run.trials[0]
     assert trial.status == "finished"
     log = [record["epoch"] for record in storage.read_lines(trial.folder / "log.jsonl")]
-    assert log == [1, 2, 3]
+    assert log == [1, 1, 2, 2, 3, 3]  # validation and test of each, once
 
 
 def test_a_metric_that_is_never_logged_says_what_was(tmp_path):

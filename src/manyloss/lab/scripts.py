@@ -99,6 +99,7 @@ def log(metrics: Mapping[str, Any], epoch: int | None = None, split: str | None 
     """
     values = {}
     for name, value in metrics.items():
+        value = value.detach() if hasattr(value, "detach") else value
         try:
             values[name if split is None else f"{split}/{name}"] = float(value)
         except (TypeError, ValueError, RuntimeError) as error:

@@ -55,3 +55,23 @@ def test_slurm_says_which_option_it_does_not_know(tmp_path):
     pytest.importorskip("submitit")
     with pytest.raises(LabError, match="'slurm' does not take partitoin"):
         executor_named("slurm:cluster=local:partitoin=gpu", 1, tmp_path)
+
+
+@pytest.mark.slow
+def test_ray_runs_and_goes_on_when_a_worker_is_killed(tmp_path):
+    """A cluster of two workers on this machine; one of them kills itself in the middle of a trial."""
+    ray = pytest.importorskip("ray")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        once = str(tmp_path / "was-killed")
+        specs = [spec(tmp_path / "run", arm, once=once, epochs=2) for arm in ("killed-once", "fail", "equal")]
+        results = run(specs, executor_named("ray", 2, tmp_path / "run"))
+    finally:
+        ray.shutdown()
+    assert results["killed-once", 0]["status"] == "finished"
+    assert results["equal", 0]["status"] == "finished"
+    assert results["fail", 0]["status"] == "crashed"
+    assert Path(once).exists()
+    here = spec(tmp_path / "here", "killed-once", once=once, epochs=2)
+    Trial(here).run()
+    assert_same_trial(here.folder, specs[0].folder)

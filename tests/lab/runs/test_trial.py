@@ -288,3 +288,44 @@ def test_arms_have_folders_of_their_own(tmp_path):
 def test_an_unknown_arm_is_no_trial(tmp_path):
     with pytest.raises(LabError, match="no method 'equl'"):
         Trial(spec(tmp_path, "equl"))
+
+
+def test_a_trial_is_a_command_of_its_own(tmp_path):
+    alone = spec(tmp_path, epochs=1)
+    (tmp_path / "spec.json").write_text(alone.to_json())
+    command = [sys.executable, "-m", "manyloss.lab.runs.trial", str(tmp_path / "spec.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"kind": "done", "status": "finished"}
+    assert storage.read_result(alone.folder)["status"] == "finished"
+
+
+def test_a_problem_may_have_workers_of_its_own(tmp_path):
+    """A split that reads by a DataLoader with a worker process, in a trial's own process."""
+    text = Path(PROBLEM).read_text()
+    text = text.replace(
+        "        return Splits(part(0, 1280), part(1280, 1500), part(1500, None))",
+        "        return Splits(Loaded(part(0, 128)), part(1280, 1500), part(1500, None))",
+    )
+    text += """
+
+class Loaded:
+    def __init__(self, split):
+        self.split = split
+
+    def __len__(self):
+        return len(self.split)
+
+    def batch(self, indices, generator):
+        loader = torch.utils.data.DataLoader(
+            self.split, batch_size=len(indices), sampler=indices.tolist(), num_workers=1
+        )
+        return next(iter(loader))
+"""
+    path = tmp_path / "loaded.py"
+    path.write_text(text)
+    alone = TrialSpec(Source(str(path)), "equal", 0, 1, tmp_path / "run")
+    command = [sys.executable, "-m", "manyloss.lab.runs.trial", alone.to_json()]
+    subprocess.run(command, check=True, timeout=300, capture_output=True)
+    result = storage.read_result(alone.folder)
+    assert result["status"] == "finished", result["reason"]

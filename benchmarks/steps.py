@@ -112,7 +112,7 @@ def measure(setup: Setup, rounds: int) -> list[dict[str, object]]:
     }
     rows = []
     for name, (arguments, shared) in methods.items():
-        for path in ("tap", "hook"):
+        for path in ("one_backward", "per_loss"):
             step = with_method(MultiLoss(**arguments, read=path), shared)  # type: ignore[arg-type]
             plain(), step()
             ratios, plains = [], []

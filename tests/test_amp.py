@@ -117,11 +117,11 @@ def same_without_the_bad_steps(make: Callable[[], MultiLoss], dtype: torch.dtype
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("at", ["features", "both", "params"])
-@pytest.mark.parametrize("read", ["auto", "hook"])
+@pytest.mark.parametrize("read", ["auto", "per_loss"])
 @pytest.mark.parametrize("method", METHODS)
 def test_skipped_steps_leave_no_trace(method: str, read: str, at: str, dtype: torch.dtype) -> None:
     paths = same_without_the_bad_steps(lambda: METHODS[method](read=read), dtype, at)
-    assert set(paths) == {"tap" if read == "auto" and at != "params" else "hook"}
+    assert set(paths) == {"one_backward" if read == "auto" and at != "params" else "per_loss"}
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -131,7 +131,7 @@ def test_skipped_steps_leave_no_trace_on_penalties(method: str, at: str, dtype: 
     same_without_the_bad_steps(PENALTIES[method], dtype, at)
 
 
-@pytest.mark.parametrize("read", ["auto", "hook"])
+@pytest.mark.parametrize("read", ["auto", "per_loss"])
 @pytest.mark.parametrize("method", ["MGDA", "GradNorm", "rescaled"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_gradients_are_near_those_in_full_precision(dtype: torch.dtype, method: str, read: str) -> None:
@@ -150,7 +150,7 @@ def test_gradients_are_near_those_in_full_precision(dtype: torch.dtype, method: 
         assert float((gradient - expected.grad).norm()) <= 0.15 * float(expected.grad.norm()) + 0.02
 
 
-@pytest.mark.parametrize("read", ["auto", "hook"])
+@pytest.mark.parametrize("read", ["auto", "per_loss"])
 def test_an_overflow_of_the_scaled_gradient_is_skipped_too(read: str) -> None:
     """The loss and its gradient are finite; float16 times the scale is not: the scale falls."""
     model, multi = new_model(), METHODS["MGDA"](read=read)

@@ -19,7 +19,7 @@ from manyloss.penalties import CosReg
 from manyloss.weighting import MGDA, GradNorm, Uncertainty
 from tests.problems import assert_identical, assert_same
 
-READS = ["auto", "hook"]
+READS = ["auto", "per_loss"]
 PLAIN, REENTRANT, NOT_REENTRANT = "plain", "reentrant", "not reentrant"
 
 
@@ -88,13 +88,13 @@ def test_checkpoints_at_the_features(encode: str, head: str, read: str) -> None:
     for step in range(2):
         parts.zero_grad()
         features, losses = forward(parts, data(step), encode, head)
-        if head == REENTRANT and read == "hook":
+        if head == REENTRANT and read == "per_loss":
             with pytest.raises((RuntimeError, ValueError), match="use_reentrant=False"):
                 multi.backward(losses, features=features)
             assert gradients(parts) == [None] * len(gradients(parts))
             return
         result = multi.backward(losses, features=features)
-        assert result.path == ("tap" if read == "auto" else "hook")
+        assert result.path == ("one_backward" if read == "auto" else "per_loss")
         features, losses = forward(plain, data(step))
         by_hand(plain, features, losses, [float(weight) for weight in result.weights.values()])
         assert_same(gradients(parts), gradients(plain), rtol=1e-9, atol=1e-12)
@@ -243,11 +243,11 @@ def test_batch_norm(read: str, training: bool) -> None:
 
 @pytest.mark.parametrize("how", [PLAIN, NOT_REENTRANT])
 def test_layers_that_losses_share_after_the_features(how: str) -> None:
-    """No tap there, without a word; the shared layer gets the plain sum."""
+    """One backward cannot tell them apart; the shared layer gets the plain sum."""
     parts, plain = new_parts(neck=True), new_parts(neck=True)
     features, losses = forward(parts, data(), how, how)
     result = MultiLoss(MGDA()).backward(losses, features=features)
-    assert result.path == "hook"
+    assert result.path == "per_loss"
     features, losses = forward(plain, data())
     by_hand(plain, features, losses, [float(weight) for weight in result.weights.values()])
     assert_same(gradients(parts), gradients(plain), rtol=1e-9, atol=1e-12)
@@ -271,23 +271,26 @@ def test_retain_grad_on_the_features_shows_what_went_on(make: Callable[..., Any]
     assert_same(gradients(parts), gradients(plain), rtol=1e-9, atol=1e-12)
 
 
-def test_users_hooks_on_the_features_are_left_alone() -> None:
-    """A hook that was there before, one on a head's input, and none of ours afterwards."""
+@pytest.mark.parametrize("read", READS)
+def test_users_hooks_on_the_features_act_once(read: str) -> None:
+    """One that was there before sees the merged gradient, once; none of ours is left afterwards."""
     parts, plain = new_parts(), new_parts()
     features, losses = forward(parts, data())
     seen: list[Tensor] = []
     features.register_hook(lambda grad: seen.append(grad))
-    result = MultiLoss(MGDA()).backward(losses, features=features)
-    assert result.path == "hook"
-    assert seen
+    result = MultiLoss(MGDA(), read=read).backward(losses, features=features)
+    assert len(seen) == 1
     assert len(features._backward_hooks) == 1
     twin, losses = forward(plain, data())
+    rows = [torch.autograd.grad(loss, twin, retain_graph=True)[0] for loss in losses.values()]
+    merged = sum(float(weight) * row for weight, row in zip(result.weights.values(), rows, strict=True))
+    torch.testing.assert_close(seen[0], merged, rtol=1e-9, atol=1e-12)
     by_hand(plain, twin, losses, [float(weight) for weight in result.weights.values()])
     assert_same(gradients(parts), gradients(plain), rtol=1e-9, atol=1e-12)
 
 
 def test_hooks_on_parameters_and_modules_see_one_backward() -> None:
-    """The tap path adds no pass: everyone's hooks fire once."""
+    """Picking up gradients adds no pass: everyone's hooks fire once."""
     parts = new_parts()
     fired = {"parameter": 0, "module": 0, "accumulated": 0}
 
@@ -301,7 +304,7 @@ def test_hooks_on_parameters_and_modules_see_one_backward() -> None:
     parts.heads[0].register_full_backward_hook(count("module"))
     parts.encoder[0].weight.register_post_accumulate_grad_hook(count("accumulated"))
     features, losses = forward(parts, data())
-    assert MultiLoss(MGDA()).backward(losses, features=features).path == "tap"
+    assert MultiLoss(MGDA()).backward(losses, features=features).path == "one_backward"
     assert fired == {"parameter": 1, "module": 1, "accumulated": 1}
 
 

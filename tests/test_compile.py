@@ -104,14 +104,16 @@ def test_a_tap_needs_no_setting(make: Callable[..., Any], at: str, encoder: bool
         ):  # W is behind the compiled encoder: it is passed T + 1 times
             same_as_eager(lambda: MultiLoss(make()), at, backend=FAST, encoder=encoder, heads=heads)
         return
-    same_as_eager(lambda: MultiLoss(make(), read="tap"), at, backend=FAST, encoder=encoder, heads=heads)
+    same_as_eager(
+        lambda: MultiLoss(make(), read="one_backward"), at, backend=FAST, encoder=encoder, heads=heads
+    )
 
 
 @pytest.mark.parametrize("make", [MGDA, GradNorm])
 def test_the_hook_path_with_buffers_kept(make: Callable[..., Any]) -> None:
     with functorch.patch(donated_buffer=False):
         for at in ("features", "both"):
-            same_as_eager(lambda: MultiLoss(make(), read="hook"), at, backend=FAST)
+            same_as_eager(lambda: MultiLoss(make(), read="per_loss"), at, backend=FAST)
 
 
 @pytest.mark.parametrize("make", [lambda: CosReg(0.5), lambda: GradientPenalty(0.1)])
@@ -165,7 +167,7 @@ def test_autocast_and_a_scaler_through_compiled_parts() -> None:
         result = MultiLoss(MGDA()).backward(
             losses_of([output.float() for output in outputs]), features=features, grad_scaler=scaler
         )
-        assert result.path == "tap"
+        assert result.path == "one_backward"
         written.append([parameter.grad / 2.0**8 for parameter in model.parameters()])
     assert_same(written[0], written[1], rtol=3e-2, atol=3e-3)
 
@@ -175,8 +177,8 @@ def test_autocast_and_a_scaler_through_compiled_parts() -> None:
 def test_inductor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The compiler that users get: taps as it is, a second pass is refused, or right as the error says."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    same_as_eager(lambda: MultiLoss(MGDA(), read="tap"), backend="inductor")
-    for refused, at in [(MultiLoss(MGDA(), read="hook"), "features"), (MultiLoss(GradNorm()), "both")]:
+    same_as_eager(lambda: MultiLoss(MGDA(), read="one_backward"), backend="inductor")
+    for refused, at in [(MultiLoss(MGDA(), read="per_loss"), "features"), (MultiLoss(GradNorm()), "both")]:
         torch._dynamo.reset()
         model = new_model()
         with pytest.raises(RuntimeError, match=r"donated_buffer = False and .*fx_graph_cache = False"):
@@ -186,4 +188,4 @@ def test_inductor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The cache holds kernels now that overwrite their buffers, and does not know the setting.
     with functorch.patch(donated_buffer=False), inductor.patch(fx_graph_cache=False):
         for at in ("features", "both"):
-            same_as_eager(lambda: MultiLoss(GradNorm(), read="hook"), at, backend="inductor")
+            same_as_eager(lambda: MultiLoss(GradNorm(), read="per_loss"), at, backend="inductor")

@@ -8,12 +8,13 @@ batch is spread over the ranks) are summed over N^2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 Setting = Literal["auto"] | bool | Any
 """``"auto"`` (sum over the ranks when torch.distributed runs with more than one), False, or a group."""
@@ -42,24 +43,44 @@ class Ranks:
         """Mean of a detached tensor over the ranks, on every rank."""
         return tensor if self.world == 1 else self.sum(tensor) / self.world
 
+    def mean_each(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Means over the ranks of tensors on one device, in one message."""
+        if self.world == 1 or not tensors:
+            return list(tensors)
+        flat = self.mean(torch.cat([tensor.detach().reshape(-1) for tensor in tensors]))
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        return [part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)]
+
     def all(self, mine: bool) -> bool:
         """Whether it holds on every rank."""
-        return mine if self.world == 1 else float(self.sum(torch.tensor(float(mine)))) == self.world
+        return (
+            mine
+            if self.world == 1
+            else float(self.sum(torch.tensor(float(mine), device="cpu"))) == self.world
+        )
 
     def shares(self, mine: list[bool]) -> list[float]:
         """Per item N / (ranks that have it): a mean over N ranks divides by those that have not, too."""
         if self.world == 1:
             return [1.0] * len(mine)
-        counts = self.sum(torch.tensor(mine, dtype=torch.float64)).tolist()
+        counts = self.sum(torch.tensor(mine, dtype=torch.float64, device="cpu")).tolist()
         return [self.world / count if count else 1.0 for count in counts]
 
     def gather_sizes(self, size: int) -> list[int]:
         """The batch size of every rank, in the order of the ranks."""
         if self.world == 1:
             return [size]
-        sizes = torch.zeros(self.world, dtype=torch.int64)
+        sizes = torch.zeros(self.world, dtype=torch.int64, device="cpu")
         sizes[self.rank] = size
         return [int(n) for n in self.sum(sizes)]
+
+    def gather(self, thing: Any) -> list[Any]:
+        """A small picklable thing of every rank, in the order of the ranks."""
+        if self.world == 1:
+            return [thing]
+        things: list[Any] = [None] * self.world
+        dist.all_gather_object(things, thing, group=self.group)
+        return things
 
     def share_generator(self, generator: torch.Generator) -> None:
         """Give every rank the generator state of rank 0, so that they draw the same numbers."""
@@ -78,6 +99,11 @@ class Ranks:
             carried = tensor.detach().to(self._device(tensor))
             dist.broadcast(carried, src=dist.get_global_rank(self.group, 0), group=self.group)
             tensor.detach().copy_(carried)
+
+    def start_alike(self, *networks: nn.Module) -> None:
+        """Give every rank rank 0's parameters and buffers of networks that only their method trains."""
+        for network in networks:
+            self.share_parameters([*network.parameters(), *network.buffers()])
 
     def _device(self, tensor: Tensor) -> torch.device:
         on_gpu = dist.get_backend(self.group) == "nccl"
@@ -105,9 +131,16 @@ def ranks_of(setting: Setting) -> Ranks:
         # Only members of a part make its group; torch would name one of all ranks after how many groups
         # each of them is in already, which may differ.
         part = users is not dist.group.WORLD
-        group = dist.new_group(members, use_local_synchronization=part)
+        group = dist.new_group(members, timeout=_timeout_of(users), use_local_synchronization=part)
         _OWN_GROUPS[users] = Ranks(group, len(members), dist.get_rank(group))
     return _OWN_GROUPS[users]
+
+
+def _timeout_of(group: Any) -> Any:
+    """How long the user lets collectives of a group wait; None leaves torch's default."""
+    device = torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
+    options = getattr(group._get_backend(device), "options", None)
+    return getattr(options, "_timeout", None)
 
 
 class _MeanOverRanks(torch.autograd.Function):
@@ -146,7 +179,7 @@ def batch_share(batch_size: int, group: Any = None) -> float:
     """
     if not (dist.is_available() and dist.is_initialized()):
         return 1.0
-    total = torch.tensor(batch_size, dtype=torch.int64)
+    total = torch.tensor(batch_size, dtype=torch.int64, device="cpu")
     if dist.get_backend(group) == "nccl":
         total = total.cuda()
     dist.all_reduce(total, group=group)

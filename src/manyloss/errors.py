@@ -19,5 +19,5 @@ class CheckpointError(ValueError):
     """A saved state does not fit the object that it is loaded into."""
 
 
-class RankError(RuntimeError):
+class RankError(RuntimeError, ValueError):
     """Another rank refused this step, so it is refused on all of them."""

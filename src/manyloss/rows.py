@@ -103,6 +103,11 @@ class Rows:
                     merged[column.number] = column.as_tensor(column.merged)
         return merged
 
+    def matrix(self) -> Tensor:
+        """The rows side by side: [T, P] of real numbers, a copy. The rows stay."""
+        (block,) = _blocks(_columns(self._gradients), self.count, None)
+        return torch.stack([full_precision(_joined(block, i)) for i in range(self.count)])
+
     def _take(self) -> Iterator[list[Tensor | None]]:
         """The gradients at each parameter, which no one else holds when they come."""
         taken = self._gradients[::-1]

@@ -32,6 +32,14 @@ class LossScale:
         factor = grad_scaler.scale(torch.ones((), dtype=torch.float32, device=device))
         return cls(factor, bool(grad_scaler.is_enabled()))
 
+    def divided_by(self, count: float) -> LossScale:
+        """The scale of one of ``count`` micro-batches whose gradients add up to their mean."""
+        if count == 1:
+            return self
+        if self.factor is None:
+            return LossScale(torch.full((), 1.0 / count, dtype=torch.float64, device="cpu"), self.skips)
+        return LossScale(self.factor / count, self.skips)
+
     def apply(self, tensor: Tensor) -> Tensor:
         """Times the factor."""
         return tensor if self.factor is None else tensor * self.factor.to(tensor.device, tensor.dtype)
@@ -40,3 +48,6 @@ class LossScale:
         """Divided by the factor, in float32 at least."""
         full = full_precision(gradient)
         return full if self.factor is None else full / self.factor.to(full.device, full.dtype)
+
+
+NO_SCALE = LossScale()

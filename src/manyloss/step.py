@@ -1,48 +1,40 @@
-"""One step, five rooms: read -> penalise -> weigh -> aggregate -> write.
-
-The write is ONE ordinary backward of the weighted losses (plus penalties), in which a hook at the features
-puts the merged gradient in place of what arrives there. There are two ways to read:
-
-- **tap**: no extra pass. Post-hooks on the nodes that consume the features pick up each loss's contribution
-  during that one backward. Legal when every edge into the features belongs to one loss.
-- **hook**: one ``autograd.grad`` per loss first. Always right.
-"""
+"""MultiLoss: one line in place of ``sum(losses).backward()``. A step is: check, plan, run."""
 
 from __future__ import annotations
 
-import io
+import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from typing import Any, Literal, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
 
-from manyloss import checks, graph, tap
+from manyloss import checks
 from manyloss.aggregation import Aggregator, Sum
-from manyloss.distributed import Ranks, Setting, mean_over_ranks, ranks_of
-from manyloss.gradients import LossGradients, Place, flat_row, read_losses, seed_of
-from manyloss.losses import Losses, PresentLosses, feature_tensors, name_losses, parameters
+from manyloss.checking import Checked, Wanted, check_step
+from manyloss.distributed import Ranks, Setting, ranks_of
+from manyloss.errors import CheckpointError, NotFiniteError
+from manyloss.exchange import PresentLosses
+from manyloss.losses import Features, Losses, SharedParams
 from manyloss.penalties import Penalty
-from manyloss.result import Path, StepResult
-from manyloss.state import Method
-from manyloss.weighting import Equal, GradientWeighting, LossWeighting, Weighting
-from manyloss.write import hooks_at_features, hooks_at_params, replace, scaled
+from manyloss.plan import Facts, Needs, Plan, Read, plan
+from manyloss.result import StepResult
+from manyloss.scaling import LossScale
+from manyloss.state import Method, tensor_to_text
+from manyloss.strategies import RUN, Outcome, Step
+from manyloss.strategies.plain import pass_on
+from manyloss.weighting import Equal, Weighting
 
 Rescale = Literal["none", "sum_norm"]
-Read = Literal["auto", "tap", "hook"]
+MeasureAt = Literal["auto", "virtual_layer"]
 
-LARGEST_RESCALE = 100.0
-_NO_DOUBLE_BACKWARD = (
-    "CompiledFunctionBackward",
-    "CudnnRnn",
-    "MiopenRnn",
-    "ScaledDotProductFlash",
-    "ScaledDotProductEfficient",
-    "ScaledDotProductCudnn",
-    "ScaledDotProductFused",
-)
+LOOK_CLOSELY_EVERY = 100
+"""Steps after which common rows of the losses are counted again."""
 
 
 class Observer(Protocol):
@@ -54,45 +46,28 @@ class Observer(Protocol):
     def before(self, losses: PresentLosses) -> None:
         """Called before the backward of a step that is due, while its graph can still be read."""
 
-    def record(self, gradients: LossGradients, features: Sequence[Tensor]) -> None:
+    def record(self, outcome: Outcome, features: Sequence[Tensor]) -> None:
         """Called after the backward, with the unweighted gradients, unless the step was skipped."""
 
 
 @dataclass
-class _Step:
-    """One call of ``backward``, once its input was checked."""
+class _Run:
+    """What a MultiLoss knows of the run it is in, none of which is saved.
 
-    all_names: tuple[str, ...]
-    present: PresentLosses
-    features: list[Tensor]
-    edges: list[graph.Edge]
-    params: list[Tensor]
-    scale: Tensor | None
-    scaler_skips: bool
-    device: torch.device
-    ranks: Ranks
-    measure: bool
-    observers: list[Observer] = field(default_factory=list)
-    unbound: list[dict[str, Any]] | None = None  # the methods' memory before the first step bound it
+    Attributes:
+        ranks: of all steps; None before the first.
+        met: names and order of the losses were compared with the other ranks.
+        steps: that were written.
+        deferred: flags of the last step on a device that was not waited for.
+        warned: of losses that are terms of others.
 
-    @property
-    def names(self) -> list[str]:
-        return self.present.names
+    """
 
-    @property
-    def values(self) -> Tensor:
-        return self.present.values
-
-    @property
-    def loss_edges(self) -> list[graph.Edge | None]:
-        return [None if root is None else graph.edge_of(root) for root in self.present.roots]
-
-    @property
-    def feature_roots(self) -> list[GradientEdge]:
-        return [GradientEdge(node, number) for node, number in self.edges]
-
-    def gradients(self, tensors: Sequence[Tensor], place: Place) -> LossGradients:
-        return LossGradients(self.names, self.values, tensors, place, self.ranks)
+    ranks: Ranks | None = None
+    met: bool = False
+    steps: int = 0
+    deferred: list[Tensor] = field(default_factory=list)
+    warned: bool = False
 
 
 class MultiLoss(nn.Module):
@@ -104,13 +79,17 @@ class MultiLoss(nn.Module):
         penalties: differentiable scalars of the gradients that join the objective.
         rescale: "sum_norm" scales the merged gradient to the norm of the unweighted sum of the gradients
             (factor at most 100, zero stays zero), so that methods can be compared at one learning rate.
+        measure_at: "auto" measures at ``shared_params`` if they are given, else where gradients are merged;
+            "virtual_layer" at the virtual layer of the features (GradDrop 2020, eq. 3), for losses that live
+            on separate rows of the batch.
         distributed: "auto" sums over the ranks of torch.distributed when it runs with more than one; False
             never; a process group does so within it.
-        read: "auto" taps the one backward where that is legal; "hook" never does; "tap" is an error where
-            it is not legal (for tests and benchmarks).
+        read: how gradients are read at features: "auto" picks them up in the one backward where that is
+            right; "per_loss" never does; "one_backward" is an error where it cannot be done (for tests and
+            benchmarks).
 
-    The state of all its methods is in ``state_dict``; ``parameters()`` is empty: what learns here owns its
-    optimiser.
+    The state of all its methods is in ``state_dict``, as tensors; ``parameters()`` is empty: what learns here
+    owns its optimiser.
 
     Raises:
         TypeError, ValueError: something that is no method, or methods that exclude each other.
@@ -124,43 +103,51 @@ class MultiLoss(nn.Module):
         penalties: Iterable[Penalty] = (),
         *,
         rescale: Rescale = "none",
+        measure_at: MeasureAt = "auto",
         distributed: Setting = "auto",
         read: Read = "auto",
     ) -> None:
         super().__init__()
-        weighting = Equal() if weighting is None else weighting
-        aggregator = Sum() if aggregator is None else aggregator
-        if isinstance(penalties, (Penalty, type)):
-            raise checks.penalties_kind(penalties)
+        if isinstance(penalties, Penalty) or not isinstance(penalties, Iterable):
+            name = getattr(penalties, "__name__", type(penalties).__name__)
+            raise TypeError(
+                f"penalties must be a sequence, got a bare {name}: write penalties=[{name}(...)]."
+            )
+        self.weighting: Weighting = Equal() if weighting is None else weighting
+        self.aggregator: Aggregator = Sum() if aggregator is None else aggregator
+        checks.instance_of("weighting", weighting or self.weighting, Weighting, "GradNorm()")
+        checks.instance_of("aggregator", aggregator or self.aggregator, Aggregator, "GradDrop()")
         penalties = list(penalties)
-        checks.instance_of("weighting", weighting, Weighting, "GradNorm()")
-        checks.instance_of("aggregator", aggregator, Aggregator, "GradDrop()")
         for penalty in penalties:
             checks.instance_of("penalties", penalty, Penalty, "CosReg()")
         checks.one_of("rescale", rescale, ("none", "sum_norm"))
-        checks.one_of("read", read, ("auto", "tap", "hook"))
-        if rescale != "none" and aggregator.keeps_norm:
-            checks.one_norm_rule(rescale, type(aggregator).__name__)
-        self.weighting = weighting
-        self.aggregator = aggregator
+        checks.one_of("measure_at", measure_at, ("auto", "virtual_layer"))
+        checks.one_of("read", read, ("auto", "one_backward", "per_loss"))
+        if rescale != "none" and self.aggregator.keeps_norm:
+            raise ValueError(
+                f"rescale={rescale!r} and {type(self.aggregator).__name__}(renormalize=True) both fix the "
+                "norm of the merged gradient: use one of them."
+            )
         self.penalties = nn.ModuleList(penalties)
-        self.rescale = rescale
-        self.read = read
+        self._methods: tuple[Method, ...] = (self.weighting, self.aggregator, *penalties)
+        self._needs = reduce(or_, [m.needs for m in self._methods], Needs(replaces=rescale != "none"))
+        self.rescale, self.measure_at, self.read = rescale, measure_at, read
         self.distributed = distributed
         self.observers: list[Observer] = []
-        self.names: tuple[str, ...] | None = None
-        self._ranks: Ranks | None = None
+        self._run = _Run()
 
     # ------------------------------------------------------------------ the step
 
     def backward(
         self,
         losses: Losses,
-        features: Tensor | Sequence[Tensor] | None = None,
-        shared_params: Tensor | Iterable[Tensor] | None = None,
+        features: Features | None = None,
+        shared_params: SharedParams | None = None,
         *,
         grad_scaler: Any = None,
         measure: bool = False,
+        retain_graph: bool = False,
+        divide_by: float = 1.0,
     ) -> StepResult:
         """Fill ``.grad`` of encoder and heads, as ``sum(losses).backward()`` would, through the methods.
 
@@ -168,47 +155,69 @@ class MultiLoss(nn.Module):
             losses: mapping name -> scalar, sequence of scalars, or 1-D tensor. Names and order are fixed at
                 the first call. None is a loss that is absent in this step: it is left out of every statistic
                 and keeps its weight and state.
-            features: [B, *F], or a sequence of such, where the gradients are aggregated; the activations
-                where the encoder ends.
-            shared_params: parameters. Without ``features`` the gradients are aggregated there. With
-                ``features``, loss weightings and penalties measure there (GradNorm's W, CosReg's last
-                encoder layer) and the rest at the features.
+            features: [B, *F], or a sequence or mapping of such, where the gradients are merged: the
+                activations where the encoder ends.
+            shared_params: parameters, or a module (those that require grad). Without ``features`` gradients
+                are merged there. With ``features`` they are merged at the features and measured here
+                (GradNorm's W, CosReg's last encoder layer, the Gramian of a gradient weighting).
             grad_scaler: a ``torch.amp.GradScaler``; ``.grad`` is then scaled, for ``scaler.step(optimizer)``.
             measure: measure norms, Gramian and cosines in this step even if no method needs them.
+            retain_graph: as in ``Tensor.backward``.
+            divide_by: what is written is divided by it (the number of accumulated micro-batches); methods see
+                the losses as they are.
 
         Returns:
             What was measured.
 
         Raises:
             TypeError, ValueError: bad input; nothing was changed.
+            NotFiniteError: a loss or a gradient is not finite and there is no scaler; nothing was changed.
+            BatchSeparatedError: a method would compare gradients that live on separate rows of the features.
+            NoDoubleBackwardError: a penalty differentiates twice what can be differentiated once.
+            RankError: another rank was refused; nothing was changed.
 
         """
-        due = [observer for observer in self.observers if observer.due()]
-        step = self._prepare(losses, features, shared_params, grad_scaler, measure or bool(due))
-        if not bool(torch.isfinite(step.values).all()):
-            if step.scaler_skips:
-                return self._pass_on(step)
-            checks.finite_losses(step.names, step.values.tolist())
-        reads = self._merges or self._measures_norms or self.penalties or step.measure
-        walk = graph.walk(step.loss_edges, step.edges, step.params) if step.edges or reads else graph.Walk()
-        for name, root, reached in zip(step.names, step.present.roots, walk.reached, strict=False):
-            if step.edges and root is not None and not reached:
-                raise checks.reaches_nothing(name, "features")
-        for observer in due:
-            observer.before(step.present)
-        step.observers = due
+        checks.positive("divide_by", divide_by)
+        with _out_of_autocast(), torch.enable_grad():
+            self._ask_deferred()
+            due = [observer for observer in self.observers if observer.due()]
+            skips = grad_scaler is not None and grad_scaler.is_enabled()
+            wanted = self._wanted(measure or bool(due), skips)
+            checked = check_step(
+                losses, features, shared_params, wanted, self._ranks_of_step(), self._run.met
+            )
+            self._run.met = True
+            self._warn_of_sums(checked)
+            scale = LossScale.of(grad_scaler, checked.device).divided_by(divide_by)
+            step = self._step(checked, scale, retain_graph, wanted.measure)
+            if not checked.finite:
+                return StepResult.of(step, pass_on(step))
+            return self._take(step, checked, wanted, due)
+
+    def _take(self, step: Step, checked: Checked, wanted: Wanted, due: list[Observer]) -> StepResult:
+        """Weigh, plan and run; leave no trace in the methods when that fails or is skipped."""
+        draws = [None if m.generator is None else m.generator.get_state() for m in self._methods]
+        first = self._start(checked.given.names, step.ranks)
+        outcome = None
         try:
-            if not reads:
-                return self._plain(step)
-            # One path for all ranks: their collectives would not match on two.
-            if step.ranks.all(self._tap_is_legal(step, walk)):
-                return self._tap(step, walk)
-            if self.read == "tap":
-                raise checks.no_tap()
-            return self._hook(step, walk)
-        except BaseException:
-            self._unbind(step)
-            raise
+            values = step.losses.values if wanted.needs.values else None
+            for method in self._methods:
+                method.check(step.names, values)
+            step.weights = self.weighting.weigh_losses(step.names, values).tolist()
+            facts = _facts(step, checked)
+            virtual = self.measure_at == "virtual_layer"
+            step.plan = plan(
+                wanted.needs, facts, measure=wanted.measure, virtual_layer=virtual, read=self.read
+            )
+            for observer in due:
+                observer.before(step.losses)
+            outcome = RUN[step.plan.strategy](step)
+        finally:
+            if outcome is None or outcome.skipped:
+                self._undo(draws, first)
+        if not outcome.skipped:
+            self._learn(step, outcome, values, due)
+        return StepResult.of(step, outcome)
 
     def set_progress(self, fraction: float) -> None:
         """Tell all methods which fraction of the training is done, in [0, 1]."""
@@ -220,397 +229,148 @@ class MultiLoss(nn.Module):
         for method in self._methods:
             method.end_epoch()
 
-    # ------------------------------------------------------------------ input
+    # ------------------------------------------------------------------ wiring
 
     @property
-    def _methods(self) -> list[Method]:
-        return [self.weighting, self.aggregator, *self._penalties]
+    def names(self) -> tuple[str, ...] | None:
+        """Of the losses; None before the first step."""
+        return self.weighting.names
 
-    @property
-    def _penalties(self) -> list[Penalty]:
-        return [penalty for penalty in self.penalties if isinstance(penalty, Penalty)]
+    def _wanted(self, measure: bool, skips: bool) -> Wanted:
+        return Wanted(self._methods, self._needs, self.rescale, measure, skips, self.names)
 
-    @property
-    def _merges(self) -> bool:
-        """Whether what arrives at the shared part is replaced."""
-        return (
-            isinstance(self.weighting, GradientWeighting)
-            or not isinstance(self.aggregator, Sum)
-            or self.rescale != "none"
+    def _ranks_of_step(self) -> Ranks:
+        if self._run.ranks is None:
+            self._run.ranks = ranks_of(self.distributed)
+        return self._run.ranks
+
+    def _step(self, checked: Checked, scale: LossScale, retain_graph: bool, measure: bool) -> Step:
+        return Step(
+            losses=checked.losses,
+            features=checked.given.features,
+            edges=checked.given.edges,
+            params=checked.given.params,
+            walk=checked.walk,
+            plan=Plan("plain", because="a loss is not finite"),
+            scale=scale,
+            ranks=self._ranks_of_step(),
+            device=checked.device,
+            weighting=self.weighting,
+            aggregator=self.aggregator,
+            penalties=self._methods[2:],  # type: ignore[arg-type]
+            rescale=self.rescale,
+            weights=[1.0] * len(checked.losses.names),
+            retain_graph=retain_graph,
+            look_closely=measure or self._run.steps % LOOK_CLOSELY_EVERY == 0,
         )
 
-    @property
-    def _measures_norms(self) -> bool:
-        return isinstance(self.weighting, LossWeighting) and self.weighting.measures_norms
-
-    def _prepare(
-        self, losses: Losses, features: Any, shared_params: Any, grad_scaler: Any, measure: bool
-    ) -> _Step:
-        named = name_losses(losses)
-        if self.names is not None:
-            checks.same_losses(self.names, named.names)
-        tensors, params = feature_tensors(features), parameters(shared_params)
-        self._check_place(tensors, params, measure)
-        named.check_devices(tensors, "features")
-        named.check_devices(params, "shared_params")
-        edges = graph.independent_edges(tensors)
-        if self._ranks is None:
-            self._ranks = ranks_of(self.distributed)
-        if self._ranks.world == 1 and named.device is None:
-            raise checks.no_losses()
-        present = named.exchange(self._ranks)
-        device = named.device or torch.device("cpu")
-        scale = None if grad_scaler is None else grad_scaler.scale(torch.ones((), device=device))
-        skips = grad_scaler is not None and grad_scaler.is_enabled()
-        return _Step(named.names, present, tensors, edges, params, scale, skips, device, self._ranks, measure)
-
-    def _check_place(self, features: list[Tensor], params: list[Tensor], measure: bool) -> None:
-        if not features and self.aggregator.needs_features:
-            raise checks.needs_features(type(self.aggregator).__name__)
-        if features or params:
-            return
-        if isinstance(self.weighting, GradientWeighting) or self._measures_norms:
-            raise checks.needs_place(type(self.weighting).__name__)
-        if not isinstance(self.aggregator, Sum):
-            raise checks.needs_place(type(self.aggregator).__name__)
-        for penalty in self._penalties:
-            raise checks.needs_place(type(penalty).__name__)
-        if self.rescale != "none":
-            raise checks.needs_place(f"rescale={self.rescale!r}")
-        if measure:
-            raise checks.needs_place("measure=True")
-
-    def _bind(self, step: _Step) -> None:
-        """Once: fit the methods to the names of the losses and to the ranks.
-
-        It comes after everything that can be wrong with a step, so that a refused step leaves no trace.
-        """
-        if self.names is None:
-            step.unbound = [method.memory for method in self._methods]
+    def _start(self, names: tuple[str, ...], ranks: Ranks) -> bool:
+        """Once: fit the methods to the names of the losses, and let all ranks begin alike."""
+        first = self.names is None
+        if first:
+            try:
+                for method in self._methods:
+                    method.start(names)
+            except BaseException:
+                self._reset()
+                raise
+        if self.weighting.ranks is not ranks:
             for method in self._methods:
-                method.memory = dict(method.memory)
-                method.bind(step.all_names)
-            self.names = step.all_names
-        if self.weighting.ranks is not step.ranks:
-            for method in self._methods:
-                method.ranks = step.ranks
+                method.ranks = ranks
                 if method.generator is not None:
-                    step.ranks.share_generator(method.generator)
-                step.ranks.share_parameters(list(method.parameters()))
+                    ranks.share_generator(method.generator)
+        return first
 
-    def _unbind(self, step: _Step) -> None:
-        """Undo the binding of a first step that was refused or skipped after it."""
-        if step.unbound is not None:
-            for method, memory in zip(self._methods, step.unbound, strict=True):
-                method.memory = memory
-            self.names = None
+    def _undo(self, draws: list[Tensor | None], first: bool) -> None:
+        for method, state in zip(self._methods, draws, strict=True):
+            method.discard()
+            if method.generator is not None and state is not None:
+                method.generator.set_state(state)
+        if first:
+            self._reset()
 
-    # ------------------------------------------------------------------ the paths
+    def _reset(self) -> None:
+        for method in self._methods:
+            method.reset()
 
-    def _plain(self, step: _Step) -> StepResult:
-        """A loss weighting with the plain sum needs no gradient apart: one backward."""
-        self._bind(step)
-        weights = self._loss_weights(step)
-        self._run_backward(step, weights)
-        self._learn(step, None)
-        return self._result(step, weights)
+    def _learn(self, step: Step, outcome: Outcome, values: Tensor | None, due: list[Observer]) -> None:
+        """The step was written: observers see it, methods learn from it."""
+        self._run.steps += 1
+        for observer in due:
+            observer.record(outcome, step.features)
+        norms = outcome.measured.norms if outcome.measured is not None and step.plan.norms else None
+        self.weighting.learn(step.names, values, norms)  # type: ignore[arg-type]
+        for penalty in step.penalties:
+            penalty.learn(outcome.measured)  # type: ignore[arg-type]
+        for method in self._methods:
+            method.commit()
+        if not (step.losses.on_host or step.scale.skips):
+            step.deferred.append(torch.isfinite(torch.stack(list(step.losses.held))).all())  # type: ignore[arg-type]
+        self._run.deferred = step.deferred
 
-    def _pass_on(self, step: _Step) -> StepResult:
-        """Something is not finite and a scaler will skip the step: plain gradients, untouched state."""
-        weights = torch.ones(len(step.names), dtype=torch.float64)
-        self._run_backward(step, weights)
-        return self._result(step, weights, skipped=True)
-
-    def _tap_is_legal(self, step: _Step, walk: graph.Walk) -> bool:
-        if self.read == "hook" or self.penalties or not tap.is_legal(step.features, step.edges, walk):
-            return False
-        if self._measures_norms and step.params:
-            watched = [graph.edge_of(param) for param in step.params]
-            return not walk.around and any(graph.depends_on(edge, watched) is not None for edge in step.edges)
-        return True
-
-    def _tap(self, step: _Step, walk: graph.Walk) -> StepResult:
-        """Read and write in one backward."""
-        self._bind(step)
-        weights = self._loss_weights(step)
-        if bool((weights == 0).any()):  # a weight of 0 leaves nothing to measure
-            return self._hook(step, walk)
-        fresh = [leaf for leaf in walk.leaves if leaf.grad is None]
-        taps = tap.Tap(len(step.names), step.features, walk.consumers)
-        merged: _Merged | None = None
-        busy = False
-
-        def merge() -> _Merged:
-            factors = 1.0 / weights if step.scale is None else 1.0 / (weights * float(step.scale))
-            gradients = step.gradients(taps.gradients(factors), "features")
-            norms_at = gradients
-            if self._measures_norms and step.params:
-                norms_at = self._norms_behind(step, gradients)
-            return self._merge(step, weights, gradients, norms_at)
-
-        def put(number: int, grad: Tensor) -> Tensor | None:
-            nonlocal merged, busy
-            if busy:
-                return None
-            if merged is None:
-                busy = True
-                try:
-                    merged = merge()
-                finally:
-                    busy = False
-            if merged.tensors is None:
-                return None
-            return scaled(merged.tensors[number], step.scale).to(grad.dtype)
-
-        handles = hooks_at_features(step.features, step.edges, put)
-        try:
-            self._run_backward(step, weights)
-            if merged is None:  # no gradient arrived on this rank; the others wait for its part
-                merged = merge()
-        except BaseException:
-            for leaf in fresh:
-                leaf.grad = None
-            raise
-        finally:
-            taps.remove()
-            for handle in handles:
-                handle.remove()
-        if merged.skipped:
-            self._unbind(step)
-            return self._result(step, weights, skipped=True, path="tap")
-        self._learn(step, merged)
-        return self._result(step, merged.weights, merged, path="tap")
-
-    def _norms_behind(self, step: _Step, gradients: LossGradients) -> LossGradients:
-        """Gradients at W, which lies behind the features, from those at the features: W's layer only."""
-        rows = []
-        for i in range(len(step.names)):
-            with graph.reads_only(step.present.roots, step.features), checks.reading(step.names[i]):
-                grads = torch.autograd.grad(
-                    step.feature_roots,
-                    step.params,
-                    [g[i].to(z.dtype) for g, z in zip(gradients.tensors, step.features, strict=True)],
-                    retain_graph=True,
-                    allow_unused=True,
-                )
-            checks.reaches(step.names[i], grads, "shared_params")
-            rows.append(flat_row(grads, step.params))
-        return step.gradients([step.ranks.mean(torch.stack(rows))], "shared_params")
-
-    def _hook(self, step: _Step, walk: graph.Walk) -> StepResult:
-        """Read each loss apart, then write in one backward."""
-        asks_params = bool(self.penalties) or self._measures_norms
-        at_params = step.params if not step.features or asks_params else []
-        at_features = bool(step.features) and (
-            self._merges or step.measure or (asks_params and not step.params)
-        )
-        double = bool(self.penalties)
-        self._refuse_double_backward(step)
-        with graph.reads_only(step.present.roots, step.features):
-            there, behind = read_losses(
-                step.present.roots,
-                step.names,
-                step.feature_roots if at_features else [],
-                step.features if at_features else [],
-                at_params,
-                step.scale,
-                create_graph=double,
+    def _warn_of_sums(self, checked: Checked) -> None:
+        """Once: a loss that already holds another one as a term counts it twice."""
+        if checked.walk.contains and not self._run.warned:
+            self._run.warned = True
+            i, j = checked.walk.contains[0]
+            whole, term = checked.losses.names[i], checked.losses.names[j]
+            warnings.warn(
+                f"Loss {whole!r} is a sum that has loss {term!r} as a term (as after `{whole} += {term}`), "
+                f"and {term!r} is passed as well: it counts twice. Pass the terms, each once.",
+                stacklevel=4,
             )
-        if double:
-            checks.still_there(type(self._penalties[0]).__name__, walk.leaves)
-        behind = [mean_over_ranks(tensor, step.ranks) for tensor in behind]
-        graphs = []
-        if at_features:
-            graphs.append(step.gradients(there, "features"))
-        if at_params:
-            graphs.append(step.gradients(behind, "shared_params"))
-        first, last = graphs[0], graphs[-1]  # merged at the first; norms and penalties from the last
-        for one in graphs:
-            if not all(one.finite):
-                return self._stop(step, one)
-        self._bind(step)
-        weights = self._loss_weights(step)
-        penalties: dict[str, Tensor] = {}
-        for penalty in self._penalties:
-            name = type(penalty).__name__
-            again = sum(known.partition(" ")[0] == name for known in penalties)
-            penalties[f"{name} {again + 1}" if again else name] = penalty(last)
-        merged = self._merge(step, weights, first.detach(), last.detach())
-        objective = sum((p for p in penalties.values() if p.requires_grad), start=torch.zeros(()))
-        handles = []
-        if merged.tensors is not None:
-            own = self._penalties_at(step, objective)
-            if step.features:
-                handles = hooks_at_features(
-                    step.features, step.edges, replace(merged.tensors, own, step.scale)
-                )
-            else:
-                parts = torch.split(merged.tensors[0], [param.numel() for param in step.params])
-                shares = step.ranks.shares(graph.reached_params(walk, step.params))
-                whole = [
-                    part.view_as(p) * share if share != 1 else part.view_as(p)
-                    for part, p, share in zip(parts, step.params, shares, strict=True)
-                ]
-                put = replace(whole, own, step.scale)
-                handles = hooks_at_params(step.params, put)
-        try:
-            self._run_backward(step, weights, objective)
-        finally:
-            for handle in handles:
-                handle.remove()
-        self._learn(step, merged)
-        for penalty in self._penalties:
-            penalty.learn(last.detach())
-        return self._result(step, merged.weights, merged, path="hook", penalties=penalties)
 
-    # ------------------------------------------------------------------ the rooms
+    def _ask_deferred(self) -> None:
+        """A device that was not waited for in the last step has its answer by now."""
+        flags, self._run.deferred = self._run.deferred, []
+        if flags and not torch.stack(flags).all().item():
+            raise NotFiniteError(
+                "A loss or a gradient of the step before this one was not finite, and its gradient was "
+                "written (on this device a step does not wait for its own numbers): go back to a checkpoint. "
+                "With float16, pass grad_scaler= so that such steps are skipped."
+            )
 
-    def _loss_weights(self, step: _Step) -> Tensor:
-        if isinstance(self.weighting, LossWeighting):
-            return self.weighting.weigh(step.names, step.values)
-        return torch.ones(len(step.names), dtype=torch.float64)
-
-    def _merge(
-        self, step: _Step, weights: Tensor, gradients: LossGradients, norms_at: LossGradients
-    ) -> _Merged:
-        """Weigh and aggregate; at the features, or at shared parameters when there are none."""
-        if isinstance(self.weighting, GradientWeighting) or step.measure:
-            _ = gradients.gramian  # formed once; the check below then costs nothing more
-        for one in (gradients, norms_at):
-            if not all(one.finite):
-                self._stop_inside(step, one)
-                return _Merged(weights, None, gradients, norms_at, skipped=True)
-        if not self._merges:
-            return _Merged(weights, None, gradients, norms_at)
-        if isinstance(self.weighting, GradientWeighting):
-            weights = self.weighting(gradients)
-        with torch.enable_grad(), torch.autocast(step.device.type, enabled=False):
-            if isinstance(self.aggregator, Sum):
-                tensors = gradients.combine(weights)
-            else:
-                places: Sequence[Tensor | None] = step.features or [None]
-                tensors = self.aggregator.aggregate(gradients.weighted(weights), places, step.names)
-        tensors = [tensor.detach() for tensor in tensors]
-        if self.rescale == "sum_norm":
-            tensors = _to_sum_norm(tensors, gradients)
-        return _Merged(weights, tensors, gradients, norms_at)
-
-    def _penalties_at(self, step: _Step, objective: Tensor) -> list[Tensor | None]:
-        """The penalties' own gradient where the merged one is put, which joins it there."""
-        places = step.feature_roots if step.features else step.params
-        if not objective.requires_grad:
-            return [None] * len(places)
-        with graph.reads_only(step.present.roots, step.features):
-            return list(torch.autograd.grad(objective, places, retain_graph=True, allow_unused=True))
-
-    def _run_backward(self, step: _Step, weights: Tensor, objective: Tensor | None = None) -> None:
-        roots: list[Any] = []
-        seeds: list[Tensor] = []
-        for root, weight in zip(step.present.roots, weights.tolist(), strict=True):
-            if root is not None:
-                factor = weight if step.scale is None else float(step.scale) * weight
-                roots.append(root)
-                seeds.append(seed_of(root, step.device, factor))
-        if objective is not None and objective.requires_grad:
-            roots.append(objective)
-            seeds.append(seed_of(objective, step.device, step.scale))
-        torch.autograd.backward(roots, seeds)
-
-    def _learn(self, step: _Step, merged: _Merged | None) -> None:
-        if merged is not None:
-            for observer in step.observers:
-                observer.record(merged.gradients, step.features)
-        if isinstance(self.weighting, LossWeighting):
-            norms = merged.norms_at.norms if merged is not None and self._measures_norms else None
-            self.weighting.learn(step.names, step.values, norms)
-
-    # ------------------------------------------------------------------ refusals
-
-    def _stop(self, step: _Step, gradients: LossGradients) -> StepResult:
-        if step.scaler_skips:
-            return self._pass_on(step)
-        checks.finite_gradients(step.names, gradients.finite, gradients.place, written=False)
-        raise AssertionError
-
-    def _stop_inside(self, step: _Step, gradients: LossGradients) -> None:
-        if not step.scaler_skips:
-            checks.finite_gradients(step.names, gradients.finite, gradients.place, written=True)
-
-    def _refuse_double_backward(self, step: _Step) -> None:
-        if not self.penalties:
-            return
-        places = [graph.edge_of(param) for param in step.params] or step.edges
-        starts = [edge for edge in step.loss_edges if edge is not None]
-        for node in graph.between(starts, places):
-            if any(part in node.name() for part in _NO_DOUBLE_BACKWARD):
-                raise checks.no_double_backward(node.name(), type(self._penalties[0]).__name__)
-
-    # ------------------------------------------------------------------ result and state
-
-    def _result(
-        self,
-        step: _Step,
-        weights: Tensor,
-        merged: _Merged | None = None,
-        *,
-        skipped: bool = False,
-        path: Path = "plain",
-        penalties: dict[str, Tensor] | None = None,
-    ) -> StepResult:
-        result = StepResult(
-            losses=dict(zip(step.names, step.values.unbind(), strict=True)),
-            weights=dict(zip(step.names, weights.unbind(), strict=True)),
-            penalties={name: value.detach() for name, value in (penalties or {}).items()},
-            skipped=skipped,
-            path=path,
-        )
-        if merged is not None:
-            source = next((g for g in (merged.gradients, merged.norms_at) if g.measured), None)
-            if source is not None:
-                result.gramian, result.cosines = source.gramian, source.cosines
-            if source is not None or self._measures_norms:
-                norms = (merged.norms_at if source is None else source).norms
-                result.norms = dict(zip(step.names, norms.unbind(), strict=True))
-        return result
-
-    def get_extra_state(self) -> bytes:
-        """Names of the losses and classes of the methods; the methods' own states are theirs."""
-        buffer = io.BytesIO()
-        methods = [type(method).__name__ for method in self._methods]
-        torch.save({"names": self.names, "methods": methods}, buffer)
-        return buffer.getvalue()
-
-    def set_extra_state(self, state: bytes) -> None:
-        """Take over the names, if the checkpoint is of the same losses and methods.
-
-        Raises:
-            ValueError: it is of others; nothing was changed.
-
-        """
-        loaded = torch.load(io.BytesIO(state), weights_only=True)
-        methods = [type(method).__name__ for method in self._methods]
-        checks.same_method(", ".join(methods), ", ".join(loaded["methods"]))
-        if loaded["names"] is not None and self.names is not None:
-            checks.checkpoint_losses(self.names, loaded["names"])
-        self.names = None if loaded["names"] is None else tuple(loaded["names"])
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Look at what is saved for every method before any of them takes it over."""
+        mine = {"weighting": self.weighting, "aggregator": self.aggregator}
+        mine |= {f"penalties.{i}": penalty for i, penalty in enumerate(self.penalties)}  # type: ignore[misc]
+        saved = {
+            key.removeprefix(prefix).removesuffix(".method"): tensor_to_text(value)
+            for key, value in state_dict.items()
+            if key.startswith(prefix) and key.endswith(".method")
+        }
+        labels = {name: method.label for name, method in mine.items()}
+        if saved and saved != labels:
+            raise CheckpointError(
+                f"The checkpoint holds the state of {', '.join(saved.values())}, this object is "
+                f"{', '.join(labels.values())}: build the same MultiLoss as the one that was saved."
+            )
+        for name, method in mine.items():
+            method.check_saved(state_dict, f"{prefix}{name}.")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-@dataclass
-class _Merged:
-    """What came out of weighing and aggregating; ``tensors`` is None where the plain sum stays."""
+def _out_of_autocast() -> AbstractContextManager[Any]:
+    """A backward runs in the types of its forward, as torch advises."""
+    on = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
+    if not on:
+        return nullcontext()
+    stack = ExitStack()
+    for device in on:
+        stack.enter_context(torch.autocast(device, enabled=False))
+    return stack
 
-    weights: Tensor
-    tensors: list[Tensor] | None
-    gradients: LossGradients
-    norms_at: LossGradients
-    skipped: bool = False
 
-
-def _to_sum_norm(tensors: list[Tensor], gradients: LossGradients) -> list[Tensor]:
-    """Scale to ||sum_i g_i||, by 100 at most; zero stays zero."""
-    ones = torch.ones(len(gradients.names), dtype=torch.float64)
-    wanted = (ones @ gradients.gramian @ ones).clamp(min=0.0).sqrt()
-    square = torch.stack([tensor.double().square().sum() for tensor in tensors]).sum().cpu()
-    norm = gradients.spread.sum(square).sqrt() / gradients.spread.world
-    factor = min(float(wanted / norm), LARGEST_RESCALE) if norm > 0 else 0.0
-    return [tensor * factor for tensor in tensors]
+def _facts(step: Step, checked: Checked) -> Facts:
+    zero_weight = 0.0 in step.weights
+    if step.features:
+        return Facts(True, bool(step.params), checked.separate, checked.why_not, zero_weight=zero_weight)
+    return Facts(
+        features=False,
+        params=bool(step.params),
+        exclusive=step.walk.exclusive_without(step.params),
+        listened=step.walk.listened
+        or (dist.is_available() and dist.is_initialized())
+        or any(leaf._backward_hooks or leaf._post_accumulate_grad_hooks for leaf in step.walk.leaves),
+        zero_weight=zero_weight,
+    )

@@ -401,3 +401,45 @@ def test_used_alone_it_takes_any_number_of_losses() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_dtype_is_kept(dtype: torch.dtype) -> None:
     assert GradDrop(seed=0)(torch.randn(2, 3, 4).to(dtype), torch.randn(3, 4).to(dtype)).dtype == dtype
+
+
+def test_complex_gradients_are_pairs_of_real_ones() -> None:
+    gradients = torch.randn(3, 4, 5, dtype=torch.complex128)
+    features = torch.randn(4, 5, dtype=torch.complex128)
+    merged = GradDrop(seed=0)(gradients, features)
+    pairs = GradDrop(seed=0)(torch.view_as_real(gradients), torch.view_as_real(features))
+    torch.testing.assert_close(torch.view_as_real(merged), pairs, rtol=0.0, atol=0.0)
+    assert GradDrop(seed=0)(torch.randn(3, 7, dtype=torch.complex64), None).dtype == torch.complex64
+
+
+def test_the_memory_layout_changes_nothing() -> None:
+    gradients, features = torch.randn(3, 4, 2, 5, 5), torch.randn(4, 2, 5, 5)
+    turned = gradients.transpose(2, 4).contiguous().transpose(2, 4)
+    assert not turned.is_contiguous()
+    merged = GradDrop(seed=0, renormalize=True)(turned, features.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(merged, GradDrop(seed=0, renormalize=True)(gradients, features))
+
+
+@pytest.mark.parametrize(
+    ("activation", "text"),
+    [
+        (lambda p: p + 0.5, r"numbers in \[0, 1\]; received numbers from 0\.\d+ to 1\.\d+"),
+        (lambda p: p * float("nan"), r"numbers in \[0, 1\]; received numbers from nan"),
+        (lambda p: p.mean(), r"the shape it was given, \[6\]; received shape \[\]"),
+        (lambda p: 0.5, r"the shape it was given, \[6\]; received a float"),
+        (lambda p: 1 / 0, r"failed on purities of shape \[6\] with ZeroDivisionError"),
+    ],
+)
+def test_an_activation_that_gives_no_probabilities_is_named(activation, text: str) -> None:
+    with pytest.raises(ValueError, match=f"GradDrop: activation= .*{text}"):
+        GradDrop(activation=activation, seed=0)(torch.randn(3, 4, 6), torch.randn(4, 6))
+
+
+@pytest.mark.parametrize("settings", [{}, {"renormalize": True}, {"sum_over_batch": False}, {"leak": 0.2}])
+@pytest.mark.parametrize("at_features", [True, False])
+def test_nothing_waits_for_the_device(settings: dict, at_features: bool) -> None:
+    """A tensor on "meta" has no numbers, so reading one is an error."""
+    gradients = torch.empty(3, 4, 6, device="meta")
+    features = torch.empty(4, 6, device="meta") if at_features else None
+    merged = GradDrop(seed=0, **settings)(gradients if at_features else gradients.flatten(1), features)
+    assert merged.device.type == "meta"

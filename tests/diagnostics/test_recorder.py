@@ -218,8 +218,9 @@ def test_many_losses_do_not_flood_the_writer() -> None:
 
 def test_it_saves_nothing_and_leaks_nothing() -> None:
     multi = MultiLoss()
-    before = multi.state_dict().keys()
     network = Network(2)
+    step(network, multi)
+    before = multi.state_dict().keys()
     with ConflictRecorder(multi, every=1, layers={"encoder": network.encoder}) as recorder:
         step(network, multi)
         assert multi.state_dict().keys() == before

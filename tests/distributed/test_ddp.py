@@ -31,7 +31,7 @@ def runs(methods: list[str], form: str, mode: str) -> Iterator[Run]:
         if method not in AT_FEATURES_ONLY:
             changes["params"] = {"at": "params"}
         if not penalises(method):
-            changes["hook"] = {"read": "hook"}
+            changes["per_loss"] = {"read": "per_loss"}
         if mode == "plain" and form == "whole":
             changes["neck"] = {"shared_neck": True}
         for name, change in changes.items():

@@ -265,7 +265,7 @@ def test_two_ranks(tmp_path: Path) -> None:
             Run(f"micro-batches, params, {method}", micro_batches, {"method": method, "at": "params"}),
         ]
         for kind in ("loss", "gradient"):
-            reads = ("hook",) if kind == "loss" else ("auto", "hook")
+            reads = ("per_loss",) if kind == "loss" else ("auto", "per_loss")
             if method != "Uncertainty" or kind == "loss":  # it reads no gradients
                 every += [
                     Run(

@@ -128,7 +128,7 @@ def test_a_real_transformer_with_features_from_inside(tmp_path) -> None:
         ),
     )
     run.train()
-    assert run.last_result.path == "hook"  # both heads start from the same slice of the features
+    assert run.last_result.path == "per_loss"  # both heads start from the same slice of the features
     assert sum(float(weight) for weight in run.last_result.weights.values()) == pytest.approx(1.0)
 
 

@@ -99,7 +99,7 @@ def test_the_state_travels_in_a_checkpoint(tmp_path) -> None:
     straight = Model(new_multi())
     trainer(tmp_path, epochs=2).fit(straight, loader())
     assert_same_parameters(fresh.tiny, straight.tiny)
-    assert fresh.multi.weighting.memory["weights"] == straight.multi.weighting.memory["weights"]
+    assert fresh.multi.weighting.state.weights == straight.multi.weighting.state.weights
 
 
 def test_a_grad_scaler_is_used(tmp_path) -> None:

@@ -12,13 +12,8 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-import manyloss.adversarial
-import manyloss.aggregation
-import manyloss.penalties
-import manyloss.weighting
 from manyloss import MultiLoss
-from manyloss.aggregation._base import Aggregator
-from manyloss.weighting._base import GradientWeighting, LossWeighting
+from manyloss.catalog import method_classes
 from tests.problems import Network, names
 
 REQUIRED: dict[str, Callable[[int], dict[str, Any]]] = {
@@ -27,8 +22,10 @@ REQUIRED: dict[str, Callable[[int], dict[str, Any]]] = {
 }
 # With one loss these give their own formula, not a plain backward.
 NOT_PLAIN_FOR_ONE_LOSS = {"Static", "Uncertainty", "InitialLoss", "CAGrad", "GradientPenalty"}
-# Scaling all gradients by c scales what these write by c.
-SCALE_EQUIVARIANT = {"Equal", "Sum", "MGDA", "PCGrad", "IterativePCGrad", "CAGrad", "GradDrop"}
+# Scaling all gradients by c scales what a gradient weighting writes by c, except for
+NOT_SCALE_EQUIVARIANT: set[str] = set()
+# and these do so, too.
+SCALE_EQUIVARIANT = {"Equal", "Sum", "GradDrop"}
 # The order of the losses decides the draw: permuting them permutes nothing only in distribution.
 RANDOM_BY_LOSS = {"Random", "PCGrad", "IterativePCGrad"}
 # A classifier with an output per loss starts from one draw: the order decides which output is whose.
@@ -67,17 +64,24 @@ class MethodCase:
         return MultiLoss(penalties=[method], **keywords)
 
     @property
+    def scales_with_gradients(self) -> bool:
+        """Whether scaling all gradients scales the result."""
+        return self.name in SCALE_EQUIVARIANT or (
+            self.weighs_gradients and self.name not in NOT_SCALE_EQUIVARIANT
+        )
+
+    @property
     def needs_features(self) -> bool:
         """Whether it works at the features alone."""
-        return getattr(self.cls, "needs_features", False)
+        return self.cls.needs.features
 
     @property
     def weighs_losses(self) -> bool:
-        return issubclass(self.cls, LossWeighting)
+        return self.cls.family == "loss weighting"
 
     @property
     def weighs_gradients(self) -> bool:
-        return issubclass(self.cls, GradientWeighting)
+        return self.cls.family == "gradient weighting"
 
     @property
     def reads_gradients(self) -> bool:
@@ -86,7 +90,7 @@ class MethodCase:
             self.weighs_gradients
             or self.family == "penalties"
             or (self.family == "aggregation" and self.name != "Sum")
-            or (self.weighs_losses and self.cls.measures_norms)
+            or (self.weighs_losses and self.cls.needs.norms)
         )
 
     @property
@@ -115,21 +119,13 @@ class MethodCase:
         return network.gradients(), result
 
 
-def _public(family: str, module: Any) -> list[MethodCase]:
-    classes = [getattr(module, name) for name in module.__all__]
-    return [
-        MethodCase(family, cls)
-        for cls in classes
-        if inspect.isclass(cls) and not cls.__module__.endswith("._base") and not inspect.isabstract(cls)
-    ]
-
-
-CASES = [
-    *_public("weighting", manyloss.weighting),
-    *_public("aggregation", manyloss.aggregation),
-    *_public("penalties", manyloss.penalties),
-    *[case for case in _public("aggregation", manyloss.adversarial) if issubclass(case.cls, Aggregator)],
-]
+FAMILIES = {
+    "loss weighting": "weighting",
+    "gradient weighting": "weighting",
+    "aggregator": "aggregation",
+    "penalty": "penalties",
+}
+CASES = [MethodCase(FAMILIES[cls.family], cls) for cls in method_classes()]
 every_method = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
@@ -152,5 +148,5 @@ def missing_arguments(case: MethodCase) -> list[str]:
 
 
 def flat(state: dict[str, Any]) -> dict[str, Any]:
-    """A state_dict in a form that == can compare."""
-    return {key: value.tolist() if isinstance(value, Tensor) else value for key, value in state.items()}
+    """A state_dict in a form that == can compare, NaN (not seen yet) included."""
+    return {key: repr(value.tolist()) if isinstance(value, Tensor) else value for key, value in state.items()}

@@ -219,7 +219,7 @@ def test_an_unknown_rescale() -> None:
 # ---------------------------------------------------------------- after an error, autograd is as before
 
 
-@pytest.mark.parametrize("read", ["auto", "hook"])
+@pytest.mark.parametrize("read", ["auto", "per_loss"])
 @methods(lambda case: not case.measures_at_shared_params)
 def test_no_hook_is_left_behind(case: MethodCase, read: str) -> None:
     """A plain backward through the same features afterwards is plain, also after a failed step."""

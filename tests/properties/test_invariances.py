@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from manyloss.errors import BatchSeparatedError
 from tests.problems import Given, Network, Pyramid, Separated, assert_same, names
 from tests.properties.methods import (
     DRAWS_ONCE_BY_LOSS,
     NOT_PLAIN_FOR_ONE_LOSS,
     RANDOM_BY_LOSS,
-    SCALE_EQUIVARIANT,
     MethodCase,
     every_method,
     methods,
@@ -73,7 +73,7 @@ def test_permuted_losses_give_the_same_distribution(case: MethodCase) -> None:
 @pytest.mark.parametrize("place", ["at_features", "at_shared_params"])
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e6, 1e12])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@methods(lambda case: case.name in SCALE_EQUIVARIANT)
+@methods(lambda case: case.scales_with_gradients)
 def test_scaled_gradients_scale_the_result(
     case: MethodCase, dtype: torch.dtype, scale: float, place: str
 ) -> None:
@@ -154,6 +154,11 @@ def test_from_one_to_two_hundred_losses(case: MethodCase, count: int) -> None:
 @methods(lambda case: not case.measures_at_shared_params)
 def test_losses_on_separate_parts_of_the_batch(case: MethodCase, count: int) -> None:
     network = Separated(count)
-    gradients, _ = case.step(case.multi(count), network)
+    if case.weighs_gradients:
+        with pytest.raises(BatchSeparatedError, match=r"shared_params=.*virtual_layer"):
+            case.step(case.multi(count), network)
+        assert all(gradient is None for gradient in network.gradients())
+    where = {"measure_at": "virtual_layer"} if case.weighs_gradients else {}
+    gradients, _ = case.step(case.multi(count, **where), network)
     for gradient in gradients:
         assert bool(torch.isfinite(gradient).all())

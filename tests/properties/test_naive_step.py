@@ -1,4 +1,4 @@
-"""tap path == hook path == the step written the long way, for every method and layout."""
+"""Every strategy == the step written the long way, for every method and layout."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from tests.problems import LAYOUTS, Neck, Network, OneHead, Pyramid, Separated, 
 from tests.properties.methods import MethodCase, every_method, methods
 from tests.reference.step import loss_gradients, weighted
 
-SHARED_AFTER_FEATURES = (Neck, OneHead)  # the tap path is not legal there
+SHARED_AFTER_FEATURES = (Neck, OneHead)  # one backward cannot tell the losses apart there
 every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
 
 
@@ -39,7 +39,10 @@ def naive_step(
         merged = weighted(rows, weights)
     elif "features" in place:
         stacked = [torch.stack(parts) for parts in zip(*rows, strict=True)]
+        if fresh.names is None:
+            fresh.start(list(losses))
         merged = fresh.aggregate(stacked, [point.detach() for point in points], list(losses))
+        fresh.commit()
     else:
         flat = torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
         pieces = fresh(flat, None).split([point.numel() for point in points])
@@ -68,6 +71,8 @@ def naive_penalty(fresh: nn.Module, losses: dict[str, Tensor], place: dict, feat
 
 def assert_three_steps(case: MethodCase, layout: type[Network], where: str, **keywords: object) -> None:
     network, twin = layout(), layout()
+    if case.weighs_gradients and layout is Separated and where != "shared_params":
+        keywords = {"measure_at": "virtual_layer", **keywords}  # at the features it is refused
     multi, fresh = case.multi(**keywords), case.make()
     for step in range(3):
         actual, result = case.step(multi, network, step, where)
@@ -82,8 +87,8 @@ def test_step(case: MethodCase, layout: type[Network]) -> None:
 
 @every_layout
 @methods(lambda case: not case.measures_at_shared_params)
-def test_hook_path(case: MethodCase, layout: type[Network]) -> None:
-    assert_three_steps(case, layout, "usual", read="hook")
+def test_read_per_loss(case: MethodCase, layout: type[Network]) -> None:
+    assert_three_steps(case, layout, "usual", read="per_loss")
 
 
 @pytest.mark.parametrize(
@@ -92,8 +97,8 @@ def test_hook_path(case: MethodCase, layout: type[Network]) -> None:
     ids=lambda layout: layout.__name__,
 )
 @methods(lambda case: not case.measures_at_shared_params)
-def test_tap_path(case: MethodCase, layout: type[Network]) -> None:
-    assert_three_steps(case, layout, "usual", read="tap")
+def test_read_in_one_backward(case: MethodCase, layout: type[Network]) -> None:
+    assert_three_steps(case, layout, "usual", read="one_backward")
 
 
 @every_layout
@@ -113,7 +118,8 @@ def test_measured_at_features(case: MethodCase, layout: type[Network]) -> None:
 def test_reported_statistics_are_the_measured_gradients(case: MethodCase, layout: type[Network]) -> None:
     """What the result reports equals one autograd.grad per loss; what was not measured is None."""
     network, twin = layout(), layout()
-    multi = case.multi()
+    virtual = case.weighs_gradients and layout is Separated  # at the features it is refused
+    multi = case.multi(measure_at="virtual_layer" if virtual else "auto")
     _, result = case.step(multi, network)
     features, losses = twin.forward()
     for name, loss in losses.items():
@@ -122,6 +128,10 @@ def test_reported_statistics_are_the_measured_gradients(case: MethodCase, layout
     place = case.place(twin, features)
     points = place.get("shared_params", features)
     rows = loss_gradients(list(losses.values()), points)
+    if virtual:  # eq. 3 of the GradDrop paper: sum_b sgn(A) o grad_A
+        rows = [
+            [(part * point.sign()).sum(0) for part, point in zip(row, points, strict=True)] for row in rows
+        ]
     vectors = torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
     if result.norms is not None:
         measured = torch.stack([result.norms[name].double() for name in losses])

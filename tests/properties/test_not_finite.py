@@ -27,7 +27,7 @@ def with_infinite_gradient(features: list[Tensor]) -> Tensor:
     return (features[0] * 0.0).abs().sum().add(0.0).sqrt() + 0.7
 
 
-@pytest.mark.parametrize("read", ["auto", "hook"])
+@pytest.mark.parametrize("read", ["auto", "per_loss"])
 @pytest.mark.parametrize("where", WHERE)
 @methods(lambda case: case.reads_gradients)
 def test_a_gradient_that_is_not_finite_is_named(case: MethodCase, where: str, read: str) -> None:

@@ -1,5 +1,6 @@
 """Saving, reloading into a fresh object and going on gives bit-identical steps; other losses are refused."""
 
+import copy
 import gc
 import io
 import weakref
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from manyloss import MultiLoss
+from manyloss.errors import CheckpointError
+from manyloss.state import tensor_to_text, text_to_tensor
 from manyloss.weighting import MGDA, Static
 from tests.problems import Network, assert_identical, names
 from tests.properties.methods import MethodCase, every_method, flat
@@ -74,6 +77,106 @@ def test_a_saved_state_does_not_change_afterwards(case: MethodCase) -> None:
     before = flat(state)
     train(case, multi, network, range(2, 5), "usual")
     assert flat(state) == before
+
+
+@every_method
+def test_a_state_holds_flat_tensors_only(case: MethodCase) -> None:
+    """So every loop over a state_dict that clones, moves or averages tensors works."""
+    network, multi = Network(), case.multi()
+    train(case, multi, network, range(2), "usual")
+    method_entries = {key: value for key, value in multi.state_dict().items() if key != "_extra_state"}
+    assert method_entries
+    for value in method_entries.values():
+        assert type(value) is Tensor
+        assert value.device.type == "cpu"
+        assert not value.requires_grad
+
+
+LOOPS = {
+    "clone": lambda old, new: new.clone(),
+    "average of floating point": lambda old, new: (
+        old.lerp(new, 0.1) if new.is_floating_point() else new.clone()
+    ),
+    "through float32": lambda old, new: new.float() if new.is_floating_point() else new.clone(),
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@every_method
+def test_what_a_loop_over_a_state_made_can_be_loaded(case: MethodCase, loop: str) -> None:
+    network, multi = Network(), case.multi()
+    train(case, multi, network, range(2), "usual")
+    old = multi.state_dict()
+    train(case, multi, network, range(2, 4), "usual")
+    made = {
+        key: LOOPS[loop](old[key], value) if isinstance(value, Tensor) else value
+        for key, value in multi.state_dict().items()
+    }
+    fresh = case.multi(seed=1234)
+    fresh.load_state_dict(made)
+    twin = Network()
+    gradients, _ = case.step(fresh, twin, 4)
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+
+
+@every_method
+def test_an_average_of_every_entry_is_loaded_or_refused_by_name(case: MethodCase) -> None:
+    """A loop that treats bytes like numbers rounds them; equal sides may come out one lower."""
+    network, method = Network(), case.make()
+    train(case, case.wrap(method), network, range(2), "usual")
+    state = method.state_dict()
+    averaged = {key: value.clone() for key, value in state.items()}
+    for key, value in averaged.items():
+        value.copy_(0.999 * value + (1 - 0.999) * state[key])
+    fresh = case.make(seed=1234)
+    if "generator" in averaged and not torch.equal(averaged["generator"], state["generator"]):
+        with pytest.raises(ValueError, match=f"generator of {case.name} was changed"):
+            fresh.load_state_dict(averaged)
+    else:
+        fresh.load_state_dict(averaged)
+        assert fresh.names == method.names
+
+
+@every_method
+def test_bytes_of_an_older_version_are_refused_by_name(case: MethodCase) -> None:
+    fresh = case.make()
+    before = flat(fresh.state_dict())
+    with pytest.raises(ValueError, match=f"holds the state of {case.name} as bytes"):
+        fresh.load_state_dict({"_extra_state": b"..."})
+    assert flat(fresh.state_dict()) == before
+
+
+@every_method
+def test_a_state_without_some_of_its_entries_is_refused(case: MethodCase) -> None:
+    network, method = Network(), case.make()
+    train(case, case.wrap(method), network, range(2), "usual")
+    state = method.state_dict()
+    for key in [key for key in state if key.startswith("state.")][:1]:
+        del state[key]
+        fresh = case.make()
+        before = flat(fresh.state_dict())
+        with pytest.raises(ValueError, match="lacks"):
+            fresh.load_state_dict(state)
+        assert flat(fresh.state_dict()) == before
+
+
+@pytest.mark.parametrize("text", ["", "GradNorm", '["größer", "名前", "a.b"]'])
+def test_text_survives_clones_casts_and_averages(text: str) -> None:
+    tensor = text_to_tensor(text)
+    for made in (tensor.clone(), tensor.half().float(), tensor.bfloat16(), 0.9 * tensor + (1 - 0.9) * tensor):
+        assert tensor_to_text(made) == text
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        tensor_to_text(torch.full((3,), 999.0))
+
+
+@every_method
+def test_a_copy_goes_on_alike_and_apart(case: MethodCase) -> None:
+    """`copy.deepcopy` shares nothing: views of a learned tensor stay views of the copy's own."""
+    network, multi = Network(), case.multi()
+    train(case, multi, network, range(3), "usual")
+    twin, twin_network = copy.deepcopy(multi), copy.deepcopy(network)
+    expected = train(case, multi, network, range(3, 6), "usual")
+    assert_identical(train(case, twin, twin_network, range(3, 6), "usual"), expected)
 
 
 @every_method

@@ -274,7 +274,7 @@ def test_compiled_encoder_and_heads(case: MethodCase, where: str, compiled) -> N
 
 @methods(lambda case: not case.measures_at_shared_params)
 def test_compiled_encoder_and_heads_on_the_hook_path(case: MethodCase, compiled) -> None:
-    same_as_direct(case, compiled["both"], tolerance=2e-7, read="hook")
+    same_as_direct(case, compiled["both"], tolerance=2e-7, read="per_loss")
 
 
 def test_buffers_that_a_compiled_module_gave_away_are_explained() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,11 +31,17 @@ class GradDrop(Aggregator):
         renormalize: scale the result, over all features tensors together, to ||sum_i grad_A L_i||_2.
         seed: of the own generator; drawn from torch's when None.
         activation: any f of Corollary 3.1 (odd around (0.5, 0.5), increasing, within [0, 1]) in place of k.
+            What it returns is checked in every step, which waits for the device; the rest of the step waits
+            for nothing.
 
     Raises:
-        ValueError: a leak outside [0, 1], a negative k, a leak for other losses.
+        ValueError: a leak outside [0, 1], a negative k, a leak for other losses; an activation that fails or
+            returns something else than probabilities.
 
     """
+
+    name = "graddrop"
+    search: ClassVar = {"leak": (0.0, 0.2, 0.4, 0.6, 0.8), "k": (0.25, 0.5, 1.0, 2.0)}
 
     def __init__(
         self,
@@ -56,64 +63,104 @@ class GradDrop(Aggregator):
         self.k = k
         self.sum_over_batch = sum_over_batch
         self.renormalize = self.keeps_norm = renormalize
+        self.positionwise = not renormalize
         self.activation = activation
         self.seed_with(seed)
 
-    def bind(self, names: tuple[str, ...]) -> None:
-        """Give every loss its leak."""
-        self.memory["leaks"] = checks.per_loss("GradDrop", "leak", self.leak, names)
+    def first_state(self, names: tuple[str, ...]) -> None:
+        """Every loss has a leak."""
+        checks.per_loss("GradDrop", "leak", self.leak, names)
 
     def aggregate(
         self, gradients: Sequence[Tensor], features: Sequence[Tensor | None], names: Sequence[str]
     ) -> list[Tensor]:
         """Merge per tensor, then restore the norm over all of them, if asked."""
-        if not set(names) <= set(self.memory.get("leaks", ())):  # used alone, or for the first time
-            self.bind(tuple(names))
         merged = super().aggregate(gradients, features, names)
         if not self.renormalize:
             return merged
-        at_features = features[0] is not None
-        before = self._square([g.sum(0) for g in gradients], at_features)
-        after = self._square(merged, at_features)
+        spread = features[0] is not None
+        before = self._square([g.sum(0) for g in gradients], spread)
+        after = self._square(merged, spread)
         factor = torch.where(after > 0, (before / after).sqrt(), torch.ones_like(after))
         return [m * factor.to(m.device, m.dtype) for m in merged]
 
-    def _square(self, tensors: Sequence[Tensor], at_features: bool) -> Tensor:
-        square = torch.stack([t.double().square().sum() for t in tensors]).sum()
-        return self.ranks.sum(square) if at_features else square
+    def _square(self, tensors: Sequence[Tensor], spread: bool) -> Tensor:
+        """Sum of squares, on the device: the host does not wait for it."""
+        wide = torch.float32 if tensors[0].device.type == "mps" else torch.float64
+        square = torch.stack([t.to(wide).square().sum().to(tensors[0].device) for t in tensors]).sum()
+        return self.ranks.sum(square) if spread else square
 
     def merge(self, gradients: Tensor, features: Tensor | None, names: Sequence[str]) -> Tensor:
         """[T, B, *F] -> [B, *F], or [T, P] -> [P]"""
         over_batch = self.sum_over_batch and features is not None
         if over_batch:
             assert features is not None
-            G = self.ranks.sum((gradients * torch.sign(features.detach()).to(gradients.dtype)).sum(1))
+            A = features.detach()
+            sign = torch.sign(torch.view_as_real(A) if A.is_complex() else A).to(gradients.dtype)
+            G = self.ranks.sum((gradients * sign).sum(1))
         else:
             G = gradients
         total = G.sum(0)  # [*F], or [B, *F] without the batch sum
         size = G.abs().sum(0)
         decided = size > 0
-        P = 0.5 * (1.0 + total / torch.where(decided, size, torch.ones_like(size)))
-        probability = (
-            (self.k * (P - 0.5) + 0.5).clamp(0.0, 1.0) if self.activation is None else self.activation(P)
-        )
+        P = 0.5 + 0.5 * (total / torch.where(decided, size, torch.ones_like(size)))
         U = self._draw(P, spread=features is not None and not over_batch)
         # A pure sign passes whole: f(1) = 1 > U always, and U >= 0 = f(0) always.
-        positive = probability > U
+        positive = self._keeps_positive(P) > U
         kept = torch.where(positive, G > 0, G < 0) | ~decided  # [T, ...]
-        leak = torch.tensor([self.memory["leaks"][name] for name in names], dtype=torch.float64)
-        leak = leak.to(gradients.device, gradients.dtype).view(-1, *[1] * P.dim())
-        mask = leak + (1.0 - leak) * kept.to(gradients.dtype)
+        mask = kept.to(gradients.dtype)
+        leaks = self._leaks(names)
+        if any(leaks):
+            leak = torch.tensor(leaks, dtype=gradients.dtype, device="cpu")
+            leak = leak.to(gradients.device, non_blocking=True).view(-1, *[1] * P.dim())
+            mask = leak + (1.0 - leak) * mask
         return ((mask.unsqueeze(1) if over_batch else mask) * gradients).sum(0)
+
+    def _leaks(self, names: Sequence[str]) -> list[float]:
+        """l_i of the losses present; the settings speak of all losses, if there was a first step."""
+        every = self.names if self.names is not None and set(names) <= set(self.names) else names
+        leaks = checks.per_loss("GradDrop", "leak", self.leak, every)
+        return [float(leaks[name]) for name in names]
+
+    def _keeps_positive(self, P: Tensor) -> Tensor:
+        """f(P), the probability that the positive sign is kept."""
+        if self.activation is None:
+            return (self.k * (P - 0.5) + 0.5).clamp(0.0, 1.0)
+        try:
+            probability = self.activation(P)
+        except Exception as error:
+            raise ValueError(
+                f"GradDrop: activation= failed on purities of shape {list(P.shape)} with "
+                f"{type(error).__name__}: {error}. It takes a tensor of numbers in [0, 1] and returns one of "
+                "the same shape."
+            ) from error
+        if not isinstance(probability, Tensor) or probability.shape != P.shape:
+            got = (
+                f"shape {list(probability.shape)}"
+                if isinstance(probability, Tensor)
+                else f"a {type(probability).__name__}"
+            )
+            raise ValueError(
+                f"GradDrop: activation= must return a tensor of the shape it was given, {list(P.shape)}; "
+                f"received {got}. Use functions that work element by element."
+            )
+        inside = (probability >= 0) & (probability <= 1)
+        if not bool(inside.all()):
+            low, high = probability.amin().item(), probability.amax().item()
+            raise ValueError(
+                "GradDrop: activation= must return probabilities, numbers in [0, 1]; received numbers from "
+                f"{low:g} to {high:g}. Clamp what it returns."
+            )
+        return probability
 
     def _draw(self, like: Tensor, spread: bool) -> Tensor:
         """U, the same on all ranks; one decision per example takes this rank's part of the global batch."""
-        if not spread or self.ranks.world == 1:
-            drawn = torch.rand(like.shape, generator=self.generator, dtype=like.dtype)
-        else:
+        shape, start = like.shape, 0
+        if spread and self.ranks.world > 1:
             sizes = self.ranks.gather_sizes(like.shape[0])
             start = sum(sizes[: self.ranks.rank])
-            shape = (sum(sizes), *like.shape[1:])
-            drawn = torch.rand(shape, generator=self.generator, dtype=like.dtype)
+            shape = torch.Size((sum(sizes), *like.shape[1:]))
+        drawn = torch.rand(shape, generator=self.generator, dtype=like.dtype, device="cpu")
+        if shape != like.shape:
             drawn = drawn[start : start + like.shape[0]]
-        return drawn.to(like.device)
+        return drawn.to(like.device, non_blocking=True)

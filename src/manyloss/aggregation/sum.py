@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from manyloss.aggregation._base import Aggregator
+from manyloss.plan import Needs
 
 
 class Sum(Aggregator):
     """sum_i g_i: what a plain backward does."""
+
+    needs = Needs()
 
     def merge(self, gradients: Tensor, features: Tensor | None, names: Sequence[str]) -> Tensor:
         """[T, ...] -> [...]"""

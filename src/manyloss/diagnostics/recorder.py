@@ -16,11 +16,13 @@ from manyloss import checks, graph, linalg
 from manyloss.diagnostics.purity import purity_of
 from manyloss.diagnostics.running import WINDOW, pair_name
 from manyloss.diagnostics.summary import Diagnosis, diagnose
-from manyloss.gradients import LossGradients, full_precision
-from manyloss.losses import PresentLosses
+from manyloss.exchange import PresentLosses
+from manyloss.gradients import read, row_of, seed_of
+from manyloss.scaling import NO_SCALE
 
 if TYPE_CHECKING:
     from manyloss.step import MultiLoss
+    from manyloss.strategies import Outcome
 
 Record = dict[str, Any]
 Layers = Mapping[str, nn.Module | Iterable[Tensor]]
@@ -58,9 +60,10 @@ class ConflictRecorder:
 
     Attributes:
         records: one dict per recorded step, as in the file. ``cosines`` are keyed "a|b" and hold only pairs
-            of which both gradients are not zero; ``with_sum`` is the cosine of each gradient with the plain
-            sum of all: below 0, a step along the sum raises that loss. ``sigma`` is the standard deviation
-            of the cosines over the last 50 records.
+            of which both gradients are not zero; ``separated`` are pairs of losses on separate rows of the
+            features, whose cosine there would be no evidence; ``with_sum`` is the cosine of each gradient
+            with the plain sum of all: below 0, a step along the sum raises that loss. ``sigma`` is the
+            standard deviation of the cosines over the last 50 records.
 
     Raises:
         ValueError: N below 1, or a layer without parameters that require grad.
@@ -124,39 +127,37 @@ class ConflictRecorder:
         for name, root in zip(losses.names, losses.roots, strict=True):
             grads: Sequence[Tensor | None] = [None] * len(params)
             if root is not None:
-                with checks.reading(name), graph.reads_only([root]):
-                    grads = torch.autograd.grad(root, params, retain_graph=True, allow_unused=True)
-            left = iter(zip(grads, params, strict=True))
+                with graph.reads_only([root], params):
+                    grads = read([root], name, params, [seed_of(root, params[0].device)])
+            flat = iter([row_of(g, p, NO_SCALE).flatten() for g, p in zip(grads, params, strict=True)])
             for layer, of_layer in self.layers.items():
-                parts = [next(left) for _ in of_layer]
-                rows[layer].append(
-                    torch.cat(
-                        [full_precision(torch.zeros_like(p) if g is None else g).flatten() for g, p in parts]
-                    )
-                )
+                rows[layer].append(torch.cat([next(flat) for _ in of_layer]))
         self._layer_rows = {name: torch.stack(of_loss) for name, of_loss in rows.items()}
 
-    def record(self, gradients: LossGradients, features: Sequence[Tensor]) -> None:
+    def record(self, outcome: Outcome, features: Sequence[Tensor]) -> None:
         """Write down what this step shows."""
         self._next = self.step + self.every
-        names = gradients.names
+        measured, gradients = outcome.measured, outcome.gradients
+        assert measured is not None
+        assert gradients is not None
+        names, ranks = measured.names, measured.ranks
         record: Record = {
             "step": self.step,
-            "place": gradients.place,
-            "losses": _named(names, gradients.values),
-            **_relations(names, gradients.gramian),
+            "place": measured.place,
+            "losses": _named(names, measured.values),
+            **_relations(names, measured.gramian, outcome.separated),
         }
         record["sigma"] = self._sigma(record["cosines"])
         at_features = gradients.place == "features"
-        purity = purity_of(gradients.tensors, features if at_features else None, gradients.ranks)
+        purity = purity_of(gradients.tensors, features if at_features else None, ranks)
         record["purity"] = None if purity is None else {**vars(purity), "histogram": list(purity.histogram)}
         record["layers"] = {
-            name: _relations(names, linalg.gramian([gradients.ranks.mean(rows)]))
+            name: _relations(names, linalg.gramian([ranks.mean(rows)]))
             for name, rows in self._layer_rows.items()
         }
         self._layer_rows = {}
         self.records.append(record)
-        if gradients.ranks.rank == 0:
+        if ranks.rank == 0:
             self._write(record)
 
     def _sigma(self, cosines: Mapping[str, float]) -> dict[str, float]:
@@ -198,7 +199,10 @@ def _parameters(name: str, layer: nn.Module | Iterable[Tensor]) -> list[Tensor]:
     tensors = list(layer.parameters()) if isinstance(layer, nn.Module) else list(layer)
     found = [tensor for tensor in tensors if tensor.requires_grad]
     if not found:
-        raise checks.layer_without_parameters(name)
+        raise ValueError(
+            f"layers: {name!r} has no parameters that require grad, so no gradient can be read there: "
+            "name a module that has, or leave it out."
+        )
     return found
 
 
@@ -206,16 +210,20 @@ def _named(names: Sequence[str], values: Tensor) -> dict[str, float]:
     return dict(zip(names, values.tolist(), strict=True))
 
 
-def _relations(names: Sequence[str], gramian: Tensor) -> Record:
-    """Norms, cosines and what follows from them, of T gradients' Gramian [T, T]."""
+def _relations(names: Sequence[str], gramian: Tensor, separated: Tensor | None = None) -> Record:
+    """Norms, cosines and what follows from them, of T gradients' Gramian [T, T].
+
+    Pairs of losses on separate rows of the batch have no cosine: it would be 0 whatever they do.
+    """
     norms = gramian.diagonal().clamp(min=0.0).sqrt()
     cosines = linalg.cosines(gramian).tolist()
     alive = (norms > 0).tolist()
+    apart = separated.tolist() if separated is not None else [[False] * len(names)] * len(names)
+    both = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
     pairs = {
         pair_name(names[i], names[j]): cosines[i][j]
-        for i in range(len(names))
-        for j in range(i + 1, len(names))
-        if alive[i] and alive[j]
+        for i, j in both
+        if alive[i] and alive[j] and not apart[i][j]
     }
     total = norms.sum()
     sum_norm = gramian.sum().clamp(min=0.0).sqrt()
@@ -225,6 +233,7 @@ def _relations(names: Sequence[str], gramian: Tensor) -> Record:
         "norms": _named(names, norms),
         "norm_shares": _named(names, norms / total) if total > 0 else dict.fromkeys(names, 0.0),
         "cosines": pairs,
+        "separated": [pair_name(names[i], names[j]) for i, j in both if apart[i][j]],
         "negative_share": sum(cosine < 0 for cosine in pairs.values()) / len(pairs) if pairs else None,
         "with_sum": _named(names, against.clamp(-1.0, 1.0)),
     }

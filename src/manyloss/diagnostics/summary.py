@@ -22,8 +22,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from manyloss import checks
-
 CONFLICT = -0.05
 STRONG = -0.2
 OVERRULED = 0.25
@@ -110,7 +108,9 @@ def diagnose(records: Iterable[Mapping[str, Any]]) -> Diagnosis:
     """
     records = list(records)
     if not records:
-        raise checks.no_records()
+        raise ValueError(
+            "There are no records to diagnose: attach the ConflictRecorder before training starts."
+        )
     names = list(dict.fromkeys(name for record in records for name in record["losses"]))
     if len(names) == 1:
         return Diagnosis(
@@ -118,6 +118,13 @@ def diagnose(records: Iterable[Mapping[str, Any]]) -> Diagnosis:
         )
     pairs = _pairs(records)
     norms, uneven = _norms(records, names)
+    apart = _separated(records)
+    if apart and not pairs:
+        answer = (
+            "Not measured: the losses live on separate rows of the batch, where their gradients are "
+            "orthogonal whatever they do to the encoder."
+        )
+        return Diagnosis("unclear", answer, (*_of_separated(apart), norms), _MEASURE_ELSEWHERE, uneven=uneven)
     if len(records) < FEWEST:
         answer = (
             f"{len(records)} records are too few to tell (at least {FEWEST}): record longer or more often."
@@ -139,6 +146,7 @@ def diagnose(records: Iterable[Mapping[str, Any]]) -> Diagnosis:
         *_of_layers(layers),
         *_of_time(records, opposed),
         *_of_purity(records),
+        *_of_separated(apart),
         norms,
     ]
     return Diagnosis(
@@ -162,6 +170,15 @@ def _pairs(records: Sequence[Mapping[str, Any]]) -> tuple[PairSummary, ...]:
             values.setdefault(pair, []).append(cosine)
     summaries = [_summary(pair, cosines) for pair, cosines in values.items()]
     return tuple(sorted(summaries, key=lambda summary: summary.mean))
+
+
+def _separated(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Per pair of losses on separate rows of the batch: in what share of the records."""
+    counts: dict[str, float] = {}
+    for record in records:
+        for pair in record.get("separated", ()):
+            counts[pair] = counts.get(pair, 0.0) + 1.0 / len(records)
+    return counts
 
 
 def _summary(pair: str, cosines: list[float]) -> PairSummary:
@@ -242,6 +259,26 @@ def _of_pairs(pairs: Sequence[PairSummary], opposed: Sequence[PairSummary]) -> l
         )
     )
     return findings
+
+
+_MEASURE_ELSEWHERE = (
+    "Measure where the losses meet: pass shared_params= (the encoder, or its last layer) to backward(), or "
+    'build MultiLoss(..., measure_at="virtual_layer").'
+)
+
+
+def _of_separated(apart: Mapping[str, float]) -> list[Finding]:
+    if not apart:
+        return []
+    pair = max(apart, key=lambda name: apart[name])
+    more = f" and {len(apart) - 1} more pairs" if len(apart) > 1 else ""
+    return [
+        Finding(
+            f"{_spoken(pair)}{more}: separate rows of the batch in {apart[pair]:.0%} of the records, so no "
+            f"cosine is taken there. {_MEASURE_ELSEWHERE}",
+            dict(apart),
+        )
+    ]
 
 
 def _of_overruled(overruled: Mapping[str, float]) -> list[Finding]:

@@ -7,9 +7,10 @@ TorchJD's GradDrop, ExcessMTL) gets the matrix: all features tensors flattened i
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from manyloss import checks
 from manyloss.aggregation import Aggregator
 from manyloss.gradients import LossGradients
+from manyloss.state import Method, State, tensor_to_text, text_to_tensor
 from manyloss.weighting import GradientWeighting
 
 # Weightings of a matrix that look at its number of rows only.
@@ -57,7 +59,7 @@ def from_torchjd(method: Any, *, seed: int | None = None) -> TorchJDWeighting | 
     try:
         from torchjd import aggregation as torchjd
     except ImportError as error:
-        raise checks.not_installed("from_torchjd", "torchjd", "peers") from error
+        checks.not_installed("from_torchjd", "torchjd", "peers", error)
     if isinstance(method, type):
         raise checks.torchjd_kind(method.__name__, "the class")
     if isinstance(method, torchjd.GramianWeightedAggregator):
@@ -95,7 +97,72 @@ def _reads(core: nn.Module) -> str:
     return "gramian"
 
 
-class TorchJDWeighting(GradientWeighting):
+@dataclass
+class TorchJDState(State):
+    """Attributes and buffers of the parts that learn: name of the part -> its attributes."""
+
+    parts: dict[str, dict[str, Any]]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Tensors by number, and one text that says where they and all other values belong."""
+        found: dict[str, Tensor] = {}
+        text = json.dumps({name: _packed(part, found) for name, part in self.parts.items()})
+        return {"parts": text_to_tensor(text), **found}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> TorchJDState:
+        """What :meth:`tensors` described."""
+        packed = json.loads(tensor_to_text(tensors["parts"]))
+        return cls({name: _unpacked(part, tensors) for name, part in packed.items()})
+
+
+class _Adapter(Method):
+    """What holds a TorchJD object: its state is inside that object."""
+
+    held: _Held
+    learns = TorchJDState
+    state: TorchJDState | None  # one that was loaded, until the next step
+    _before: dict[str, dict[str, Any]] | None = None
+
+    @property
+    def label(self) -> str:
+        """The name of the TorchJD class."""
+        return self.held.name
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Make the object ready for a step, and remember how it was."""
+        if self.state is not None:
+            self.held.fill(self.state.parts)
+            self.state = None
+        self.held.check_present(self.names, names)
+        self._before = self.held.parts()
+
+    def commit(self) -> None:
+        """The object has learned."""
+        self._before = None
+
+    def discard(self) -> None:
+        """Put the object back."""
+        if self._before is not None:
+            self.held.fill(self._before)
+            self._before = None
+
+    def reset(self) -> None:
+        """Put the object back to its start."""
+        super().reset()
+        for _, part in self.held.stateful:
+            part.reset()  # type: ignore[operator]
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The object's state, or the one that waits for it."""
+        return (self.state or TorchJDState(self.held.parts())).tensors()
+
+    def extra_repr(self) -> str:
+        """The method."""
+        return self.held.name
+
+
+class TorchJDWeighting(_Adapter, GradientWeighting):
     """A TorchJD method that inner products decide; made by `from_torchjd`.
 
     Args:
@@ -112,10 +179,6 @@ class TorchJDWeighting(GradientWeighting):
         self.root = root
         self.seed_with(seed)
 
-    def bind(self, names: tuple[str, ...]) -> None:
-        """Remember all losses, to notice an absent one."""
-        self.memory["names"] = list(names)
-
     def forward(self, gradients: LossGradients) -> Tensor:
         """The method's weights, or its result's coordinates in the gradients. [T]
 
@@ -123,7 +186,7 @@ class TorchJDWeighting(GradientWeighting):
             ValueError: a loss is absent and the method keeps state, or the weights are not finite.
 
         """
-        self.held.check_present(self.memory.get("names"), gradients.names)
+        self.begin(gradients.names)
         lengths = gradients.norms
         directions = _directions(gradients.cosines) if self.root else None
         given = gradients.gramian if directions is None else lengths[:, None] * directions
@@ -138,21 +201,8 @@ class TorchJDWeighting(GradientWeighting):
             raise checks.torchjd_not_finite(self.held.name, gradients.names, result.tolist())
         return result
 
-    def extra_repr(self) -> str:
-        """The method."""
-        return self.held.name
 
-    def get_extra_state(self) -> bytes:
-        """With the TorchJD object's own state."""
-        self.memory["torchjd"] = self.held.state()
-        return super().get_extra_state()
-
-    def set_extra_state(self, state: bytes) -> None:
-        """Take over a saved state, into a fresh TorchJD object too."""
-        self.held.load(state, super().set_extra_state)
-
-
-class TorchJDAggregator(Aggregator):
+class TorchJDAggregator(_Adapter, Aggregator):
     """A TorchJD aggregator that looks at single entries of the matrix; made by `from_torchjd`.
 
     At features the matrix is this rank's batch, so it is refused on more than one rank there.
@@ -162,10 +212,6 @@ class TorchJDAggregator(Aggregator):
         super().__init__()
         self.held = _Held(method, name)
         self.seed_with(seed)
-
-    def bind(self, names: tuple[str, ...]) -> None:
-        """Remember all losses, to notice an absent one."""
-        self.memory["names"] = list(names)
 
     def aggregate(
         self, gradients: Sequence[Tensor], features: Sequence[Tensor | None], names: Sequence[str]
@@ -178,7 +224,7 @@ class TorchJDAggregator(Aggregator):
         """
         if features[0] is not None and self.ranks.world > 1:
             raise checks.torchjd_one_rank(self.held.name, self.ranks.world)
-        self.held.check_present(self.memory.get("names"), names)
+        self.begin(names)
         matrix = torch.cat([tensor.detach().flatten(1) for tensor in gradients], dim=1)  # [T, B*F...]
         generator = self.generator
         assert generator is not None
@@ -192,19 +238,6 @@ class TorchJDAggregator(Aggregator):
     def merge(self, gradients: Tensor, features: Tensor | None, names: Sequence[str]) -> Tensor:
         """[T, ...] -> [...]"""
         return self.aggregate([gradients], [features], names)[0]
-
-    def extra_repr(self) -> str:
-        """The method."""
-        return self.held.name
-
-    def get_extra_state(self) -> bytes:
-        """With the TorchJD object's own state."""
-        self.memory["torchjd"] = self.held.state()
-        return super().get_extra_state()
-
-    def set_extra_state(self, state: bytes) -> None:
-        """Take over a saved state, into a fresh TorchJD object too."""
-        self.held.load(state, super().set_extra_state)
 
 
 def _directions(cosines: Tensor) -> Tensor:
@@ -247,30 +280,24 @@ class _Held:
             torch.manual_seed(seed)
             yield
 
-    def state(self) -> dict[str, Any]:
-        """Plain attributes and buffers of the stateful parts."""
-        parts = {}
-        for name, part in self.stateful:
-            found = {**vars(part), **part._buffers}
-            parts[name] = {
-                key: _packed(value)
-                for key, value in found.items()
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """Copies of the plain attributes and buffers of the stateful parts."""
+        found = {name: {**vars(part), **part._buffers} for name, part in self.stateful}
+        return {
+            name: {
+                key: _copied(value)
+                for key, value in part.items()
                 if key not in _MACHINERY and _is_plain(value)
             }
-        return {"method": self.name, "parts": parts}
+            for name, part in found.items()
+        }
 
-    def load(self, state: bytes, load_rest: Callable[[bytes], None]) -> None:
-        """Check first, then let ``load_rest`` take the rest, then fill the TorchJD object."""
-        saved = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)["memory"].get("torchjd")
-        if saved is not None:
-            checks.same_method(self.name, saved["method"])
-        load_rest(state)
-        if saved is None:
-            return
+    def fill(self, parts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put into the object what :meth:`parts` gave."""
         for name, part in self.stateful:
-            for key, value in saved["parts"][name].items():
+            for key, value in parts[name].items():
                 target = part._buffers if key in part._buffers else vars(part)
-                target[key] = _unpacked(value)
+                target[key] = _copied(value)
             rebuild = getattr(part, "_init_optim_problem", None)
             if rebuild is not None and part.step:  # NashMTL makes its solver's problem in its first step
                 rebuild()
@@ -286,10 +313,39 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, kinds)
 
 
-def _packed(value: Any) -> Any:
-    """As a tensor, since numpy does not pass a weights_only load."""
-    return {"numpy": torch.from_numpy(value.copy())} if isinstance(value, np.ndarray) else value
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
-def _unpacked(value: Any) -> Any:
-    return value["numpy"].numpy() if isinstance(value, dict) else value
+def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """As JSON; tensors and arrays go to ``tensors`` under a number."""
+    if isinstance(value, Mapping):
+        return {key: _packed(one, tensors) for key, one in value.items()}
+    if isinstance(value, tuple):
+        return {"tuple": [_packed(one, tensors) for one in value]}
+    if isinstance(value, (torch.dtype, torch.device)):
+        return {type(value).__name__: str(value).removeprefix("torch.")}
+    if isinstance(value, (Tensor, np.ndarray)):
+        number = str(len(tensors))
+        tensors[number] = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        return {type(value).__name__: number}
+    return value
+
+
+def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    kind, inner = next(iter(value.items()), ("", "")) if len(value) == 1 else ("", "")
+    if kind == "tuple":
+        return tuple(_unpacked(one, tensors) for one in inner)
+    if kind == "dtype":
+        return getattr(torch, inner)
+    if kind == "device":
+        return torch.device(inner)
+    if kind in ("Tensor", "Parameter"):
+        return tensors[inner].clone()
+    if kind == "ndarray":
+        return tensors[inner].numpy().copy()
+    return {key: _unpacked(one, tensors) for key, one in value.items()}

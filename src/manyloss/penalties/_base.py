@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 
 from manyloss.gradients import LossGradients
+from manyloss.plan import Needs
 from manyloss.state import Method
 
 
@@ -15,6 +16,9 @@ class Penalty(Method, ABC):
 
     It is measured at ``shared_params`` if they are given, else at the features.
     """
+
+    family = "penalty"
+    needs = Needs(differentiable=True)
 
     @abstractmethod
     def forward(self, gradients: LossGradients) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -10,14 +12,16 @@ from manyloss.diagnostics.running import RunningCosines, Span
 from manyloss.distributed import gramian_over_ranks
 from manyloss.gradients import LossGradients
 from manyloss.penalties._base import Penalty
+from manyloss.plan import Needs
 
 
 class CosReg(Penalty):
-    """alpha / (T (T - 1)) ||D D^T - I||_F^2, D [T, P] the unit-normalised per-loss gradients (eq. 5).
+    """A penalty that pulls the gradients of the losses towards right angles.
 
-    That is alpha times the mean squared cosine over the pairs (eq. 4 for T = 2), in [0, alpha]. It is
-    measured at ``shared_params`` (the last encoder layer, section 3), else at the features, and
-    differentiated through into encoder and heads. A zero gradient counts as orthogonal.
+    alpha / (T (T - 1)) ||D D^T - I||_F^2, D [T, P] the unit-normalised per-loss gradients (eq. 5). That is
+    alpha times the mean squared cosine over the pairs (eq. 4 for T = 2), in [0, alpha]. It is measured at
+    ``shared_params`` (the last encoder layer, section 3), else at the features, and differentiated through
+    into encoder and heads. A zero gradient counts as orthogonal.
 
     Args:
         alpha: weight, 0 or more.
@@ -25,11 +29,21 @@ class CosReg(Penalty):
 
     """
 
+    name = "cosreg"
+    search: ClassVar = {"alpha": (0.1, 1.0, 10.0, 100.0)}
+    learns = RunningCosines
+    state: RunningCosines
+
     def __init__(self, alpha: float = 10.0, scale_by_loss: bool = False) -> None:
         super().__init__()
         checks.not_negative("alpha", alpha)
         self.alpha = alpha
         self.scale_by_loss = scale_by_loss
+        self.needs = Needs(values=scale_by_loss, differentiable=True)
+
+    def first_state(self, names: tuple[str, ...]) -> RunningCosines:
+        """No cosine seen yet."""
+        return RunningCosines.empty(len(names))
 
     def forward(self, gradients: LossGradients) -> Tensor:
         """Eq. 5, a scalar."""
@@ -58,14 +72,15 @@ class CosReg(Penalty):
 
     def learn(self, gradients: LossGradients) -> None:
         """Keep the cosines for :meth:`cosine_std`."""
-        RunningCosines(self.memory).add(gradients.names, gradients.cosines)
+        self.state.add(self.positions(gradients.names), gradients.cosines)
 
     def end_epoch(self) -> None:
         """The first epoch's standard deviation is complete."""
-        RunningCosines(self.memory).end_epoch()
+        if self.names is not None:
+            self.state.epoch_ended = True
 
     def cosine_std(self, span: Span = "training") -> dict[str, float]:
         """Sigma of the cosine per pair ``"a|b"``: over the last 50 steps ("window", Fig. 5), over the
         "first_epoch" (Fig. 3) or over the "training" (Table 1).
         """
-        return RunningCosines(self.memory).std(span)
+        return {} if self.names is None else self.state.std(self.names, span)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,9 @@ from manyloss.penalties._base import Penalty
 
 
 class GradientPenalty(Penalty):
-    """weight * mean_b ||grad_{A_b} L_b||^2, L_b the summed loss of example b, A_b its features.
+    """A penalty on the squared norm of the summed loss's gradient, per example.
+
+    weight * mean_b ||grad_{A_b} L_b||^2, L_b the summed loss of example b, A_b its features.
 
     Losses are taken to be means over the batch, so the gradient that arrives at A_b is 1/B of example b's
     own. At shared parameters, where examples cannot be told apart: weight * ||grad_W sum_i L_i||^2.
@@ -20,6 +24,8 @@ class GradientPenalty(Penalty):
         weight: 0 or more.
 
     """
+
+    search: ClassVar = {"weight": (0.001, 0.01, 0.1, 1.0)}
 
     def __init__(self, weight: float) -> None:
         super().__init__()

@@ -1,21 +1,65 @@
-"""The family of weightings: one number per loss."""
+"""The family of weightings: one number per loss.
+
+A step calls the same methods of every weighting, whatever its kind::
+
+    weigh_losses(names, values)    what the losses are multiplied with, so the heads see it
+    weigh_gradients(gradients)     what the gradients are multiplied with where they are merged; None: nothing
+                                   beyond what the losses were
+    learn(names, values, norms)    after a step that was written
+
+An author writes less: `weigh` (and `learn`) of a `LossWeighting`, or `forward` of a `GradientWeighting`.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from manyloss.gradients import LossGradients
+from manyloss.plan import Needs
 from manyloss.state import Method
 
 
 class Weighting(Method, ABC):
-    """One number per loss; ``scales`` says what it multiplies."""
+    """One number per loss."""
 
-    scales: ClassVar[Literal["losses", "gradients"]]
+    @abstractmethod
+    def weigh_losses(self, names: Sequence[str], values: Tensor | None) -> Tensor:
+        """What scales the losses, heads included.
+
+        Args:
+            names: the losses present.
+            values: [T] their values, float64, CPU; None unless a method ``needs`` values.
+
+        Returns:
+            [T], float64, CPU.
+
+        """
+
+    @abstractmethod
+    def weigh_gradients(self, gradients: LossGradients) -> Tensor | None:
+        """What multiplies the plain gradients where they are merged; None: what scaled the losses.
+
+        Args:
+            gradients: of the T losses present, unweighted.
+
+        Returns:
+            [T], float64, CPU.
+
+        """
+
+    def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
+        """Take in what this step showed.
+
+        Args:
+            names: the losses present.
+            values: [T] their values, float64, CPU; None unless ``needs.values``.
+            norms: [T] ||grad L_i|| of the unweighted losses, float64, CPU; None unless ``needs.norms``.
+
+        """
 
 
 class LossWeighting(Weighting):
@@ -24,47 +68,64 @@ class LossWeighting(Weighting):
     A step calls :meth:`weigh` before the backward and :meth:`learn` after it, and only if all was finite.
     """
 
-    scales = "losses"
-    measures_norms: ClassVar[bool] = False
-    """Whether :meth:`learn` needs the norms of the gradients (at ``shared_params``, else at the features)."""
+    family = "loss weighting"
+    needs = Needs(values=True)
 
     @abstractmethod
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
-        """Weights of this step; changes nothing, so that a skipped step leaves no trace.
+        """Weights of this step; changes nothing learned, so that a skipped step leaves no trace.
 
         Args:
             names: the losses present.
-            values: [T] their values, float64, CPU.
+            values: [T] their values, float64, CPU; None unless ``needs.values``.
 
         Returns:
             [T], float64, CPU.
 
         """
 
-    def learn(self, names: Sequence[str], values: Tensor, norms: Tensor | None) -> None:
-        """Take in what this step showed.
+    def weigh_losses(self, names: Sequence[str], values: Tensor | None) -> Tensor:
+        """:meth:`weigh`."""
+        return self.weigh(names, values)  # type: ignore[arg-type]  # None only where no values are needed
 
-        Args:
-            names: the losses present.
-            values: [T] their values, float64, CPU.
-            norms: [T] ||grad L_i|| of the unweighted losses, if ``measures_norms``.
-
-        """
+    def weigh_gradients(self, gradients: LossGradients) -> None:
+        """Nothing beyond the scaled losses."""
 
 
 class GradientWeighting(Weighting):
-    """A weighting that scales only what reaches the shared part; the heads see the plain losses."""
+    """A weighting that scales only what reaches the shared part; the heads see the plain losses.
 
-    scales = "gradients"
+    Called alone (``method(LossGradients.of(tensor))``) it starts itself and learns; in a step, MultiLoss says
+    when.
+    """
+
+    family = "gradient weighting"
+    needs = Needs(gramian=True, replaces=True)
 
     @abstractmethod
     def forward(self, gradients: LossGradients) -> Tensor:
-        """Weights from the per-loss gradients.
+        """Weights from the per-loss gradients; changes nothing learned: a new state goes to ``pending``.
 
         Args:
-            gradients: of the T losses present.
+            gradients: of the T losses present, unweighted.
 
         Returns:
             [T], float64, CPU.
 
         """
+
+    def weigh_losses(self, names: Sequence[str], values: Tensor | None) -> Tensor:
+        """Ones. [T]"""
+        return torch.ones(len(names), dtype=torch.float64, device="cpu")
+
+    def weigh_gradients(self, gradients: LossGradients) -> Tensor:
+        """:meth:`forward`."""
+        return self.forward(gradients)
+
+    def __call__(self, gradients: LossGradients) -> Tensor:
+        """The weights, outside of a step."""
+        if self.names is None:
+            self.start(gradients.names)
+        weights = self.forward(gradients)
+        self.commit()
+        return weights

@@ -2,49 +2,77 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from manyloss import checks
+from manyloss.state import State, per_loss_tensor
 from manyloss.weighting._base import LossWeighting
 
 
-class DWA(LossWeighting):
-    """w_i = T softmax(r_i / temperature), r_i = mean loss of the last epoch / mean loss of the one before.
+@dataclass
+class DWAState(State):
+    """Sums and counts of this epoch, means of the last one (NaN before it), and their ratios."""
 
+    sums: list[float]
+    counts: list[float]
+    last: list[float]
+    ratios: list[float]
+
+
+class DWA(LossWeighting):
+    """More weight for losses that fell less over the last two epochs.
+
+    w_i = T softmax(r_i / temperature), r_i = mean loss of the last epoch / mean loss of the one before.
     Call ``multi.end_epoch()`` after each epoch. r_i = 1 in the first two epochs, and for a loss that was
-    absent from one of the two.
+    absent from one of the two, or 0 throughout the one before.
 
     Args:
         temperature: the higher, the more equal; above 0.
 
+    Raises:
+        ValueError: a loss is negative, since a ratio of such means says nothing about progress.
+
     """
+
+    name = "dwa"
+    accepts = "0 and more"
+    search: ClassVar = {"temperature": (1.0, 2.0, 5.0)}
+    learns = DWAState
+    state: DWAState
 
     def __init__(self, temperature: float = 2.0) -> None:
         super().__init__()
         checks.positive("temperature", temperature)
         self.temperature = temperature
-        self.memory = {"sums": {}, "counts": {}, "last": {}, "ratios": {}}
+
+    def first_state(self, names: tuple[str, ...]) -> DWAState:
+        """Equal ratios."""
+        T = len(names)
+        return DWAState(sums=[0.0] * T, counts=[0.0] * T, last=[math.nan] * T, ratios=[1.0] * T)
 
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """T softmax(r / temperature). [T]"""
-        ratios = torch.tensor([self.memory["ratios"].get(name, 1.0) for name in names], dtype=torch.float64)
-        return len(names) * torch.softmax(ratios / self.temperature, dim=0)
+        ratios = [self.state.ratios[i] / self.temperature for i in self.positions(names)]
+        return torch.softmax(per_loss_tensor(ratios), dim=0).mul_(len(names))
 
-    def learn(self, names: Sequence[str], values: Tensor, norms: Tensor | None) -> None:
+    def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """Add the step to the means of the epoch."""
-        sums, counts = self.memory["sums"], self.memory["counts"]
-        for name, value in zip(names, values.tolist(), strict=True):
-            sums[name] = sums.get(name, 0.0) + value
-            counts[name] = counts.get(name, 0) + 1
+        for i, value in zip(self.positions(names), values.tolist(), strict=True):
+            self.state.sums[i] += value
+            self.state.counts[i] += 1.0
 
     def end_epoch(self) -> None:
         """Form r from the epoch that ends and the one before."""
-        sums, counts, last = self.memory["sums"], self.memory["counts"], self.memory["last"]
-        means = {name: sums[name] / counts[name] for name in sums}
-        self.memory["ratios"] = {
-            name: mean / last[name] for name, mean in means.items() if last.get(name, 0.0) != 0.0
-        }
-        self.memory.update(sums={}, counts={}, last=means)
+        if self.names is None:
+            return
+        state = self.state
+        means = [s / n if n else math.nan for s, n in zip(state.sums, state.counts, strict=True)]
+        ratios = [now / last if last > 0.0 else math.nan for now, last in zip(means, state.last, strict=True)]
+        fresh = self.first_state(self.names)
+        self.state = replace(fresh, last=means, ratios=[1.0 if math.isnan(r) else r for r in ratios])

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from manyloss import checks
-from manyloss.state import InnerOptimizer, OptimizerFactory
+from manyloss.plan import Needs
+from manyloss.state import InnerOptimizer, OptimizerFactory, State, per_loss_tensor
 from manyloss.weighting._base import LossWeighting
 from manyloss.weighting.static import Static
 
 FLOOR = 1e-4
+
+
+@dataclass
+class GradNormState(State):
+    """w(t), L(0) (NaN before it was seen), sums of w and counts of steps, all per loss.
+
+    ``recent``: the last values of every loss, newest last, NaN where there was none: ``stuck``'s window.
+    """
+
+    weights: list[float]
+    initial: list[float]
+    sums: list[float]
+    counts: list[float]
+    recent: list[list[float]]
 
 
 class GradNorm(LossWeighting):
@@ -41,7 +58,13 @@ class GradNorm(LossWeighting):
 
     """
 
-    measures_norms = True
+    name = "gradnorm"
+    accepts = "above 0"
+    search: ClassVar = {"alpha": (0.06, 0.12, 0.5, 1.0, 1.5, 3.0)}
+    needs = Needs(values=True, norms=True)
+    learns = GradNormState
+    state: GradNormState
+    inner: InnerOptimizer
 
     def __init__(
         self,
@@ -64,67 +87,64 @@ class GradNorm(LossWeighting):
         self.stuck = stuck
         self.inner = InnerOptimizer(lr, optimizer)
 
-    def bind(self, names: tuple[str, ...]) -> None:
+    def first_state(self, names: tuple[str, ...]) -> GradNormState:
         """w_i(0) = 1."""
-        initial: dict[str, float] = {}
+        T = len(names)
+        initial = [math.nan] * T
         if not isinstance(self.initial, str):
-            initial = checks.per_loss("GradNorm", "initial", self.initial, names)
-            for name, value in initial.items():
+            given = checks.per_loss("GradNorm", "initial", self.initial, names)
+            for name, value in given.items():
                 checks.positive_loss("GradNorm", name, value, "the initial value")
-        self.memory = {
-            "weights": {name: torch.ones((), dtype=torch.float64) for name in names},
-            "initial": dict(initial),
-            "sums": dict.fromkeys(names, 0.0),
-            "counts": dict.fromkeys(names, 0),
-            "recent": {name: [] for name in names},
-        }
+            initial = [float(value) for value in given.values()]
+        window = 0 if self.stuck is None else self.stuck[0]
+        recent = [[math.nan] * window for _ in names]
+        return GradNormState(
+            weights=[1.0] * T, initial=initial, sums=[0.0] * T, counts=[0.0] * T, recent=recent
+        )
 
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """w(t). [T]"""
-        for name, value in zip(names, values.tolist(), strict=True):
-            checks.positive_loss("GradNorm", name, value, "the value")
-        return torch.stack([self.memory["weights"][name] for name in names])
+        return per_loss_tensor([self.state.weights[i] for i in self.positions(names)])
 
-    def learn(self, names: Sequence[str], values: Tensor, norms: Tensor | None) -> None:
+    def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """w(t) -> w(t + 1)."""
-        assert norms is not None
-        assert self.inner is not None
-        weights, sums, counts = (self.memory[key] for key in ("weights", "sums", "counts"))
-        for name, value in zip(names, values.tolist(), strict=True):
-            self.memory["initial"].setdefault(name, value)
-            sums[name] += float(weights[name])
-            counts[name] += 1
-        moving = [i for i, name in enumerate(names) if not self._is_stuck(name, float(values[i]))]
+        w, initial = self.state.weights, self.state.initial
+        moving: list[tuple[int, float, float]] = []  # position, L_i, ||grad L_i||
+        for i, value, norm in zip(self.positions(names), values.tolist(), norms.tolist(), strict=True):
+            if math.isnan(initial[i]):
+                initial[i] = value
+            self.state.sums[i] += w[i]
+            self.state.counts[i] += 1.0
+            if not self._is_stuck(i, value):
+                moving.append((i, value, norm))
         if not moving:
             return
-        active = [names[i] for i in moving]
-        n = norms[moving]  # [T]
-        G = torch.stack([weights[name] for name in active]) * n  # [T]
-        initial = torch.tensor([self.memory["initial"][name] for name in active], dtype=torch.float64)
-        ratios = values[moving] / initial
-        r = ratios / ratios.mean()  # [T]
-        target = G.mean() * r**self.alpha  # [T]
-        slopes = dict(zip(active, torch.sign(G - target) * n, strict=True))
-        before = sum(float(weights[name]) for name in active)
-        self.inner.step(list(weights.values()), [slopes.get(name) for name in weights])
-        for name in active:
-            weights[name].clamp_(min=FLOOR)
-        after = sum(float(weights[name]) for name in active)
-        for name in active:
-            weights[name].mul_(before / after)
+        at = [i for i, _, _ in moving]
+        mean_ratio = sum(value / initial[i] for i, value, _ in moving) / len(moving)
+        mean_G = sum(w[i] * norm for i, _, norm in moving) / len(moving)
+        slopes = []
+        for i, value, norm in moving:
+            r = value / initial[i] / mean_ratio
+            apart = w[i] * norm - mean_G * r**self.alpha
+            slopes.append(math.copysign(norm, apart) if apart else 0.0)
+        before = sum(w[i] for i in at)
+        self.inner.step_each(w, slopes, at)
+        for i in at:
+            w[i] = max(w[i], FLOOR)
+        scale = before / sum(w[i] for i in at)
+        for i in at:
+            w[i] *= scale
 
-    def _is_stuck(self, name: str, value: float) -> bool:
+    def _is_stuck(self, i: int, value: float) -> bool:
         if self.stuck is None:
             return False
         window, tolerance = self.stuck
-        recent = self.memory["recent"][name]
-        recent.append(value)
-        del recent[:-window]
-        if len(recent) < window:
+        recent = self.state.recent[i] = [*self.state.recent[i][1:], value]
+        if math.isnan(recent[0]):  # the window is not full yet
             return False
         half = window // 2
         earlier, later = sum(recent[-2 * half : -half]) / half, sum(recent[-half:]) / half
-        return bool(abs(later - earlier) <= tolerance * abs(earlier))
+        return abs(later - earlier) <= tolerance * abs(earlier)
 
     def time_average(self) -> Static:
         """E_t[w_i(t)] over the steps so far, as fixed weights: "GradNorm Static" (section 5.2).
@@ -133,6 +153,7 @@ class GradNorm(LossWeighting):
             RuntimeError: there was no step yet.
 
         """
-        checks.any_step("GradNorm.time_average", self.memory.get("counts", {}))
-        sums, counts = self.memory["sums"], self.memory["counts"]
-        return Static({name: sums[name] / counts[name] if counts[name] else 1.0 for name in sums})
+        if self.names is None or not any(self.state.counts):
+            raise RuntimeError("GradNorm.time_average needs at least one step: train first, then ask.")
+        sums = zip(self.names, self.state.sums, self.state.counts, strict=True)
+        return Static({name: total / count if count else 1.0 for name, total, count in sums})

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from manyloss import checks
+from manyloss.state import State, per_loss_tensor
 from manyloss.weighting._base import LossWeighting
+
+
+@dataclass
+class InitialLossState(State):
+    """L(0) of every loss, NaN before it was seen."""
+
+    initial: list[float]
 
 
 class InitialLoss(LossWeighting):
@@ -19,16 +28,32 @@ class InitialLoss(LossWeighting):
 
     """
 
+    accepts = "first above 0"
+    scale = "free"
+    learns = InitialLossState
+    state: InitialLossState
+
+    def first_state(self, names: tuple[str, ...]) -> InitialLossState:
+        """Nothing seen yet."""
+        return InitialLossState([math.nan] * len(names))
+
+    def check(self, names: Sequence[str], values: Tensor | None) -> None:
+        """A first value is above 0."""
+        assert values is not None
+        for name, first in zip(names, self._firsts(names, values), strict=True):
+            checks.positive_loss("InitialLoss", name, first, "the initial value")
+
+    def _firsts(self, names: Sequence[str], values: Tensor) -> list[float]:
+        known = [self.state.initial[i] for i in self.positions(names)]
+        return [
+            now if math.isnan(first) else first for first, now in zip(known, values.tolist(), strict=True)
+        ]
+
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """1 / L(0). [T]"""
-        initial = self.memory.get("initial", {})
-        firsts = [initial.get(name, value) for name, value in zip(names, values.tolist(), strict=True)]
-        for name, first in zip(names, firsts, strict=True):
-            checks.positive_loss("InitialLoss", name, first, "the initial value")
-        return 1.0 / torch.tensor(firsts, dtype=torch.float64)
+        return per_loss_tensor([1.0 / first for first in self._firsts(names, values)])
 
-    def learn(self, names: Sequence[str], values: Tensor, norms: Tensor | None) -> None:
+    def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """Keep the first values."""
-        initial = self.memory.setdefault("initial", {})
-        for name, value in zip(names, values.tolist(), strict=True):
-            initial.setdefault(name, value)
+        for i, first in zip(self.positions(names), self._firsts(names, values), strict=True):
+            self.state.initial[i] = first

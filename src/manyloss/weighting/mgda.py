@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from manyloss import checks, linalg
+from manyloss import checks
 from manyloss.gradients import LossGradients
+from manyloss.plan import Needs
+from manyloss.quadratic import minimum_norm_weights
 from manyloss.weighting._base import GradientWeighting
 
 NORMALIZE = (None, "l2", "loss", "loss+")
 
 
 class MGDA(GradientWeighting):
-    """w = argmin ||sum_i w_i g_i||^2 over w >= 0, sum w = 1.
+    """The point of least norm in the convex hull of the gradients.
 
-    The result d fulfils <g_i, d> >= ||d||^2 for every loss: a step along -d hurts none. The program is
-    solved exactly on the Gramian, not by a fixed number of Frank-Wolfe steps.
+    w = argmin ||sum_i w_i g_i||^2 over w >= 0, sum w = 1. The result d fulfils <g_i, d> >= ||d||^2 for
+    every loss: a step along -d hurts none. The program is solved exactly on the Gramian, not by a fixed
+    number of Frank-Wolfe steps.
 
     Args:
         normalize: how gradients are scaled before the program is solved (the weights then multiply the
@@ -26,21 +30,27 @@ class MGDA(GradientWeighting):
 
     """
 
+    name = "mgda"
+    scale = "convex combination"
+    search: ClassVar = {"normalize": NORMALIZE}
+
     def __init__(self, normalize: Literal["l2", "loss", "loss+"] | None = None) -> None:
         super().__init__()
         checks.one_of("normalize", normalize, NORMALIZE)
         self.normalize = normalize
+        divides_by_losses = normalize in ("loss", "loss+")
+        self.needs = Needs(values=divides_by_losses, gramian=True, replaces=True)
+        self.accepts = "above 0" if divides_by_losses else "any"
 
     def forward(self, gradients: LossGradients) -> Tensor:
         """Weights of the minimum-norm point. [T]"""
         G = gradients.gramian  # [T, T]
-        divisor = torch.ones_like(gradients.values)
+        if self.normalize is None:
+            return minimum_norm_weights(G)
+        divisor = np.ones(len(G))
         if self.normalize in ("loss", "loss+"):
-            for name, value in zip(gradients.names, gradients.values.tolist(), strict=True):
-                checks.positive_loss("MGDA", name, value, "the value")
-            divisor = divisor * gradients.values
+            divisor = gradients.values.numpy()
         if self.normalize in ("l2", "loss+"):
-            norms = gradients.norms
-            divisor = divisor * torch.where(norms > 0, norms, torch.ones_like(norms))
-        scaled = G / divisor[:, None] / divisor[None, :]
-        return torch.from_numpy(linalg.minimum_norm_weights(scaled.numpy()))
+            norms = np.sqrt(np.maximum(G.numpy().diagonal(), 0.0))
+            divisor = divisor * np.where(norms > 0.0, norms, 1.0)
+        return minimum_norm_weights(torch.from_numpy(G.numpy() / divisor[:, None] / divisor))

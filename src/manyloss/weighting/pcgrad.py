@@ -10,6 +10,21 @@ from manyloss.gradients import LossGradients
 from manyloss.weighting._base import GradientWeighting
 
 
+def _two(gramian: Tensor, only: int | None = None) -> Tensor:
+    """Both gradients projected off each other, where order means nothing; or ``only`` one of them."""
+    (a, c), (_, b) = gramian.tolist()
+    w = [1.0, 1.0]
+    if c < 0.0:
+        if only != 0:  # the second gradient loses <g_1, g_2> / ||g_1||^2 g_1
+            w[0] -= c / a
+        if only != 1:
+            w[1] -= c / b
+        # In one dimension nothing but rounding is left of the projected one, and of its direction.
+        if only is not None and a - c * (c / b) <= 1e-14 * a:
+            w[only], w[1 - only] = 0.0, 1.0
+    return torch.tensor(w, dtype=torch.float64, device="cpu")
+
+
 class PCGrad(GradientWeighting):
     """Each gradient is projected off the ORIGINAL other gradients that it conflicts with, in random order.
 
@@ -21,15 +36,19 @@ class PCGrad(GradientWeighting):
 
     """
 
+    name = "pcgrad"
+
     def __init__(self, seed: int | None = None) -> None:
         super().__init__()
         self.seed_with(seed)
 
     def forward(self, gradients: LossGradients) -> Tensor:
         """Column sums of the projected gradients' coordinates. [T]"""
+        T = len(gradients.names)
+        if T == 2:
+            return _two(gradients.gramian)
         G = gradients.gramian.numpy()  # [T, T]
-        T = len(G)
-        draws = torch.rand(T, T, generator=self.generator, dtype=torch.float64)
+        draws = torch.rand(T, T, generator=self.generator, dtype=torch.float64, device="cpu")
         orders = draws.argsort(dim=1).numpy()  # [T, T], a random order of partners per row
         everyone = np.arange(T)
         squares = G.diagonal()
@@ -57,18 +76,23 @@ class IterativePCGrad(GradientWeighting):
 
     """
 
+    name = "iterative-pcgrad"
+
     def __init__(self, seed: int | None = None) -> None:
         super().__init__()
         self.seed_with(seed)
 
     def forward(self, gradients: LossGradients) -> Tensor:
         """Column sums of the projected gradients' coordinates. [T]"""
+        if len(gradients.names) == 2:
+            first = bool(torch.rand((), generator=self.generator, device="cpu") < 0.5)
+            return _two(gradients.gramian, 0 if first else 1)
         H = gradients.gramian.numpy().copy()  # [T, T], of the gradients as they change
         T = len(H)
-        C = torch.eye(T, dtype=torch.float64).numpy()
+        C = np.eye(T)
         nothing = 1e-14 * H.diagonal()  # what rounding leaves of a square
-        outer = torch.randperm(T, generator=self.generator).tolist()
-        inner = [torch.randperm(T, generator=self.generator).tolist() for _ in range(T)]
+        outer = torch.randperm(T, generator=self.generator, device="cpu").tolist()
+        inner = [torch.randperm(T, generator=self.generator, device="cpu").tolist() for _ in range(T)]
         for i in outer:
             for j in inner[i]:
                 if j != i and H[i, j] < 0 and H[j, j] > 0:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from manyloss.plan import Needs
 from manyloss.weighting._base import LossWeighting
 
 
@@ -18,20 +19,13 @@ class Random(LossWeighting):
 
     """
 
+    needs = Needs()
+
     def __init__(self, seed: int | None = None) -> None:
         super().__init__()
         self.seed_with(seed)
 
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
-        """The draw of this step; the generator itself moves in :meth:`learn`. [T]"""
-        assert self.generator is not None
-        return self._draw(len(names), self.generator.clone_state())
-
-    def learn(self, names: Sequence[str], values: Tensor, norms: Tensor | None) -> None:
-        """Go on to the next draw."""
-        assert self.generator is not None
-        self._draw(len(names), self.generator)
-
-    @staticmethod
-    def _draw(T: int, generator: torch.Generator) -> Tensor:
-        return T * torch.softmax(torch.randn(T, generator=generator, dtype=torch.float64), dim=0)
+        """The draw of this step. [T]"""
+        z = torch.randn(len(names), generator=self.generator, dtype=torch.float64, device="cpu")
+        return torch.softmax(z, dim=0).mul_(len(names))

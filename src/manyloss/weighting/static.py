@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from manyloss import checks
+from manyloss.plan import Needs
+from manyloss.state import State, per_loss_tensor
 from manyloss.weighting._base import LossWeighting
+
+
+@dataclass
+class StaticState(State):
+    """The weights in the order of the losses."""
+
+    weights: list[float]
 
 
 class Static(LossWeighting):
@@ -22,6 +31,12 @@ class Static(LossWeighting):
 
     """
 
+    needs = Needs()
+    scale = "free"
+    per_loss = "weights"
+    learns = StaticState
+    state: StaticState
+
     def __init__(self, weights: Mapping[str, float] | Sequence[float] | Tensor) -> None:
         super().__init__()
         if isinstance(weights, Tensor):
@@ -30,10 +45,10 @@ class Static(LossWeighting):
             checks.not_negative("weights of Static", float(weight))
         self.weights = weights
 
-    def bind(self, names: tuple[str, ...]) -> None:
-        """Give every loss its weight."""
-        self.memory["weights"] = checks.per_loss("Static", "weights", self.weights, names)
+    def first_state(self, names: tuple[str, ...]) -> StaticState:
+        """Every loss's weight."""
+        return StaticState(list(checks.per_loss("Static", "weights", self.weights, names).values()))
 
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """The fixed weights. [T]"""
-        return torch.tensor([self.memory["weights"][name] for name in names], dtype=torch.float64)
+        return per_loss_tensor([self.state.weights[i] for i in self.positions(names)])

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from manyloss import checks
-from manyloss.state import InnerOptimizer, OptimizerFactory
+from manyloss.state import InnerOptimizer, OptimizerFactory, State, per_loss_tensor
 from manyloss.weighting._base import LossWeighting
 
 KINDS = ("regression", "classification")
+
+
+@dataclass
+class UncertaintyState(State):
+    """v of every loss, and the factor of exp(-v) that its kind asks for."""
+
+    log_variances: list[float]
+    factors: list[float]
 
 
 class Uncertainty(LossWeighting):
@@ -34,6 +44,12 @@ class Uncertainty(LossWeighting):
 
     """
 
+    search: ClassVar = {"lr": (0.001, 0.025)}
+    scale = "free"
+    learns = UncertaintyState
+    state: UncertaintyState
+    inner: InnerOptimizer
+
     def __init__(
         self,
         kinds: str | Mapping[str, str] | Sequence[str] = "regression",
@@ -52,27 +68,26 @@ class Uncertainty(LossWeighting):
         self.normalize = normalize
         self.inner = InnerOptimizer(lr, optimizer)
 
-    def bind(self, names: tuple[str, ...]) -> None:
-        """One log-variance per loss."""
-        self.memory["kinds"] = checks.per_loss("Uncertainty", "kinds", self.kinds, names)
-        self.memory["log_variances"] = {name: torch.zeros((), dtype=torch.float64) for name in names}
+    def first_state(self, names: tuple[str, ...]) -> UncertaintyState:
+        """All v are 0."""
+        kinds = checks.per_loss("Uncertainty", "kinds", self.kinds, names).values()
+        factors = [0.5 if kind == "regression" else 1.0 for kind in kinds]
+        return UncertaintyState(log_variances=[0.0] * len(names), factors=factors)
 
-    def _plain(self, names: Sequence[str]) -> Tensor:
-        variances = torch.stack([self.memory["log_variances"][name] for name in names])
-        halves = torch.tensor([0.5 if self.memory["kinds"][n] == "regression" else 1.0 for n in names])
-        return halves.double() * torch.exp(-variances)
+    def _plain(self, names: Sequence[str]) -> list[float]:
+        state = self.state
+        return [state.factors[i] * math.exp(-state.log_variances[i]) for i in self.positions(names)]
 
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """exp(-v), halved for regression, rescaled if asked. [T]"""
         weights = self._plain(names)
-        if self.normalize is False:
-            return weights
-        total = len(names) if self.normalize is True else float(self.normalize)
-        return weights * (total / weights.sum())
+        if self.normalize is not False:
+            total = len(names) if self.normalize is True else float(self.normalize)
+            scale = total / sum(weights)
+            weights = [scale * weight for weight in weights]
+        return per_loss_tensor(weights)
 
-    def learn(self, names: Sequence[str], values: Tensor, norms: Tensor | None) -> None:
+    def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """One step of the log-variances."""
-        assert self.inner is not None
-        slopes = dict(zip(names, 0.5 - self._plain(names) * values, strict=True))
-        every = self.memory["log_variances"]
-        self.inner.step(list(every.values()), [slopes.get(name) for name in every])
+        slopes = [0.5 - w * value for w, value in zip(self._plain(names), values.tolist(), strict=True)]
+        self.inner.step_each(self.state.log_variances, slopes, self.positions(names))

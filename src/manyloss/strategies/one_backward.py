@@ -1,0 +1,154 @@
+"""Read and write in one backward: gradients are picked up where the heads hand them to the features.
+
+Post-hooks on the nodes that consume the features each deliver one loss's contribution; the hook on the
+features then merges them and sends the result on. Nothing is raised inside the backward: DDP's reducer would
+stay half-way and every later step would fail. What goes wrong there is kept, zeros go on, ``.grad`` is put
+back and the error is raised afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manyloss import graph
+from manyloss.gradients import LossGradients, as_like, check_reached, read, row_of, scale_rows
+from manyloss.scaling import NO_SCALE
+from manyloss.strategies._merge import Merged, merge
+from manyloss.strategies._step import Outcome, Step
+from manyloss.writing import Undo, hooked, in_place_of
+
+
+def obstacle(features: Sequence[Tensor], edges: Sequence[graph.Edge], walk: graph.Walk) -> str:
+    """What keeps one backward from telling the losses apart; "" if nothing does.
+
+    The first features hook to fire merges for all features, so every consumer of any has to have run by then:
+    the engine runs the newest nodes first, and leaves at once.
+    """
+    if not walk.separate:
+        return "losses share a node after the features"
+    if len(edges) > 1:
+        newest = max(node._sequence_nr() for node, _ in edges)
+        if any(tensor.is_leaf for tensor in features):
+            return "one of several features is a leaf"
+        if len({tensor.device for tensor in features}) > 1:
+            return "the features lie on several devices"
+        if any(consumer.node._sequence_nr() <= newest for consumer in walk.consumers):
+            return "some of the features are made after others were used"
+    return ""
+
+
+def run(step: Step) -> Outcome:
+    """Pick up, merge and write."""
+    undo = Undo(step.walk.leaves)
+    pick_up = PickUp(step)
+    inside = MergeInside(step, pick_up, undo)
+    try:
+        with pick_up, hooked(step.features, step.edges, inside):
+            step.backward()
+    except BaseException:
+        undo.put_back()
+        raise
+    merged = inside.finish()  # where no gradient arrived on this rank, the others wait for its part
+    if inside.error is not None:
+        undo.put_back()
+        raise inside.error
+    return merged
+
+
+class PickUp:
+    """Post-hooks on the nodes that consume the features; each takes in one loss's contribution."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.held: list[list[Tensor | None]] = [[None] * len(step.names) for _ in step.features]
+        self.handles: list[Any] = []
+
+    def __enter__(self) -> None:
+        for consumer in self.step.walk.consumers:
+            self.handles.append(consumer.node.register_hook(partial(self._take, consumer)))
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self.handles:  # one that is left behind would corrupt the next backward
+            handle.remove()
+
+    def _take(self, consumer: graph.Consumer, grad_inputs: Sequence[Tensor | None], _: Any) -> None:
+        grad = grad_inputs[consumer.input_number]
+        if grad is None:
+            return
+        row, like = self.held[consumer.feature], self.step.features[consumer.feature]
+        grad = grad.detach()
+        if grad.shape != like.shape:
+            grad = grad.sum_to_size(like.shape)
+        before = row[consumer.loss]
+        row[consumer.loss] = grad if before is None else before + grad
+
+    def rows(self) -> list[Tensor]:
+        """What was picked up, unscaled and unweighted: per features tensor [T, B, *F]."""
+        stacked = []
+        weights = self.step.weights
+        for row, like in zip(self.held, self.step.features, strict=True):
+            rows = torch.stack([row_of(grad, like, self.step.scale) for grad in row])
+            if any(weight != 1.0 for weight in weights):
+                inverse = torch.tensor([1.0 / w for w in weights], dtype=torch.float64, device="cpu")
+                rows = scale_rows(rows, inverse)
+            stacked.append(rows)
+            row.clear()
+        return stacked
+
+
+class MergeInside:
+    """The hook on the features: the first to fire merges for all of them."""
+
+    def __init__(self, step: Step, pick_up: PickUp, undo: Undo) -> None:
+        self.step = step
+        self.pick_up = pick_up
+        self.undo = undo
+        self.merged: Merged | None = None
+        self.error: Exception | None = None
+        self._reading = False
+
+    def __call__(self, number: int, grad: Tensor | None) -> Tensor | None:
+        """What goes on into the encoder from one features tensor."""
+        if grad is None or self._reading:  # an unused output; or a read behind the features passes
+            return None
+        merged = self.finish()
+        if self.error is not None:
+            return torch.zeros_like(grad)
+        new = None if merged.tensors is None else merged.tensors[number]
+        return None if new is None else in_place_of(grad, new, self.step.scale)
+
+    def finish(self) -> Merged:
+        """Merge, once."""
+        if self.merged is None:
+            self._reading = True
+            try:
+                with torch.enable_grad():
+                    gradients = self.step.gradients(self.pick_up.rows(), "features")
+                    self.merged = merge(self.step, gradients, self._measured(gradients))
+            except Exception as error:
+                self.error = error
+                self.undo.cover(graph.leaves_behind(self.step.edges))
+                self.merged = Merged([])
+            finally:
+                self._reading = False
+        return self.merged
+
+    def _measured(self, gradients: LossGradients) -> LossGradients | None:
+        """The gradients where they are measured; at parameters behind the features, from those at them."""
+        step = self.step
+        if step.plan.measured_at != "shared_params":
+            return step.measured_from(gradients)
+        rows: list[list[Tensor]] = [[] for _ in step.params]
+        for i, name in enumerate(step.names):
+            seeds = [as_like(part[i], z) for part, z in zip(gradients.parts, step.features, strict=True)]
+            with graph.reads_only(step.roots, [*step.features, *step.params]):
+                grads = read(graph.roots_of(step.edges), name, step.params, seeds)
+            check_reached(name, grads, "shared_params")
+            for row, grad, param in zip(rows, grads, step.params, strict=True):
+                row.append(row_of(grad, param, NO_SCALE))
+        return step.gradients([step.ranks.mean(torch.stack(row)) for row in rows], "shared_params")

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.utils.checkpoint import checkpoint
 
+from manyloss import folding
 from manyloss.folding import folded_gramian, groups
 from manyloss.lab.models.resnet import resnet18_encoder
+from manyloss.layers import find_layers
 
 Problem = tuple[list[Tensor | None], list[Tensor]]
 """Losses and parameters."""
@@ -147,6 +149,20 @@ def shared_bias() -> Problem:
     return losses_of(x), params
 
 
+def wide_layers() -> Problem:
+    """Layers with more numbers in their weights than at their outputs, alone and between waists."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 40, 3),
+        nn.ReLU(),
+        nn.Conv2d(40, 60, 3, stride=2, bias=False),
+        nn.BatchNorm2d(60),
+        nn.Flatten(),
+    )
+    end = nn.Sequential(nn.Linear(240, 50), nn.Tanh(), nn.Linear(50, 40))
+    x = model(torch.randn(2, 3, 8, 8))
+    return losses_of(end(x)), [*model.parameters(), *end.parameters()]
+
+
 def one_loss() -> Problem:
     losses, params = chain()
     return losses[:1], params
@@ -166,6 +182,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
         recomputed,
         custom_function,
         shared_bias,
+        wide_layers,
         one_loss,
     )
 }
@@ -205,11 +222,22 @@ def test_no_more_than_the_budget_is_held_together() -> None:
     nodes = [loss.grad_fn for loss in losses if loss is not None]
     largest = max(param.numel() for param in params)
     for limit in (1, largest, 3 * largest, 10**9):
-        made = list(groups(nodes, params, limit))
+        made = list(groups(nodes, params, [], limit))
         sizes = [sum(param.numel() for param in group.params) for group in made]
         assert max(sizes) <= max(limit, largest)
         assert {id(p) for group in made for p in group.params} == {id(p) for p in params}
     assert len(made) == 1
+
+
+def test_wide_layers_are_read_at_their_outputs() -> None:
+    losses, params = wide_layers()
+    nodes = [loss.grad_fn for loss in losses if loss is not None]
+    layers = [layer for layer in find_layers(nodes, params) if folding._spares(layer, 3)]
+    assert len(layers) == 3
+    made = list(groups(nodes, params, layers, 10**9))
+    assert len(made) == 1
+    assert [layer.params[0] is param for layer, param in zip(made[0].layers, params[::-1], strict=False)]
+    assert sum(len(layer.params) for layer in layers) + len(made[0].params) == len(params)
 
 
 def counted(model: nn.Module) -> list[str]:

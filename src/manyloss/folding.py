@@ -2,7 +2,8 @@
 
 The parameters are read in groups, in the order in which a backward reaches them. The T gradients of a group
 are held together, their inner products join the Gramian, and they are let go. One ordinary backward of the
-weighted losses writes afterwards.
+weighted losses writes afterwards. Of a layer with fewer numbers at its output than in its weight, gradients
+at its output are held in place of those of the weight (see ``layer_norms``).
 
 A group need not be read from the losses. Where the graph has a waist, one node through which every way down
 leads (what a block of a ResNet or a transformer gives out), each loss's gradient is kept there, and all below
@@ -26,12 +27,16 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from manyloss import layer_norms
+from manyloss.layers import LEAF, Layer, find_layers
 from manyloss.rows import Rows
 
 Root = Tensor | GradientEdge
 Start = list[tuple[GradientEdge, Tensor]]
+Found = Sequence[Tensor | None]
 
-_LEAF = "torch::autograd::AccumulateGrad"
+Part = Tensor | Layer
+"""A parameter, or a layer in place of its own."""
 
 
 def folded_gramian(
@@ -63,16 +68,23 @@ def folded_gramian(
         [] if edge is None else [(edge, seed)] for edge, seed in zip(edges, seeds, strict=True)
     ]
     total = torch.zeros(T, T, dtype=torch.float64, device="cpu")
+    nodes = [start[0][0].node for start in starts if start]
+    layers = [layer for layer in find_layers(nodes, params) if _spares(layer, T)]
     with _without_hooks(params):
-        for group in groups([start[0][0].node for start in starts if start], params, numbers // max(T, 1)):
+        for group in groups(nodes, params, layers, numbers // max(T, 1)):
             rows = Rows(group.params)
+            at_outputs: list[list[Tensor | None]] = [[] for _ in group.layers]
             for i, start in enumerate(starts):
-                at_params, ahead = _read(start, group)
+                at_params, at_layers, ahead = _read(start, group)
                 rows.add(at_params)
+                for held, gradient in zip(at_outputs, at_layers, strict=True):
+                    held.append(gradient)
                 if group.ahead:
                     starts[i] = ahead
-                del at_params, ahead
+                del at_params, at_layers, ahead
             total += rows.gramian()
+            for layer, gradients in zip(group.layers, at_outputs, strict=True):
+                total += layer_norms.gramian(layer, gradients)
     return total
 
 
@@ -81,45 +93,65 @@ class Group:
     """Parameters whose gradients are held together.
 
     Attributes:
-        params: the parameters.
+        params: the parameters that are read themselves.
+        layers: the layers that are read at their outputs.
         ahead: the waist that the next group is read from; empty where it starts as this one does.
 
     """
 
     params: list[Tensor]
+    layers: list[Layer]
     ahead: list[GradientEdge]
 
 
-def groups(starts: Sequence[Any], params: Sequence[Tensor], limit: int) -> Iterator[Group]:
-    """The parameters that can be reached, in groups of ``limit`` numbers or of one parameter.
+def groups(
+    starts: Sequence[Any], params: Sequence[Tensor], layers: Sequence[Layer], limit: int
+) -> Iterator[Group]:
+    """The parameters that can be reached, in groups of ``limit`` numbers per loss, or of one part.
 
     Args:
         starts: the nodes of the losses.
         params: what is to be grouped.
+        layers: those to be read at their outputs.
         limit: numbers in a group.
 
     """
-    held: list[Tensor] = []
+    held: list[Part] = []
     room = limit
-    for waist, inside in _stretches(starts, params):
-        if held and sum(param.numel() for param in inside) > room:
-            yield Group(held, waist)
+    for waist, inside in _stretches(starts, params, layers):
+        if held and sum(map(_numbers, inside)) > room:
+            yield _group(held, waist)
             held, room = [], limit
-        for param in inside:
-            if held and param.numel() > room:
-                yield Group(held, [])
+        for part in inside:
+            if held and _numbers(part) > room:
+                yield _group(held, [])
                 held, room = [], limit
-            held.append(param)
-            room -= param.numel()
+            held.append(part)
+            room -= _numbers(part)
     if held:
-        yield Group(held, [])
+        yield _group(held, [])
 
 
-Stretch = tuple[list[GradientEdge], list[Tensor]]
-"""The edges that lead into a waist, and the parameters first used between it and the next one."""
+def _group(parts: Sequence[Part], ahead: list[GradientEdge]) -> Group:
+    params = [part for part in parts if isinstance(part, Tensor)]
+    return Group(params, [part for part in parts if isinstance(part, Layer)], ahead)
 
 
-def _stretches(starts: Sequence[Any], params: Sequence[Tensor]) -> list[Stretch]:
+def _numbers(part: Part) -> int:
+    """How many are held per loss."""
+    return part.numel() if isinstance(part, Tensor) else part.positions * part.channels
+
+
+def _spares(layer: Layer, T: int) -> bool:
+    """Whether reading a layer at its output takes less memory, and less time."""
+    return _numbers(layer) < sum(map(_numbers, layer.params)) and layer_norms.pays(layer, T)
+
+
+Stretch = tuple[list[GradientEdge], list[Part]]
+"""The edges that lead into a waist, and what is first used between it and the next one."""
+
+
+def _stretches(starts: Sequence[Any], params: Sequence[Tensor], layers: Sequence[Layer]) -> list[Stretch]:
     """The graph from waist to waist; the first one is that of the losses.
 
     Nodes are visited as a backward runs them, each after all that lead to it. When only one has been met and
@@ -129,7 +161,8 @@ def _stretches(starts: Sequence[Any], params: Sequence[Tensor]) -> list[Stretch]
     """
     arriving = _arriving(starts)
     missing = {node: sum(numbers.values()) for node, numbers in arriving.items()}
-    wanted = {id(param): param for param in params}
+    wanted: dict[int, Part] = {id(param): param for param in params}
+    wanted |= {id(param): layer for layer in layers for param in layer.params}
     stretches: list[Stretch] = [([], [])]
     met = set(starts)
     ready: list[tuple[int, int, Any]] = []
@@ -153,10 +186,13 @@ def _stretches(starts: Sequence[Any], params: Sequence[Tensor]) -> list[Stretch]
             if child is None:
                 continue
             missing[child] -= 1
-            if child.name() == _LEAF:
-                param = wanted.pop(id(child.variable), None)
-                if param is not None:
-                    stretches[-1][1].append(param)
+            if child.name() == LEAF:
+                part = wanted.pop(id(child.variable), None)
+                if part is not None:
+                    stretches[-1][1].append(part)
+                if isinstance(part, Layer):
+                    for param in part.params:
+                        wanted.pop(id(param), None)
             else:
                 met.add(child)
                 if not missing[child]:
@@ -179,15 +215,16 @@ def _arriving(starts: Iterable[Any]) -> dict[Any, Counter[int]]:
     return arriving
 
 
-def _read(start: Start, group: Group) -> tuple[Sequence[Tensor | None], Start]:
-    """One loss's gradients at the parameters of a group, and at the waist ahead."""
+def _read(start: Start, group: Group) -> tuple[Found, Found, Start]:
+    """One loss's gradients at the parameters of a group, at its layers' outputs, and at the waist ahead."""
+    first, second = len(group.params), len(group.params) + len(group.layers)
     if not start:
-        return [None] * len(group.params), []
+        return [None] * first, [None] * (second - first), []
     edges, gradients = zip(*start, strict=True)
-    inputs: list[Any] = [*group.params, *group.ahead]
+    inputs: list[Any] = [*group.params, *[layer.output for layer in group.layers], *group.ahead]
     found = torch.autograd.grad(edges, inputs, gradients, retain_graph=True, allow_unused=True)
-    there = zip(group.ahead, found[len(group.params) :], strict=True)
-    return found[: len(group.params)], [(edge, gradient) for edge, gradient in there if gradient is not None]
+    there = zip(group.ahead, found[second:], strict=True)
+    return found[:first], found[first:second], [(edge, grad) for edge, grad in there if grad is not None]
 
 
 @contextmanager

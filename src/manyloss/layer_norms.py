@@ -53,7 +53,7 @@ def layer_behind(features: Iterable[tuple[Any, int]], params: Sequence[Tensor], 
 def pays(layer: Layer, count: int) -> bool:
     """Whether this takes fewer multiplications than ``count`` gradients of the weight."""
     N, k, C = layer.positions, layer.fan_in, layer.channels
-    here = layer.groups * N * N * k + count * N * (N + BLOCK) // 2 * C
+    here = layer.groups * N * N * k + count * N * (N + min(N, BLOCK)) // 2 * C
     fits = layer.groups * N * N <= LARGEST and layer.inputs.device.type != "mps"  # which has no float64
     return fits and here < count * N * k * C
 

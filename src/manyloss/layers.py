@@ -37,7 +37,7 @@ _SLOTS: dict[str, tuple[int, int | None]] = {
 """Which inputs of a layer's node are its weight and its bias."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
     """A convolution, or a linear layer as one without space, that is used once.
 

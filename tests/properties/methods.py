@@ -1,6 +1,6 @@
 """The list of methods, taken from the families' `__all__`: a new method joins every property by existing.
 
-Some tables are kept by hand. REQUIRED gives constructor arguments to a class that has required ones (a test
+Some tables are kept by hand. REQUIRED gives constructor arguments to a class that needs them (a test
 fails when an entry is missing). The others name the exceptions from a contract of design.md.
 """
 
@@ -21,7 +21,13 @@ REQUIRED: dict[str, Callable[[int], dict[str, Any]]] = {
     "GradientPenalty": lambda count: {"weight": 0.3},
 }
 # With one loss these give their own formula, not a plain backward.
-NOT_PLAIN_FOR_ONE_LOSS = {"Static", "Uncertainty", "InitialLoss", "CAGrad", "GradientPenalty"}
+NOT_PLAIN_FOR_ONE_LOSS = {
+    "CAGrad",
+    "GradientPenalty",
+    "InitialLoss",
+    "Static",
+    "Uncertainty",
+}
 # Scaling all gradients by c scales what a gradient weighting writes by c, except for
 NOT_SCALE_EQUIVARIANT: set[str] = set()
 # and these do so, too.

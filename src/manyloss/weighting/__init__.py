@@ -15,13 +15,14 @@ from manyloss.weighting.pcgrad import IterativePCGrad, PCGrad
 from manyloss.weighting.random import Random
 from manyloss.weighting.static import Static
 from manyloss.weighting.uncertainty import Uncertainty
+from manyloss.weighting.upgrad import UPGrad
 
 __all__ = [
     "CAGrad",
     "DWA",
     "Equal",
-    "GradNorm",
     "GradientWeighting",
+    "GradNorm",
     "InitialLoss",
     "IterativePCGrad",
     "LossWeighting",
@@ -30,5 +31,6 @@ __all__ = [
     "Random",
     "Static",
     "Uncertainty",
+    "UPGrad",
     "Weighting",
 ]

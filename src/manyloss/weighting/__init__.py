@@ -9,6 +9,7 @@ from manyloss.weighting.cagrad import CAGrad
 from manyloss.weighting.dwa import DWA
 from manyloss.weighting.equal import Equal
 from manyloss.weighting.gradnorm import GradNorm
+from manyloss.weighting.imtl_g import IMTLG
 from manyloss.weighting.initial_loss import InitialLoss
 from manyloss.weighting.mgda import MGDA
 from manyloss.weighting.pcgrad import IterativePCGrad, PCGrad
@@ -23,6 +24,7 @@ __all__ = [
     "Equal",
     "GradientWeighting",
     "GradNorm",
+    "IMTLG",
     "InitialLoss",
     "IterativePCGrad",
     "LossWeighting",

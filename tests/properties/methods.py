@@ -24,6 +24,7 @@ REQUIRED: dict[str, Callable[[int], dict[str, Any]]] = {
 NOT_PLAIN_FOR_ONE_LOSS = {
     "CAGrad",
     "GradientPenalty",
+    "IMTLL",
     "InitialLoss",
     "Static",
     "Uncertainty",

@@ -10,6 +10,7 @@ from manyloss.weighting.dwa import DWA
 from manyloss.weighting.equal import Equal
 from manyloss.weighting.gradnorm import GradNorm
 from manyloss.weighting.imtl_g import IMTLG
+from manyloss.weighting.imtl_l import IMTLL
 from manyloss.weighting.initial_loss import InitialLoss
 from manyloss.weighting.mgda import MGDA
 from manyloss.weighting.pcgrad import IterativePCGrad, PCGrad
@@ -25,6 +26,7 @@ __all__ = [
     "GradientWeighting",
     "GradNorm",
     "IMTLG",
+    "IMTLL",
     "InitialLoss",
     "IterativePCGrad",
     "LossWeighting",

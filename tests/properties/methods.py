@@ -23,6 +23,7 @@ REQUIRED: dict[str, Callable[[int], dict[str, Any]]] = {
 # With one loss these give their own formula, not a plain backward.
 NOT_PLAIN_FOR_ONE_LOSS = {
     "CAGrad",
+    "FairGrad",
     "GradientPenalty",
     "IMTLL",
     "InitialLoss",
@@ -30,7 +31,7 @@ NOT_PLAIN_FOR_ONE_LOSS = {
     "Uncertainty",
 }
 # Scaling all gradients by c scales what a gradient weighting writes by c, except for
-NOT_SCALE_EQUIVARIANT: set[str] = set()
+NOT_SCALE_EQUIVARIANT = {"FairGrad"}
 # and these do so, too.
 SCALE_EQUIVARIANT = {"Equal", "Sum", "GradDrop"}
 # The order of the losses decides the draw: permuting them permutes nothing only in distribution.

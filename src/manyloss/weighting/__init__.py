@@ -8,6 +8,7 @@ from manyloss.weighting._base import GradientWeighting, LossWeighting, Weighting
 from manyloss.weighting.cagrad import CAGrad
 from manyloss.weighting.dwa import DWA
 from manyloss.weighting.equal import Equal
+from manyloss.weighting.fairgrad import FairGrad
 from manyloss.weighting.gradnorm import GradNorm
 from manyloss.weighting.imtl_g import IMTLG
 from manyloss.weighting.imtl_l import IMTLL
@@ -23,6 +24,7 @@ __all__ = [
     "CAGrad",
     "DWA",
     "Equal",
+    "FairGrad",
     "GradientWeighting",
     "GradNorm",
     "IMTLG",

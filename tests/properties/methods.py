@@ -27,11 +27,12 @@ NOT_PLAIN_FOR_ONE_LOSS = {
     "GradientPenalty",
     "IMTLL",
     "InitialLoss",
+    "NashMTL",
     "Static",
     "Uncertainty",
 }
 # Scaling all gradients by c scales what a gradient weighting writes by c, except for
-NOT_SCALE_EQUIVARIANT = {"FairGrad"}
+NOT_SCALE_EQUIVARIANT = {"FairGrad", "NashMTL"}
 # and these do so, too.
 SCALE_EQUIVARIANT = {"Equal", "Sum", "GradDrop"}
 # The order of the losses decides the draw: permuting them permutes nothing only in distribution.

@@ -14,6 +14,7 @@ from manyloss.weighting.imtl_g import IMTLG
 from manyloss.weighting.imtl_l import IMTLL
 from manyloss.weighting.initial_loss import InitialLoss
 from manyloss.weighting.mgda import MGDA
+from manyloss.weighting.nash_mtl import NashMTL
 from manyloss.weighting.pcgrad import IterativePCGrad, PCGrad
 from manyloss.weighting.random import Random
 from manyloss.weighting.static import Static
@@ -33,6 +34,7 @@ __all__ = [
     "IterativePCGrad",
     "LossWeighting",
     "MGDA",
+    "NashMTL",
     "PCGrad",
     "Random",
     "Static",

@@ -5,6 +5,7 @@ shared part.
 """
 
 from manyloss.weighting._base import GradientWeighting, LossWeighting, Weighting
+from manyloss.weighting.aligned_mtl import AlignedMTL
 from manyloss.weighting.cagrad import CAGrad
 from manyloss.weighting.dwa import DWA
 from manyloss.weighting.equal import Equal
@@ -22,6 +23,7 @@ from manyloss.weighting.uncertainty import Uncertainty
 from manyloss.weighting.upgrad import UPGrad
 
 __all__ = [
+    "AlignedMTL",
     "CAGrad",
     "DWA",
     "Equal",

@@ -36,7 +36,7 @@ NOT_SCALE_EQUIVARIANT = {"FairGrad", "NashMTL"}
 # and these do so, too.
 SCALE_EQUIVARIANT = {"Equal", "Sum", "GradDrop"}
 # The order of the losses decides the draw: permuting them permutes nothing only in distribution.
-RANDOM_BY_LOSS = {"Random", "PCGrad", "IterativePCGrad"}
+RANDOM_BY_LOSS = {"Random", "PCGrad", "IterativePCGrad", "GradVac"}
 # A classifier with an output per loss starts from one draw: the order decides which output is whose.
 DRAWS_ONCE_BY_LOSS = {"GradientAlignment"}
 

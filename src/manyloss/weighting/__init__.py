@@ -11,6 +11,7 @@ from manyloss.weighting.dwa import DWA
 from manyloss.weighting.equal import Equal
 from manyloss.weighting.fairgrad import FairGrad
 from manyloss.weighting.gradnorm import GradNorm
+from manyloss.weighting.gradvac import GradVac
 from manyloss.weighting.imtl_g import IMTLG
 from manyloss.weighting.imtl_l import IMTLL
 from manyloss.weighting.initial_loss import InitialLoss
@@ -30,6 +31,7 @@ __all__ = [
     "FairGrad",
     "GradientWeighting",
     "GradNorm",
+    "GradVac",
     "IMTLG",
     "IMTLL",
     "InitialLoss",

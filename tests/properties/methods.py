@@ -19,6 +19,8 @@ from tests.problems import Network, names
 REQUIRED: dict[str, Callable[[int], dict[str, Any]]] = {
     "Static": lambda count: {"weights": {name: 1.0 + 0.25 * i for i, name in enumerate(names(count))}},
     "GradientPenalty": lambda count: {"weight": 0.3},
+    # Without a name these take the first loss, so the order would decide.
+    "MetaBalance": lambda count: {"target": "loss_0"},
 }
 # With one loss these give their own formula, not a plain backward.
 NOT_PLAIN_FOR_ONE_LOSS = {

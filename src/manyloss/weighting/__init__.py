@@ -15,6 +15,7 @@ from manyloss.weighting.gradvac import GradVac
 from manyloss.weighting.imtl_g import IMTLG
 from manyloss.weighting.imtl_l import IMTLL
 from manyloss.weighting.initial_loss import InitialLoss
+from manyloss.weighting.metabalance import MetaBalance
 from manyloss.weighting.mgda import MGDA
 from manyloss.weighting.nash_mtl import NashMTL
 from manyloss.weighting.pcgrad import IterativePCGrad, PCGrad
@@ -37,6 +38,7 @@ __all__ = [
     "InitialLoss",
     "IterativePCGrad",
     "LossWeighting",
+    "MetaBalance",
     "MGDA",
     "NashMTL",
     "PCGrad",

@@ -10,6 +10,7 @@ from manyloss.weighting.cagrad import CAGrad
 from manyloss.weighting.dwa import DWA
 from manyloss.weighting.equal import Equal
 from manyloss.weighting.fairgrad import FairGrad
+from manyloss.weighting.famo import FAMO
 from manyloss.weighting.gradnorm import GradNorm
 from manyloss.weighting.gradvac import GradVac
 from manyloss.weighting.imtl_g import IMTLG
@@ -30,6 +31,7 @@ __all__ = [
     "DWA",
     "Equal",
     "FairGrad",
+    "FAMO",
     "GradientWeighting",
     "GradNorm",
     "GradVac",

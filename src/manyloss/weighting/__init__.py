@@ -22,6 +22,7 @@ from manyloss.weighting.nash_mtl import NashMTL
 from manyloss.weighting.pcgrad import IterativePCGrad, PCGrad
 from manyloss.weighting.random import Random
 from manyloss.weighting.static import Static
+from manyloss.weighting.stch import STCH
 from manyloss.weighting.uncertainty import Uncertainty
 from manyloss.weighting.upgrad import UPGrad
 
@@ -46,6 +47,7 @@ __all__ = [
     "PCGrad",
     "Random",
     "Static",
+    "STCH",
     "Uncertainty",
     "UPGrad",
     "Weighting",

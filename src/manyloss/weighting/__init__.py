@@ -11,6 +11,7 @@ from manyloss.weighting.dwa import DWA
 from manyloss.weighting.equal import Equal
 from manyloss.weighting.fairgrad import FairGrad
 from manyloss.weighting.famo import FAMO
+from manyloss.weighting.geometric import GeometricLoss
 from manyloss.weighting.gradnorm import GradNorm
 from manyloss.weighting.gradvac import GradVac
 from manyloss.weighting.imtl_g import IMTLG
@@ -33,6 +34,7 @@ __all__ = [
     "Equal",
     "FairGrad",
     "FAMO",
+    "GeometricLoss",
     "GradientWeighting",
     "GradNorm",
     "GradVac",

@@ -29,6 +29,7 @@ NOT_PLAIN_FOR_ONE_LOSS = {
     "GradientPenalty",
     "IMTLL",
     "InitialLoss",
+    "LogLoss",
     "NashMTL",
     "Static",
     "Uncertainty",

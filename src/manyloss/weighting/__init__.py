@@ -17,6 +17,7 @@ from manyloss.weighting.gradvac import GradVac
 from manyloss.weighting.imtl_g import IMTLG
 from manyloss.weighting.imtl_l import IMTLL
 from manyloss.weighting.initial_loss import InitialLoss
+from manyloss.weighting.log_loss import LogLoss
 from manyloss.weighting.metabalance import MetaBalance
 from manyloss.weighting.mgda import MGDA
 from manyloss.weighting.nash_mtl import NashMTL
@@ -42,6 +43,7 @@ __all__ = [
     "IMTLL",
     "InitialLoss",
     "IterativePCGrad",
+    "LogLoss",
     "LossWeighting",
     "MetaBalance",
     "MGDA",

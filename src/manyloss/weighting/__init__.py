@@ -23,6 +23,7 @@ from manyloss.weighting.mgda import MGDA
 from manyloss.weighting.nash_mtl import NashMTL
 from manyloss.weighting.pcgrad import IterativePCGrad, PCGrad
 from manyloss.weighting.random import Random
+from manyloss.weighting.softadapt import SoftAdapt
 from manyloss.weighting.static import Static
 from manyloss.weighting.stch import STCH
 from manyloss.weighting.uncertainty import Uncertainty
@@ -50,6 +51,7 @@ __all__ = [
     "NashMTL",
     "PCGrad",
     "Random",
+    "SoftAdapt",
     "Static",
     "STCH",
     "Uncertainty",

@@ -23,6 +23,7 @@ from manyloss.weighting.mgda import MGDA
 from manyloss.weighting.nash_mtl import NashMTL
 from manyloss.weighting.pcgrad import IterativePCGrad, PCGrad
 from manyloss.weighting.random import Random
+from manyloss.weighting.relobralo import ReLoBRaLo
 from manyloss.weighting.softadapt import SoftAdapt
 from manyloss.weighting.static import Static
 from manyloss.weighting.stch import STCH
@@ -51,6 +52,7 @@ __all__ = [
     "NashMTL",
     "PCGrad",
     "Random",
+    "ReLoBRaLo",
     "SoftAdapt",
     "Static",
     "STCH",

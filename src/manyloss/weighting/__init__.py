@@ -6,6 +6,7 @@ shared part.
 
 from manyloss.weighting._base import GradientWeighting, LossWeighting, Weighting
 from manyloss.weighting.aligned_mtl import AlignedMTL
+from manyloss.weighting.annealing import LearningRateAnnealing
 from manyloss.weighting.cagrad import CAGrad
 from manyloss.weighting.dwa import DWA
 from manyloss.weighting.equal import Equal
@@ -45,6 +46,7 @@ __all__ = [
     "IMTLL",
     "InitialLoss",
     "IterativePCGrad",
+    "LearningRateAnnealing",
     "LogLoss",
     "LossWeighting",
     "MetaBalance",

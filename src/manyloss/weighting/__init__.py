@@ -22,6 +22,7 @@ from manyloss.weighting.log_loss import LogLoss
 from manyloss.weighting.metabalance import MetaBalance
 from manyloss.weighting.mgda import MGDA
 from manyloss.weighting.nash_mtl import NashMTL
+from manyloss.weighting.ntk import NTKWeights
 from manyloss.weighting.pcgrad import IterativePCGrad, PCGrad
 from manyloss.weighting.random import Random
 from manyloss.weighting.relobralo import ReLoBRaLo
@@ -52,6 +53,7 @@ __all__ = [
     "MetaBalance",
     "MGDA",
     "NashMTL",
+    "NTKWeights",
     "PCGrad",
     "Random",
     "ReLoBRaLo",

@@ -38,7 +38,7 @@ NOT_PLAIN_FOR_ONE_LOSS = {
 # Scaling all gradients by c scales what a gradient weighting writes by c, except for
 NOT_SCALE_EQUIVARIANT = {"FairGrad", "NashMTL"}
 # and these do so, too.
-SCALE_EQUIVARIANT = {"Equal", "Sum", "GradDrop"}
+SCALE_EQUIVARIANT = {"Equal", "Sum", "GradDrop", "DBMTL"}
 # The order of the losses decides the draw: permuting them permutes nothing only in distribution.
 RANDOM_BY_LOSS = {"Random", "PCGrad", "IterativePCGrad", "GradVac"}
 # A classifier with an output per loss starts from one draw: the order decides which output is whose.

@@ -7,7 +7,7 @@ import torch
 from manyloss import MultiLoss
 from manyloss.gradients import LossGradients
 from manyloss.weighting import IterativePCGrad, PCGrad
-from tests.problems import Given, names
+from tests.problems import Given
 from tests.reference.pcgrad import all_iterative_pcgrad, all_pcgrad
 
 ORACLES = {PCGrad: all_pcgrad, IterativePCGrad: all_iterative_pcgrad}

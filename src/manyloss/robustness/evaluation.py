@@ -213,7 +213,7 @@ def _told(progress: Progress | bool | None) -> Iterator[Progress]:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
         except ImportError as error:
-            raise checks.not_installed("progress=True", "rich", "lab") from error
+            checks.not_installed("progress=True", "rich", "lab", error)
         text = TextColumn("{task.description}")
         with Bar(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
             task = bar.add_task("attacking", total=None)

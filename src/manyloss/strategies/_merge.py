@@ -18,6 +18,8 @@ from manyloss.linalg import row_norms
 from manyloss.strategies._step import Outcome, Step
 
 LARGEST_RESCALE = 100.0
+LARGEST_SURE = 1e36
+"""Below it, times a rescale, every number fits float32."""
 
 
 @dataclass
@@ -40,10 +42,8 @@ def merge(step: Step, gradients: LossGradients, measured: LossGradients | None) 
 
     """
     merged = Merged(step.weights, measured, gradients)
-    if measured is not None:
-        if not _is_finite(step, measured):
-            return _not_finite(step, measured, merged)
-        merged.separated = _separated(step, measured)
+    if measured is not None and not check_measured(step, measured, merged):
+        return merged
     if step.plan.merged_at is None:
         return merged
     weights = None if measured is None else step.weighting.weigh_gradients(measured)
@@ -57,9 +57,24 @@ def merge(step: Step, gradients: LossGradients, measured: LossGradients | None) 
         merged.tensors = gradients.combine(weights)
     if wanted is not None:
         merged.tensors = _to_norm(float(wanted), merged.tensors, gradients.spread)
-    if not _all_finite(step, merged.tensors):
+    if not (_is_bounded(step, merged) or _all_finite(step, merged.tensors)):
         return _not_finite(step, gradients, merged)
     return merged
+
+
+def check_measured(step: Step, measured: LossGradients, merged: Merged) -> bool:
+    """Whether methods may use what was measured; if not, the step is left to the scaler.
+
+    Raises:
+        NotFiniteError, BatchSeparatedError: as in `merge`.
+
+    """
+    if not _is_finite(step, measured):
+        _not_finite(step, measured, merged)
+        merged.skipped = True
+        return False
+    merged.separated = _separated(step, measured)
+    return True
 
 
 def _aggregate(step: Step, gradients: LossGradients, weights: Tensor) -> Sequence[Tensor | None]:
@@ -109,6 +124,17 @@ def _is_finite(step: Step, measured: LossGradients) -> bool:
     if step.plan.gramian:
         return math.isfinite(sum(measured.gramian.diagonal().tolist()))
     return step.plan.norms or all(measured.finite_rows())
+
+
+def _is_bounded(step: Step, merged: Merged) -> bool:
+    """Whether ||sum_i w_i g_i|| <= sum_i |w_i| ||g_i|| shows, without a look at it, that it is finite."""
+    if merged.measured is None or merged.measured is not merged.gradients:
+        return False
+    if not step.plan.gramian or step.aggregator.needs.gradients:
+        return False
+    squares = merged.measured.gramian.diagonal().tolist()
+    weights = [abs(float(weight)) for weight in merged.weights]
+    return sum(w * math.sqrt(max(s, 0.0)) for w, s in zip(weights, squares, strict=True)) < LARGEST_SURE
 
 
 def _all_finite(step: Step, tensors: Sequence[Tensor | None]) -> bool:

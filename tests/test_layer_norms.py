@@ -62,6 +62,10 @@ def check(features: Sequence[Tensor], params: Sequence[Tensor], tolerance: float
     size = float(expected.diagonal().max())
     torch.testing.assert_close(gramian(layer, there), expected, rtol=tolerance, atol=tolerance * size)
     torch.testing.assert_close(norms(layer, there), expected.diagonal().sqrt(), rtol=tolerance, atol=0.0)
+    assert there[0] is not None
+    formed = torch.autograd.grad(features, layer.params, grads[0], retain_graph=True)
+    for one, other in zip(layer.gradients(there[0]), formed, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * float(other.abs().max()))
     assert norms(layer, there).dtype == gramian(layer, there).dtype == torch.float64
     return layer
 

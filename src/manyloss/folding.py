@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from manyloss import layer_norms
-from manyloss.layers import LEAF, Layer, find_layers
+from manyloss.layers import LEAF, Layer
 from manyloss.rows import Rows
 
 Root = Tensor | GradientEdge
@@ -69,7 +69,7 @@ def folded_gramian(
     ]
     total = torch.zeros(T, T, dtype=torch.float64, device="cpu")
     nodes = [start[0][0].node for start in starts if start]
-    layers = [layer for layer in find_layers(nodes, params) if _spares(layer, T)]
+    layers = layer_norms.layers_to_read(nodes, params, T)
     with _without_hooks(params):
         for group in groups(nodes, params, layers, numbers // max(T, 1)):
             rows = Rows(group.params)
@@ -140,11 +140,6 @@ def _group(parts: Sequence[Part], ahead: list[GradientEdge]) -> Group:
 def _numbers(part: Part) -> int:
     """How many are held per loss."""
     return part.numel() if isinstance(part, Tensor) else part.positions * part.channels
-
-
-def _spares(layer: Layer, T: int) -> bool:
-    """Whether reading a layer at its output takes less memory, and less time."""
-    return _numbers(layer) < sum(map(_numbers, layer.params)) and layer_norms.pays(layer, T)
 
 
 Stretch = tuple[list[GradientEdge], list[Part]]

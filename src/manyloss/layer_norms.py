@@ -25,6 +25,7 @@ from manyloss.layers import Layer, find_layers
 
 BLOCK = 128  # positions multiplied at a time: of the symmetric K, only blocks up to the diagonal are needed
 LARGEST = 1 << 26  # numbers in K
+LARGE = 1 << 14  # numbers of a layer below which it does not matter how it is read
 SHORT = 1 << 13  # numbers that are summed in float32, before float64 sums the sums
 CANCELLED = 1e-3  # a square this small beside its terms is formed in float64
 
@@ -56,6 +57,18 @@ def pays(layer: Layer, count: int) -> bool:
     here = layer.groups * N * N * k + count * N * (N + min(N, BLOCK)) // 2 * C
     fits = layer.groups * N * N <= LARGEST and layer.inputs.device.type != "mps"  # which has no float64
     return fits and here < count * N * k * C
+
+
+def layers_to_read(starts: Iterable[Any], params: Sequence[Tensor], count: int) -> list[Layer]:
+    """Large layers where ``count`` gradients at the output take less time and memory than at the weight."""
+    if not any(param.numel() >= LARGE for param in params):
+        return []
+    wide = []
+    for layer in find_layers(starts, params):
+        numbers = sum(param.numel() for param in layer.params)
+        if numbers >= LARGE and layer.positions * layer.channels < numbers and pays(layer, count):
+            wide.append(layer)
+    return wide
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
+from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from manyloss.precision import full_precision
 
@@ -35,6 +36,7 @@ _SLOTS: dict[str, tuple[int, int | None]] = {
     "MmBackward0": (1, None),
 }
 """Which inputs of a layer's node are its weight and its bias."""
+_OF_WEIGHT: dict[int, Callable[..., Tensor]] = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +47,7 @@ class Layer:
         params: the weight, and the bias if it was asked for.
         output: the edge of the output, [B, C, *S].
         inputs: [B, channels in, *sizes in].
+        turned: the weight of a linear layer is [k, C], as in ``inputs @ weight``.
 
     """
 
@@ -52,6 +55,7 @@ class Layer:
     output: GradientEdge
     inputs: Tensor
     channels: int
+    turned: bool = False
     groups: int = 1
     kernel: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
@@ -78,6 +82,17 @@ class Layer:
     def fan_in(self) -> int:
         """The numbers in at one position, k."""
         return self.inputs.shape[1] // self.groups * math.prod(self.kernel)
+
+    def gradients(self, coming_back: Tensor) -> list[Tensor]:
+        """The gradients of ``params``, of the gradient at the output [B, C, *S]."""
+        d, a = full_precision(coming_back.detach()), full_precision(self.inputs.detach())
+        with torch.autocast(d.device.type, enabled=False):
+            if self.kernel:
+                settings = self.stride, self.padding, self.dilation, self.groups
+                of_weight = _OF_WEIGHT[len(self.kernel)](a, self.params[0].shape, d, *settings)
+            else:
+                of_weight = a.T @ d if self.turned else d.T @ a
+        return [of_weight, d.movedim(1, -1).flatten(0, -2).sum(0)][: len(self.params)]
 
     def coming_back(self, gradient: Tensor) -> Tensor:
         """d_n, of the gradient at the output. [g, N, C / g]"""
@@ -113,15 +128,17 @@ def find_layers(starts: Iterable[Any], params: Iterable[Tensor]) -> list[Layer]:
     """
     wanted = {id(param): param for param in params}
     used: dict[Any, dict[int, Tensor]] = {}
-    for node, slot, leaf in _uses(starts):
+    turned: dict[Any, bool] = {}
+    for node, slot, leaf, transposed in _uses(starts):
         if id(leaf) in wanted:
             used.setdefault(node, {})[slot] = leaf
-    found = [_layer(node, slots) for node, slots in used.items()]
+            turned[node] = turned.get(node, True) and not transposed
+    found = [_layer(node, slots, turned[node]) for node, slots in used.items()]
     return [layer for layer in found if layer is not None]
 
 
-def _uses(starts: Iterable[Any]) -> Iterator[tuple[Any, int, Tensor]]:
-    """Each leaf that one node takes, once: the node, the number of its input, the leaf."""
+def _uses(starts: Iterable[Any]) -> Iterator[tuple[Any, int, Tensor, bool]]:
+    """Each leaf that one node takes, once: node, number of its input, leaf, and whether it is transposed."""
     takers: dict[Any, list[tuple[Any, int]]] = {}
     stack = list(starts)
     seen = set(stack)
@@ -137,14 +154,15 @@ def _uses(starts: Iterable[Any]) -> Iterator[tuple[Any, int, Tensor]]:
                 stack.append(child)
     for leaf in takers:
         if leaf.name() == LEAF:
-            node, slot = leaf, 0
+            node, slot, transposed = leaf, 0, False
             while len(takers.get(node, ())) == 1:
                 node, slot = takers[node][0]
+                transposed ^= node.name() == "TBackward0"
             if node not in takers:
-                yield node, slot, leaf.variable
+                yield node, slot, leaf.variable, transposed
 
 
-def _layer(node: Any, slots: dict[int, Tensor]) -> Layer | None:
+def _layer(node: Any, slots: dict[int, Tensor], turned: bool) -> Layer | None:
     """What a node is, given the parameters it takes, by the number of its input."""
     weight_slot, bias_slot = _SLOTS.get(node.name(), (-1, None))
     weight = slots.get(weight_slot)
@@ -158,17 +176,29 @@ def _layer(node: Any, slots: dict[int, Tensor]) -> Layer | None:
             if node._saved_transposed:
                 return None
             settings = (node._saved_stride, node._saved_padding, node._saved_dilation)
-            kernel, groups = tuple(weight.shape[2:]), node._saved_groups
-            layer = Layer(
-                params, output, node._saved_input, len(weight), groups, kernel, *map(tuple, settings)
-            )
-        elif node.name() == "AddmmBackward0":
-            if (node._saved_alpha, node._saved_beta) != (1, 1):
-                return None
-            layer = Layer(params, output, node._saved_mat1, weight.numel() // node._saved_mat1.shape[1])
+            kernel, groups, C = tuple(weight.shape[2:]), node._saved_groups, len(weight)
+            inputs = _saved(node, "input")
+            layer = Layer(params, output, inputs, C, False, groups, kernel, *map(tuple, settings))
         else:
-            layer = Layer(params, output, node._saved_self, weight.numel() // node._saved_self.shape[1])
+            adds = node.name() == "AddmmBackward0"
+            if adds and (node._saved_alpha, node._saved_beta) != (1, 1):
+                return None
+            inputs = _saved(node, "mat1" if adds else "self")
+            layer = Layer(params, output, inputs, weight.numel() // inputs.shape[1], turned)
     except (AttributeError, RuntimeError):  # saved under another name, or let go already
         return None
     known = layer.inputs.layout == torch.strided and not layer.inputs.is_complex()
     return layer if known and all(param.shape == (layer.channels,) for param in params[1:]) else None
+
+
+def _saved(node: Any, name: str) -> Tensor:
+    """What a node has saved; not where that means to compute it anew (checkpoints) or to fetch it.
+
+    Raises:
+        AttributeError: it is not there.
+
+    """
+    if getattr(getattr(node, f"_raw_saved_{name}"), "unpack_hook", None) is not None:
+        raise AttributeError(name)
+    saved: Tensor = getattr(node, f"_saved_{name}")
+    return saved

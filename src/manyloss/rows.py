@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from manyloss.graph import Root
 from manyloss.precision import full_precision
 
 Merge = Callable[[Tensor], Tensor]
@@ -33,9 +34,15 @@ class Rows:
 
     Inner products over complex parameters are Re<a, b>; a function that merges sees real and imaginary parts
     as numbers of their own. ``combine`` and ``merge`` use the rows up.
+
+    Attributes:
+        places: where each loss is to be read, in the order that ``add`` takes.
+        count: T.
+
     """
 
     def __init__(self, params: Sequence[Tensor]) -> None:
+        self.places: list[Root] = list(params)
         self.count = 0
         self._gradients: list[list[Tensor | None]] = [[] for _ in params]  # per parameter, T of them
 

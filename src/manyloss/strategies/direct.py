@@ -11,6 +11,8 @@ from torch import Tensor
 
 from manyloss import graph
 from manyloss.gradients import ListedGradients, check_reached, read, seed_of
+from manyloss.layer_norms import layers_to_read
+from manyloss.layered_rows import LayeredRows
 from manyloss.rows import Rows
 from manyloss.strategies._merge import merge
 from manyloss.strategies._step import Outcome, Step
@@ -20,7 +22,7 @@ from manyloss.strategies.plain import pass_on
 def run(step: Step) -> Outcome:
     """Read all, merge, write."""
     others = _others(step)
-    rows = Rows(step.params)
+    rows = _rows(step)
     own: list[Tensor | None] = [None] * len(others)
     last = len(step.names) - 1
     for i, (root, name, weight) in enumerate(zip(step.roots, step.names, step.weights, strict=True)):
@@ -28,11 +30,11 @@ def run(step: Step) -> Outcome:
         keep = step.retain_graph or i < last or step.scale.skips
         seed = step.scale.apply(seed_of(root, step.device))
         with graph.reads_only(step.roots, step.params):
-            grads = read([root], name, [*step.params, *others], [seed], retain_graph=keep)
-        shared = grads[: len(step.params)]
+            grads = read([root], name, [*rows.places, *others], [seed], retain_graph=keep)
+        shared = grads[: len(rows.places)]
         check_reached(name, shared, "shared_params")
         rows.add([None if grad is None else step.scale.remove(grad) for grad in shared])
-        for k, grad in enumerate(grads[len(step.params) :]):
+        for k, grad in enumerate(grads[len(rows.places) :]):
             own[k] = _add(own[k], grad if grad is None or weight == 1.0 else grad * weight)
         del grads, shared
     gradients = ListedGradients(step.names, lambda: step.losses.values, rows)
@@ -47,6 +49,16 @@ def run(step: Step) -> Outcome:
         if grad is not None:
             _accumulate(leaf, grad)
     return merged
+
+
+def _rows(step: Step) -> Rows:
+    """Where the losses are read: at a layer's output where that is less, and nobody asks for gradients."""
+    if step.aggregator.needs.gradients:
+        return Rows(step.params)
+    nodes = [graph.edge_of(root)[0] for root in step.roots if root is not None]
+    # One gradient of each weight is formed in any case, to be written.
+    layers = layers_to_read(nodes, step.params, len(step.names) - 1)
+    return LayeredRows(step.params, layers) if layers else Rows(step.params)
 
 
 def _others(step: Step) -> list[Tensor]:

@@ -16,14 +16,14 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
-from manyloss.adversarial._distiller import Distiller
+from manyloss.adversarial import Distiller
 from manyloss.aggregation import Aggregator
 from manyloss.penalties import Penalty
 from manyloss.weighting import GradientWeighting, LossWeighting
@@ -194,43 +194,98 @@ def arms() -> str:
     return "\n".join(rows)
 
 
-def error_texts(path: Path) -> Iterator[tuple[str, str]]:
-    """When it happens, and the text with … for what is filled in, of every error of a checks module."""
-    for function in ast.parse(path.read_text(encoding="utf-8")).body:
-        if not isinstance(function, ast.FunctionDef) or function.name.startswith("_"):
-            continue
-        when = paragraph(ast.get_docstring(function) or "")
-        seen = set()
-        for node in ast.walk(function):
-            name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
-            if isinstance(node, ast.Call) and name.endswith("Error") and node.args:
-                text = _template(node.args[0])
-                if text.strip("… ") and text not in seen:
-                    seen.add(text)
-                    yield when, text
+class RaiseSite(NamedTuple):
+    """Where an error is made: module, kind and text, with {names} for what is filled in."""
+
+    module: str
+    kind: str
+    text: str
 
 
-def _template(node: ast.expr) -> str:
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
+def raise_sites(folder: Path = SOURCE) -> list[RaiseSite]:
+    """Every error with a text of its own that the code makes, module by module, in the order of the lines."""
+    sites = []
+    for path in sorted(folder.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        module = ".".join(path.relative_to(folder.parent).with_suffix("").parts).removesuffix(".__init__")
+        made = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _makes_an_error(node)]
+        constants = {
+            target.id: node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for node in sorted(made, key=lambda node: node.lineno):
+            text = _template(node.args[0], constants)
+            if re.search(r"[a-z]{2}", re.sub(r"\{.*?\}", "", text)):
+                sites.append(RaiseSite(module, _last_name(node.func), text))
+    return list(dict.fromkeys(sites))
+
+
+def _makes_an_error(node: ast.Call) -> bool:
+    """Raised, or returned to who raises it: by the names of its class, which all end alike."""
+    return _last_name(node.func).endswith(("Error", "BadParameter")) and bool(node.args)
+
+
+def _last_name(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _template(node: ast.expr, constants: Mapping[str, ast.expr]) -> str:
+    """A text as it is written, with {names} for what is filled in."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
     if isinstance(node, ast.JoinedStr):
-        return "".join(_template(part) for part in node.values)
-    if isinstance(node, ast.BinOp):
-        return _template(node.left) + _template(node.right)
+        return "".join(_template(part, constants) for part in node.values)
+    if isinstance(node, ast.FormattedValue):
+        return _template(node.value, constants)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _template(node.left, constants) + _template(node.right, constants)
     if isinstance(node, ast.IfExp):
-        return _template(node.body) or "…"
-    return "…"
+        return _template(node.body, constants) or _template(node.orelse, constants)
+    if isinstance(node, ast.Name) and isinstance(constants.get(node.id), ast.Constant | ast.JoinedStr):
+        return _template(constants[node.id], constants)
+    name = _filled_in(node)
+    return f"{{{name}}}" if name else "…"
+
+
+def _filled_in(node: ast.expr) -> str:
+    """A short name for an expression: ``x.shape`` is shape, ``list(x)`` and ``x[0]`` are x."""
+    if isinstance(node, ast.Name | ast.Attribute):
+        name = _last_name(node)
+        if isinstance(node, ast.Attribute) and name.startswith("__"):  # type(x).__name__
+            return _filled_in(node.value)
+        return name.strip("_")
+    if isinstance(node, ast.Subscript | ast.Starred | ast.Await):
+        return _filled_in(node.value)
+    if isinstance(node, ast.GeneratorExp | ast.ListComp | ast.SetComp):
+        return _filled_in(node.generators[0].iter)
+    if isinstance(node, ast.Call):
+        return _filled_in(node.args[-1] if node.args else node.func)
+    return ""
+
+
+def matches(fragment: str, text: str) -> bool:
+    """Whether a part of an error's text says this; … in the fragment stands for anything."""
+    return re.search(".*".join(re.escape(part) for part in fragment.split("…")), text) is not None
 
 
 def errors() -> str:
-    """The errors of the library and of the lab."""
+    """The errors of the library, and those of the lab and the command line."""
+    lab = ("manyloss.lab", "manyloss.cli")
+    sites = raise_sites()
     parts = []
-    for title, path in (
-        ("The library", SOURCE / "checks.py"),
-        ("The lab and the command line", SOURCE / "lab" / "checks.py"),
+    for title, mine in (
+        ("The library", [site for site in sites if not site.module.startswith(lab)]),
+        ("The lab and the command line", [site for site in sites if site.module.startswith(lab)]),
     ):
-        rows = [f"### {title}", "", "| when | text |", "| --- | --- |"]
-        rows += [f"| {cell(when)} | {cell(text)} |" for when, text in error_texts(path)]
+        rows = [f"### {title}", "", "| module | error | text |", "| --- | --- | --- |"]
+        for site in mine:
+            cells = (f"`{site.module.removeprefix('manyloss.')}`", f"`{site.kind}`", cell(site.text))
+            rows.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(rows))
     return "\n\n".join(parts)
 
@@ -432,7 +487,7 @@ def comparison(folder: Path) -> str:
     """The table of a run as the command line prints it, 100 columns wide."""
     from rich.console import Console
 
-    from manyloss.lab import table
+    from manyloss.lab.analysis import table
 
     text = io.StringIO()
     console = Console(file=text, width=table.WIDTH, highlight=False)

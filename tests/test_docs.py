@@ -112,14 +112,42 @@ def test_every_method_page_has_all_parts(part):
 
 
 def test_troubleshooting_quotes_real_errors():
-    source = ROOT / "src" / "manyloss"
-    files = (source / "checks.py", source / "lab" / "checks.py")
-    texts = [text for file in files for _, text in tables.error_texts(file)]
+    texts = [site.text for site in tables.raise_sites()]
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     quoted = re.findall(r"^### `(.*)`$", page, re.MULTILINE)
     assert quoted
     for quote in quoted:
-        assert any(quote in text for text in texts), f"no error says {quote!r}"
+        assert any(tables.matches(quote, text) for text in texts), f"no error says {quote!r}"
+    assert not any(tables.matches("no such error …", text) for text in texts)
+
+
+def test_the_error_table_comes_from_where_errors_are_made(tmp_path):
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "some.py").write_text(
+        """
+HINT = "take another"
+
+def check(x, names, way):
+    if x:
+        raise ValueError(f"x is {x.shape!r} of {type(x).__name__}, not {names[0]}: {HINT}{'' if x else '.'}")
+    raise errors.OddError("plain " + f"and {', '.join(n for n in names)}") from None
+
+def made(error):
+    raise error
+    return TypeError("returned to who raises it")
+
+class Quiet(Exception): ...
+raise Quiet("no error")
+raise RuntimeError(f"{made}")
+raise RuntimeError(made)
+"""
+    )
+    assert tables.raise_sites(package) == [
+        ("package.some", "ValueError", "x is {shape} of {x}, not {names}: take another."),
+        ("package.some", "OddError", "plain and {names}"),
+        ("package.some", "TypeError", "returned to who raises it"),
+    ]
 
 
 def test_no_page_names_a_machine():

@@ -101,6 +101,6 @@ def test_it_is_frozen_and_can_be_printed() -> None:
 
 
 def test_needs_join() -> None:
-    assert NORMS | GRAMIAN == Needs(values=True, norms=True, gramian=True, replaces=True)
+    assert Needs(values=True, norms=True, gramian=True, replaces=True) == NORMS | GRAMIAN
     assert not Needs(values=True, features=True).place
     assert Needs(norms=True).place

@@ -1,4 +1,4 @@
-"""Losses on separate rows of the batch: their gradients at the features are no evidence, and are not taken for it."""
+"""Losses on separate rows of the batch: their gradients at the features are not taken for evidence."""
 
 import re
 
@@ -146,7 +146,7 @@ def test_an_aggregator_with_a_tensor_per_loss_has_nothing_to_merge() -> None:
     domains = Domains()
     features, losses = domains.two_tensors()
     with pytest.raises(
-        BatchSeparatedError, match="GradDrop merges.*each of the 2 tensors belongs to one loss"
+        BatchSeparatedError, match=r"GradDrop merges.*each of the 2 tensors belongs to one loss"
     ):
         MultiLoss(aggregator=GradDrop(seed=0)).backward(losses, features=features)
     assert domains.gradients() == [None] * len(domains.gradients())

@@ -59,13 +59,6 @@ class Ranks:
             else float(self.sum(torch.tensor(float(mine), device="cpu"))) == self.world
         )
 
-    def all_finite(self, *tensors: Tensor) -> bool:
-        """Whether no rank holds a NaN or an infinity, so that all of them decide alike."""
-        largest = torch.nn.utils.get_total_norm(
-            [each.detach() for each in tensors], norm_type=torch.inf
-        )  # one pass; NaN stays NaN
-        return self.all(bool(largest.isfinite()))
-
     def shares(self, mine: list[bool]) -> list[float]:
         """Per item N / (ranks that have it): a mean over N ranks divides by those that have not, too."""
         if self.world == 1:

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from manyloss import precision
 from manyloss.checks import listed
 from manyloss.distributed import Ranks
 from manyloss.errors import RankError
@@ -37,7 +38,7 @@ class PresentLosses:
     def on_host(self) -> bool:
         """Whether the values can be read without waiting for a device."""
         first = self.held[0]
-        return not isinstance(first, Tensor) or first.device.type == "cpu"
+        return not isinstance(first, Tensor) or not precision.has_to_be_waited_for(first.device)
 
     @cached_property
     def numbers(self) -> list[float]:
@@ -100,7 +101,7 @@ def exchange(
     message = [*values, *there, float(separate), *refusals]
     total = ranks.sum(torch.tensor(message, dtype=torch.float64, device="cpu")).tolist()
     if any(total[2 * known + 1 :]):
-        _raise_refusals(ranks, refused)
+        raise_refusals(ranks, refused)
     assert given is not None
     index = [i for i in range(known) if total[known + i] > 0]
     present = PresentLosses(
@@ -142,7 +143,14 @@ def _compare_names(ranks: Ranks, names: tuple[str, ...] | None, refused: Excepti
             )
 
 
-def _raise_refusals(ranks: Ranks, refused: Exception | None) -> None:
+def raise_refusals(ranks: Ranks, refused: Exception | None) -> None:
+    """Raise on all ranks, each with its own error or a RankError that names the rank; collective.
+
+    Args:
+        ranks: of this step, of which some were refused.
+        refused: this rank's error, if it is one of them.
+
+    """
     _raise_refusal_of(ranks.gather(None if refused is None else str(refused)), refused)
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from typing import Any, Literal, Protocol
 
 import torch
@@ -44,6 +48,26 @@ class Observer(Protocol):
 
     def record(self, outcome: Outcome, features: Sequence[Tensor]) -> None:
         """Called after the backward, with the unweighted gradients, unless the step was skipped."""
+
+
+@dataclass
+class _Run:
+    """What a MultiLoss knows of the run it is in, none of which is saved.
+
+    Attributes:
+        ranks: of all steps; None before the first.
+        met: names and order of the losses were compared with the other ranks.
+        steps: that were written.
+        deferred: flags of the last step on a device that was not waited for.
+        warned: of losses that are terms of others.
+
+    """
+
+    ranks: Ranks | None = None
+    met: bool = False
+    steps: int = 0
+    deferred: list[Tensor] = field(default_factory=list)
+    warned: bool = False
 
 
 class MultiLoss(nn.Module):
@@ -105,14 +129,12 @@ class MultiLoss(nn.Module):
                 "norm of the merged gradient: use one of them."
             )
         self.penalties = nn.ModuleList(penalties)
+        self._methods: tuple[Method, ...] = (self.weighting, self.aggregator, *penalties)
+        self._needs = reduce(or_, [m.needs for m in self._methods], Needs(replaces=rescale != "none"))
         self.rescale, self.measure_at, self.read = rescale, measure_at, read
         self.distributed = distributed
         self.observers: list[Observer] = []
-        self._ranks: Ranks | None = None
-        self._met = False  # names and order were compared with the other ranks
-        self._steps = 0
-        self._deferred: list[Tensor] = []
-        self._warned = False
+        self._run = _Run()
 
     # ------------------------------------------------------------------ the step
 
@@ -156,13 +178,15 @@ class MultiLoss(nn.Module):
 
         """
         checks.positive("divide_by", divide_by)
-        with torch.enable_grad():
+        with _out_of_autocast(), torch.enable_grad():
             self._ask_deferred()
             due = [observer for observer in self.observers if observer.due()]
             skips = grad_scaler is not None and grad_scaler.is_enabled()
             wanted = self._wanted(measure or bool(due), skips)
-            checked = check_step(losses, features, shared_params, wanted, self._ranks_of_step(), self._met)
-            self._met = True
+            checked = check_step(
+                losses, features, shared_params, wanted, self._ranks_of_step(), self._run.met
+            )
+            self._run.met = True
             self._warn_of_sums(checked)
             scale = LossScale.of(grad_scaler, checked.device).divided_by(divide_by)
             step = self._step(checked, scale, retain_graph, wanted.measure)
@@ -208,24 +232,17 @@ class MultiLoss(nn.Module):
     # ------------------------------------------------------------------ wiring
 
     @property
-    def _methods(self) -> list[Method]:
-        return [self.weighting, self.aggregator, *self.penalties]
-
-    @property
     def names(self) -> tuple[str, ...] | None:
         """Of the losses; None before the first step."""
         return self.weighting.names
 
     def _wanted(self, measure: bool, skips: bool) -> Wanted:
-        needs = Needs(replaces=self.rescale != "none")
-        for method in self._methods:
-            needs = needs | method.needs
-        return Wanted(self._methods, needs, self.rescale, measure, skips, self.names)
+        return Wanted(self._methods, self._needs, self.rescale, measure, skips, self.names)
 
     def _ranks_of_step(self) -> Ranks:
-        if self._ranks is None:
-            self._ranks = ranks_of(self.distributed)
-        return self._ranks
+        if self._run.ranks is None:
+            self._run.ranks = ranks_of(self.distributed)
+        return self._run.ranks
 
     def _step(self, checked: Checked, scale: LossScale, retain_graph: bool, measure: bool) -> Step:
         return Step(
@@ -240,11 +257,11 @@ class MultiLoss(nn.Module):
             device=checked.device,
             weighting=self.weighting,
             aggregator=self.aggregator,
-            penalties=list(self.penalties),  # type: ignore[arg-type]
+            penalties=self._methods[2:],  # type: ignore[arg-type]
             rescale=self.rescale,
             weights=[1.0] * len(checked.losses.names),
             retain_graph=retain_graph,
-            look_closely=measure or self._steps % LOOK_CLOSELY_EVERY == 0,
+            look_closely=measure or self._run.steps % LOOK_CLOSELY_EVERY == 0,
         )
 
     def _start(self, names: tuple[str, ...], ranks: Ranks) -> bool:
@@ -278,7 +295,7 @@ class MultiLoss(nn.Module):
 
     def _learn(self, step: Step, outcome: Outcome, values: Tensor | None, due: list[Observer]) -> None:
         """The step was written: observers see it, methods learn from it."""
-        self._steps += 1
+        self._run.steps += 1
         for observer in due:
             observer.record(outcome, step.features)
         norms = outcome.measured.norms if outcome.measured is not None and step.plan.norms else None
@@ -289,24 +306,24 @@ class MultiLoss(nn.Module):
             method.commit()
         if not (step.losses.on_host or step.scale.skips):
             step.deferred.append(torch.isfinite(torch.stack(list(step.losses.held))).all())  # type: ignore[arg-type]
-        self._deferred = step.deferred
+        self._run.deferred = step.deferred
 
     def _warn_of_sums(self, checked: Checked) -> None:
         """Once: a loss that already holds another one as a term counts it twice."""
-        if checked.walk.contains and not self._warned:
-            self._warned = True
+        if checked.walk.contains and not self._run.warned:
+            self._run.warned = True
             i, j = checked.walk.contains[0]
             whole, term = checked.losses.names[i], checked.losses.names[j]
             warnings.warn(
-                f"Loss {whole!r} is a sum that has loss {term!r} as a term (such as `{whole} += {term}`), and "
-                f"{term!r} is passed as well: it counts twice. Pass the terms, each once.",
+                f"Loss {whole!r} is a sum that has loss {term!r} as a term (as after `{whole} += {term}`), "
+                f"and {term!r} is passed as well: it counts twice. Pass the terms, each once.",
                 stacklevel=4,
             )
 
     def _ask_deferred(self) -> None:
         """A device that was not waited for in the last step has its answer by now."""
-        flags, self._deferred = self._deferred, []
-        if flags and not all(flag.item() for flag in flags):
+        flags, self._run.deferred = self._run.deferred, []
+        if flags and not torch.stack(flags).all().item():
             raise NotFiniteError(
                 "A loss or a gradient of the step before this one was not finite, and its gradient was "
                 "written (on this device a step does not wait for its own numbers): go back to a checkpoint. "
@@ -333,16 +350,27 @@ class MultiLoss(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
+def _out_of_autocast() -> AbstractContextManager[Any]:
+    """A backward runs in the types of its forward, as torch advises."""
+    on = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
+    if not on:
+        return nullcontext()
+    stack = ExitStack()
+    for device in on:
+        stack.enter_context(torch.autocast(device, enabled=False))
+    return stack
+
+
 def _facts(step: Step, checked: Checked) -> Facts:
-    leaves = step.walk.leaves
+    zero_weight = 0.0 in step.weights
+    if step.features:
+        return Facts(True, bool(step.params), checked.separate, checked.why_not, zero_weight=zero_weight)
     return Facts(
-        features=bool(step.features),
+        features=False,
         params=bool(step.params),
-        separate=checked.separate,
-        why_not_separate=checked.why_not,
         exclusive=step.walk.exclusive_without(step.params),
         listened=step.walk.listened
         or (dist.is_available() and dist.is_initialized())
-        or any(leaf._backward_hooks or leaf._post_accumulate_grad_hooks for leaf in leaves),
-        zero_weight=0.0 in step.weights,
+        or any(leaf._backward_hooks or leaf._post_accumulate_grad_hooks for leaf in step.walk.leaves),
+        zero_weight=zero_weight,
     )

@@ -80,7 +80,8 @@ def in_place_of(grad: Tensor, merged: Tensor, scale: LossScale) -> Tensor:
 def like_sparse(dense: Tensor, sparse: Tensor) -> Tensor:
     """A dense gradient at the places that a sparse one holds: it is zero everywhere else."""
     places = sparse.coalesce().indices()
-    return torch.sparse_coo_tensor(places, dense[tuple(places)], dense.shape, is_coalesced=True)
+    values = dense[tuple(places)]
+    return torch.sparse_coo_tensor(places, values, dense.shape, is_coalesced=True, check_invariants=False)
 
 
 @contextmanager

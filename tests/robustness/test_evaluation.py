@@ -169,7 +169,36 @@ def test_bad_calls_are_refused(four_nets, held_out):
         evaluate(nn.Sequential(model, nn.LogSoftmax(1)), x, y, eps=0.1)
     with pytest.raises(ValueError, match=r"sweep_attacks names \['CW'\]; the attacks of this evaluation are"):
         evaluate(model, x, y, eps=0.1, sweep_attacks=("CW",))
+    with pytest.raises(ValueError, match=r"Two attacks have one name: \['FGSM', 'FGSM'\]"):
+        evaluate(model, x, y, eps=0.1, attacks=ONE_STEP * 2)
+    with pytest.raises(ValueError, match="data holds 497 examples and labels 496: one label for each"):
+        evaluate(model, x, y[1:], eps=0.1)
     assert not model.training
+
+
+def test_an_attack_may_have_any_name(four_nets, held_out):
+    """Also one that the evaluation uses itself."""
+    named = [Attack(name, ONE_STEP[0].run, "one step") for name in ("clean", "nonzero", "end", "FGSM at 1.0")]
+    report = evaluate(
+        four_nets["undefended"], held_out[0][:40], held_out[1][:40], eps=0.2, attacks=[*named, *ONE_STEP]
+    )
+    assert len(set(report.accuracy.values())) == 1
+    assert report.clean_accuracy > report.accuracy["clean"]
+
+
+def test_a_radius_of_the_curves_that_is_eps_is_not_attacked_twice(four_nets, held_out):
+    radii = []
+
+    def run(model, x, y, eps, seed):
+        radii.append(eps)
+        return fgsm(model, x, y, eps)
+
+    report = evaluate(
+        four_nets["undefended"], held_out[0][:20], held_out[1][:20], eps=0.1, sweep=(0.05, 0.1),
+        attacks=[Attack("FGSM", run, "one step")],
+    )  # fmt: skip
+    assert radii == [0.1, 0.05, 1.0]
+    assert report.curves["FGSM"][0.1] == report.accuracy["FGSM"]
 
 
 def verdict(**changes):

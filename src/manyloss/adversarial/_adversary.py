@@ -8,43 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from manyloss import checks
-from manyloss.adversarial._reading import widened
-from manyloss.distributed import ALONE, Ranks, Setting, ranks_of
+from manyloss.precision import full_precision
+from manyloss.restore import PutBack
 from manyloss.state import InnerOptimizer, Method, OptimizerFactory
-
-
-class Team:
-    """The ranks of a method, asked for at its first step, when torch.distributed is up."""
-
-    def __init__(self, setting: Setting = "auto") -> None:
-        self.setting = setting
-        self.ranks: Ranks = ALONE
-        self.asked = False
-
-    def meet(self, *networks: nn.Module) -> None:
-        """At the first step, find the other ranks and start the auxiliary networks alike on all of them."""
-        if self.asked:
-            return
-        self.asked = True
-        self.ranks = ranks_of(self.setting)
-        for network in networks:
-            self.ranks.share_parameters([*network.parameters(), *network.buffers()])
-
-    def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Means over the ranks, in one message."""
-        if self.ranks.world == 1 or not tensors:
-            return list(tensors)
-        flat = self.ranks.mean(torch.cat([tensor.detach().reshape(-1) for tensor in tensors]))
-        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
-        return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
-
-    def all_finite(self, *tensors: Tensor) -> bool:
-        """Whether no rank holds a NaN or an infinity, so that all of them decide alike."""
-        largest = torch.nn.utils.get_total_norm(
-            [each.detach() for each in tensors], norm_type=torch.inf
-        )  # one pass; NaN stays NaN
-        bad = (~largest.isfinite()).float()
-        return not bool(self.ranks.sum(bad).item())
 
 
 def _adam(parameters: list[Tensor], lr: float) -> torch.optim.Optimizer:
@@ -74,18 +40,40 @@ class Adversary(Method):
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise checks.auxiliary_failed(self.who, gradients.shape, error) from error
+            raise ValueError(
+                f"{self.who} cannot read gradients of shape {list(gradients.shape)}, the shape of what they "
+                f"belong to: {error} Give it the input size of the model whose gradients it reads."
+            ) from error
         count = len(gradients)
         if isinstance(outputs, Tensor) and list(shape) == [count] and outputs.shape == (count, 1):
             outputs = outputs.squeeze(1)  # one logit per example may come with or without its axis
-        outputs = checks.auxiliary_outputs(outputs, shape, self.who)
-        return widened(outputs)
+        return full_precision(checks.auxiliary_outputs(outputs, shape, self.who))
 
-    def cast(self, gradients: Tensor) -> Tensor:
-        """The same gradients in the type of the network's parameters."""
-        return gradients.to(self.trained[0].dtype) if self.trained else gradients
+    def read_apart(self, gradients: Tensor) -> Tensor:
+        """The gradients as the start of a graph of their own, in the type of the network's parameters."""
+        apart = gradients.detach()
+        return (apart.to(self.trained[0].dtype) if self.trained else apart).requires_grad_()
 
     def learn(self, gradients: Sequence[Tensor]) -> None:
         """One step of the network along its own gradients."""
-        if self.trained:
-            self.inner.step(self.trained, gradients)
+        if not self.trained:
+            return
+        pairs = zip(self.trained, gradients, strict=True)
+        try:
+            self.inner.step(self.trained, [gradient.to(each.dtype) for each, gradient in pairs])
+        finally:
+            for parameter in self.trained:
+                parameter.grad = None
+
+    def remember(self) -> PutBack:
+        """What puts the network's parameters and their optimiser back as they are now."""
+        values = [parameter.detach().clone() for parameter in self.trained]
+        inner = self.inner.tensors()
+
+        def put_back() -> None:
+            with torch.no_grad():
+                for parameter, value in zip(self.trained, values, strict=True):
+                    parameter.copy_(value)
+            self.inner.load(inner)
+
+        return put_back

@@ -27,7 +27,10 @@ def leaky(model: nn.Module, slope: float = SLOPE) -> nn.Module:
     inner: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
     copied = copy.deepcopy(inner)
     if not any(isinstance(module, nn.ReLU) for module in copied.modules()):
-        raise checks.no_relu(inner)
+        raise ValueError(
+            f"{type(inner).__name__} holds no nn.ReLU module that could become a LeakyReLU; write functional "
+            "relu() calls as modules, or build the auxiliary network yourself."
+        )
     if isinstance(copied, nn.ReLU):
         return nn.LeakyReLU(slope)
     for module in list(copied.modules()):

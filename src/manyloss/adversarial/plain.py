@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.amp import GradScaler
+from torch import nn
 
-from manyloss.adversarial._distiller import DistillationResult, Distiller
-from manyloss.adversarial._reading import Loss, backward
+from manyloss.adversarial._base import Distiller
+from manyloss.adversarial._step import Step
+from manyloss.adversarial.result import DistillationResult
 from manyloss.distributed import Setting
+from manyloss.input_gradients import Loss
 
 
 class PlainTraining(Distiller):
     """J alone, in the interface of the distillation methods."""
+
+    reads_input_gradients = False
 
     def __init__(
         self,
@@ -24,10 +27,8 @@ class PlainTraining(Distiller):
     ) -> None:
         super().__init__(student, None, loss=loss, input_range=input_range, distributed=distributed)
 
-    def _step(self, x: Tensor, y: Tensor, loss: Loss, grad_scaler: GradScaler | None) -> DistillationResult:
-        self.team.meet()
-        _, task_loss = self._task(self.student, x, y, loss, "the student")
-        if not self.team.all_finite(task_loss):
-            return self._not_finite(task_loss, grad_scaler, "The loss")
-        backward(task_loss, grad_scaler)
-        return self._result(task_loss, task_loss)
+    def _step(self, step: Step) -> DistillationResult:
+        _, task_loss = step.run_model(self.student, "the student")
+        step.require_finite("The loss", task_loss)
+        step.write(task_loss)
+        return self._result(step, objective=task_loss.detach())

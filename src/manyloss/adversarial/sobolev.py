@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.amp import GradScaler
+from torch import nn
 
 from manyloss import checks
-from manyloss.adversarial._distiller import DistillationResult, Distiller
-from manyloss.adversarial._reading import Loss, backward, loss_input_gradient, loss_scale
+from manyloss.adversarial._base import Distiller
+from manyloss.adversarial._step import Step
+from manyloss.adversarial.result import DistillationResult
 from manyloss.distributed import Setting
+from manyloss.input_gradients import Loss
 
 
 class SobolevTraining(Distiller):
@@ -28,20 +29,15 @@ class SobolevTraining(Distiller):
         input_range: tuple[float, float] | None = None,
         distributed: Setting = "auto",
     ) -> None:
-        super().__init__(student, teacher, loss=loss, input_range=input_range, distributed=distributed)
         checks.at_least("weight", weight, 0.0)
+        super().__init__(student, teacher, loss=loss, input_range=input_range, distributed=distributed)
         self.weight = weight
 
-    def _step(self, x: Tensor, y: Tensor, loss: Loss, grad_scaler: GradScaler | None) -> DistillationResult:
-        self.team.meet()
-        scale = loss_scale(grad_scaler, x)
-        x = x.detach().requires_grad_()
-        outputs, task_loss = self._task(self.student, x, y, loss, "the student")
-        checks.double_backward(outputs, "the student")
-        g_student = loss_input_gradient(task_loss, x, scale, create_graph=True, who="the student")
-        g_teacher = self._read_teacher(x, y, loss, scale, classifies=loss is F.cross_entropy)
+    def _step(self, step: Step) -> DistillationResult:
+        _, task_loss = step.run_model(self.student, "the student")
+        g_student = step.input_gradients(task_loss, "the student", create_graph=True)
+        g_teacher = self._teacher_gradients(step, step.loss)
         objective = task_loss + self.weight * F.mse_loss(g_student, g_teacher)
-        if not self.team.all_finite(objective):
-            return self._not_finite(task_loss, grad_scaler, "The loss or an input gradient")
-        backward(objective, grad_scaler)
-        return self._result(task_loss, objective, g_student, g_teacher)
+        step.require_finite("The loss or an input gradient", objective)
+        step.write(objective)
+        return self._result(step, objective=objective.detach(), student=g_student, teacher=g_teacher)

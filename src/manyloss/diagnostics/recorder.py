@@ -199,7 +199,10 @@ def _parameters(name: str, layer: nn.Module | Iterable[Tensor]) -> list[Tensor]:
     tensors = list(layer.parameters()) if isinstance(layer, nn.Module) else list(layer)
     found = [tensor for tensor in tensors if tensor.requires_grad]
     if not found:
-        raise checks.layer_without_parameters(name)
+        raise ValueError(
+            f"layers: {name!r} has no parameters that require grad, so no gradient can be read there: "
+            "name a module that has, or leave it out."
+        )
     return found
 
 

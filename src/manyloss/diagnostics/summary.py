@@ -22,8 +22,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from manyloss import checks
-
 CONFLICT = -0.05
 STRONG = -0.2
 OVERRULED = 0.25
@@ -110,7 +108,9 @@ def diagnose(records: Iterable[Mapping[str, Any]]) -> Diagnosis:
     """
     records = list(records)
     if not records:
-        raise checks.no_records()
+        raise ValueError(
+            "There are no records to diagnose: attach the ConflictRecorder before training starts."
+        )
     names = list(dict.fromkeys(name for record in records for name in record["losses"]))
     if len(names) == 1:
         return Diagnosis(

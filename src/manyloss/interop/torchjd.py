@@ -59,7 +59,7 @@ def from_torchjd(method: Any, *, seed: int | None = None) -> TorchJDWeighting | 
     try:
         from torchjd import aggregation as torchjd
     except ImportError as error:
-        raise checks.not_installed("from_torchjd", "torchjd", "peers") from error
+        checks.not_installed("from_torchjd", "torchjd", "peers", error)
     if isinstance(method, type):
         raise checks.torchjd_kind(method.__name__, "the class")
     if isinstance(method, torchjd.GramianWeightedAggregator):

@@ -8,10 +8,12 @@ from manyloss.robustness.attacks import (
     random_noise,
     random_targets,
 )
-from manyloss.robustness.evaluation import Attack, RobustnessReport, evaluate, standard_attacks
+from manyloss.robustness.evaluation import evaluate
 from manyloss.robustness.landscape import loss_landscape
 from manyloss.robustness.masking import MaskingVerdict, masking_verdict
+from manyloss.robustness.report import RobustnessReport
 from manyloss.robustness.saliency import saliency_maps
+from manyloss.robustness.standard import Attack, standard_attacks
 
 __all__ = [
     "Attack",

@@ -4,20 +4,26 @@ x [B, ...] lies in [0, 1] and so does every result; eps is in the same units (8/
 to logits [B, C], with any normalisation inside. Attacks run in eval mode, put every submodule's mode back,
 and write to no `.grad`. Sources: Goodfellow et al. 2014 (FGSM), Kurakin et al. 2016 (iterated, least
 likely), Madry et al. 2017 (PGD), Carlini and Wagner 2017 (margin), Croce and Hein 2020 (DLR).
+
+Every function raises ValueError for images outside [0, 1], labels that name no class, outputs that are no
+logits and an eps outside [0, 1], and those that follow gradients RuntimeError in inference mode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyloss import checks
-from manyloss.adversarial._reading import modes_restored
+from manyloss.input_gradients import gradient_of_score, ordinary
+from manyloss.precision import full_precision
+from manyloss.restore import modes_restored
 
 AttackLoss = Callable[[Tensor, Tensor], Tensor]
+_CPU = torch.device("cpu")  # where random numbers are drawn, whatever the default device
 
 
 def _others(logits: Tensor, classes: Tensor) -> Tensor:
@@ -40,7 +46,11 @@ def _to_climb(logits: Tensor, y: Tensor, targets: Tensor | None, loss: str | Att
     if loss == "margin":
         return direction * (_others(logits, aim) - _of(logits, aim))
     checks.one_of("loss", loss, ("cross_entropy", "margin", "dlr"))
-    checks.enough_classes(logits.shape[1], 3 if targets is None else 4)
+    classes, needed = logits.shape[1], 3 if targets is None else 4
+    if classes < needed:
+        raise ValueError(
+            f"The DLR loss needs at least {needed} classes; received {classes}. Use loss='margin'."
+        )
     first, _, third, *rest = logits.sort(1, descending=True).values.unbind(1)
     if targets is None:
         return (_others(logits, y) - _of(logits, y)) / (first - third + 1e-12)
@@ -51,21 +61,18 @@ def checked_logits(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """The model's logits [B, C], after all checks of inputs, labels and outputs."""
     checks.images(x, (0.0, 1.0))
     checks.labels_of(x, y)
-    logits = checks.logits(model(x), len(x))
+    with torch.no_grad():
+        logits = checks.logits(model(x), len(x))
     checks.labels_in_range(y, logits.shape[1])
-    return logits
+    return full_precision(logits)
 
 
 def _sign_of_gradient(
     model: nn.Module, x: Tensor, y: Tensor, targets: Tensor | None, loss: str | AttackLoss
 ) -> Tensor:
-    x = x.detach().requires_grad_()
-    with torch.enable_grad():
-        logits = model(x)
-        checks.reaches_input(logits)
-        climbed = _to_climb(logits, y, targets, loss).sum()
-        (gradient,) = torch.autograd.grad(climbed, x, allow_unused=True)
-    return checks.input_gradient(gradient).nan_to_num(0.0, 0.0, 0.0).sign()
+    y, targets = ordinary(y), None if targets is None else ordinary(targets)
+    gradient = gradient_of_score(model, x, lambda logits: _to_climb(logits, y, targets, loss))
+    return gradient.nan_to_num(0.0, 0.0, 0.0).sign()
 
 
 def _project(x: Tensor, centre: Tensor, eps: float) -> Tensor:
@@ -74,12 +81,33 @@ def _project(x: Tensor, centre: Tensor, eps: float) -> Tensor:
 
 def _check(model: nn.Module, x: Tensor, y: Tensor, eps: float, targets: Tensor | None) -> None:
     checks.eps(eps)
-    with torch.no_grad():
-        logits = checked_logits(model, x, y)
+    logits = checked_logits(model, x, y)
     if targets is not None:
         checks.labels_of(x, targets)
         checks.labels_in_range(targets, logits.shape[1], "targets")
-        checks.target_differs(targets, y)
+        if bool((targets == y).any().item()):
+            raise ValueError(
+                "targets holds true labels; a targeted attack needs a wrong class for every example."
+            )
+
+
+def _first_that_works(
+    model: nn.Module, tries: Iterable[Tensor], y: Tensor, targets: Tensor | None = None
+) -> Tensor:
+    """Per example the first of ``tries`` [B, ...] that the model gets wrong, or takes for the target; else
+    the last.
+    """
+    kept: Tensor | None = None
+    for moved in tries:
+        if kept is None:
+            kept = moved
+        else:
+            with torch.no_grad():
+                predicted = model(kept).argmax(1)
+            works = predicted != y if targets is None else predicted == targets
+            kept = torch.where(works.view(-1, *[1] * (moved.dim() - 1)), kept, moved)
+    assert kept is not None
+    return kept.detach()
 
 
 def fgsm(
@@ -93,8 +121,17 @@ def fgsm(
 ) -> Tensor:
     """One step: clip(x + eps sign(grad_x L(x, y))), or x - eps sign(grad_x L(x, targets)) when targeted.
 
-    loss: "cross_entropy", "margin", "dlr", or a function (logits, classes) -> [B]. Returns [B, ...] in [0,
-    1].
+    Args:
+        model: x -> logits [B, C].
+        x: [B, ...] in [0, 1].
+        y: int64 [B], the true classes.
+        eps: radius of the ball, in [0, 1].
+        targets: int64 [B], a wrong class per example to move towards; None moves away from y.
+        loss: L, one of "cross_entropy", "margin", "dlr", or a function (logits, classes) -> [B].
+
+    Returns:
+        [B, ...] in [0, 1].
+
     """
     return ifgsm(model, x, y, eps, steps=1, step_size=eps, targets=targets, loss=loss)
 
@@ -110,8 +147,21 @@ def ifgsm(
     targets: Tensor | None = None,
     loss: str | AttackLoss = "cross_entropy",
 ) -> Tensor:
-    """`steps` steps of `step_size` (eps / steps unless given) from x itself, each clipped to the ball and
-    [0, 1].
+    """x_0 = x, x_{k+1} = clip(x_k + step_size sign(grad_x L(x_k, y))), clipped to the ball and [0, 1].
+
+    Args:
+        model: x -> logits [B, C].
+        x: [B, ...] in [0, 1].
+        y: int64 [B], the true classes.
+        eps: radius of the ball, in [0, 1].
+        steps: how many.
+        step_size: eps / steps unless given.
+        targets: as for :func:`fgsm`.
+        loss: as for :func:`fgsm`.
+
+    Returns:
+        [B, ...] in [0, 1].
+
     """
     return pgd(
         model, x, y, eps, steps=steps, step_size=eps / steps if step_size is None else step_size,
@@ -133,36 +183,46 @@ def pgd(
     loss: str | AttackLoss = "cross_entropy",
     seed: int = 0,
 ) -> Tensor:
-    """Projected steps of `step_size` (2.5 eps / steps unless given) from a uniform random point of the ball.
+    """As :func:`ifgsm`, from a uniform random point of the ball.
 
-    Of several restarts an example keeps the first that works (a wrong class, or the target), else the last.
-    `seed` decides the starts; torch's global generators are not used.
+    Args:
+        model: x -> logits [B, C].
+        x: [B, ...] in [0, 1].
+        y: int64 [B], the true classes.
+        eps: radius of the ball, in [0, 1].
+        steps: how many.
+        step_size: 2.5 eps / steps unless given.
+        restarts: of several an example keeps the first that works (a wrong class, or the target), else the
+            last.
+        random_start: False starts from x itself.
+        targets: as for :func:`fgsm`.
+        loss: as for :func:`fgsm`.
+        seed: decides the starts; torch's global generators are not used.
+
+    Returns:
+        [B, ...] in [0, 1].
+
     """
     checks.at_least("steps", steps, 1)
     checks.at_least("restarts", restarts, 1)
     step = 2.5 * eps / steps if step_size is None else step_size
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(_CPU).manual_seed(seed)
     x = x.detach()
-    with modes_restored(model):
-        model.eval()
-        _check(model, x, y, eps, targets)
-        kept: Tensor | None = None
-        works = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+
+    def descents() -> Iterator[Tensor]:
         for _ in range(restarts):
             moved = x
             if random_start:
-                offset = torch.rand(x.shape, generator=generator, dtype=torch.float64) * 2 - 1
+                offset = torch.rand(x.shape, generator=generator, dtype=torch.float64, device=_CPU) * 2 - 1
                 moved = _project(x + eps * offset.to(x), x, eps)
             for _ in range(steps):
                 moved = _project(moved + step * _sign_of_gradient(model, moved, y, targets, loss), x, eps)
-            free = (~works).view(-1, *[1] * (x.dim() - 1))
-            kept = moved if kept is None else torch.where(free, moved, kept)
-            if restarts > 1:
-                with torch.no_grad():
-                    predicted = model(kept).argmax(1)
-                works = predicted != y if targets is None else predicted == targets
-        assert kept is not None
-        return kept.detach()
+            yield moved
+
+    with modes_restored(model):
+        model.eval()
+        _check(model, x, y, eps, targets)
+        return _first_that_works(model, descents(), y, targets)
 
 
 def random_noise(
@@ -170,19 +230,22 @@ def random_noise(
 ) -> Tensor:
     """Black box: the first of `tries` random corners x +- eps that the model gets wrong, else the last."""
     checks.at_least("tries", tries, 1)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(_CPU).manual_seed(seed)
     x = x.detach()
-    with modes_restored(model), torch.no_grad():
+
+    def corners() -> Iterator[Tensor]:
+        for _ in range(tries):
+            yield (x + eps * random_signs(x, generator)).clamp(0.0, 1.0)
+
+    with modes_restored(model):
         model.eval()
         _check(model, x, y, eps, None)
-        kept = x
-        works = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        for _ in range(tries):
-            corner = torch.randint(2, x.shape, generator=generator) * 2 - 1
-            moved = (x + eps * corner.to(x)).clamp(0.0, 1.0)
-            kept = torch.where(works.view(-1, *[1] * (x.dim() - 1)), kept, moved)
-            works = model(kept).argmax(1) != y
-        return kept
+        return _first_that_works(model, corners(), y)
+
+
+def random_signs(x: Tensor, generator: torch.Generator) -> Tensor:
+    """+1 or -1 for every element, like x; the same on every device."""
+    return (torch.randint(2, x.shape, generator=generator, device=_CPU) * 2 - 1).to(x)
 
 
 def random_targets(y: Tensor, classes: int, *, seed: int = 0) -> Tensor:
@@ -191,14 +254,14 @@ def random_targets(y: Tensor, classes: int, *, seed: int = 0) -> Tensor:
     """
     checks.at_least("classes", classes, 2)
     checks.labels_in_range(y, classes)
-    generator = torch.Generator().manual_seed(seed)
-    shift = torch.randint(1, classes, y.shape, generator=generator)
+    generator = torch.Generator(_CPU).manual_seed(seed)
+    shift = torch.randint(1, classes, y.shape, generator=generator, device=_CPU)
     return (y + shift.to(y.device)) % classes
 
 
 def least_likely_targets(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """The wrong class with the smallest logit on the clean image, int64 [B]: the paper's "worst" target."""
-    with modes_restored(model), torch.no_grad():
+    with modes_restored(model):
         model.eval()
         logits = checked_logits(model, x, y)
         return logits.scatter(1, y[:, None], torch.inf).argmin(1)

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyloss import checks
-from manyloss.adversarial._reading import modes_restored
-from manyloss.robustness.attacks import checked_logits
+from manyloss.input_gradients import gradient_of_score, ordinary
+from manyloss.precision import full_precision
+from manyloss.restore import modes_restored
+from manyloss.robustness.attacks import checked_logits, random_signs
 
 
 def loss_landscape(
@@ -21,23 +23,22 @@ def loss_landscape(
     """
     checks.eps(eps)
     checks.at_least("points", points, 2)
-    generator = torch.Generator().manual_seed(seed)
+    y = ordinary(y)
+    generator = torch.Generator("cpu").manual_seed(seed)
+
+    def loss_at(logits: Tensor) -> Tensor:  # [B]
+        return F.cross_entropy(logits, y, reduction="none")
+
     with modes_restored(model):
         model.eval()
-        inputs = x.detach().requires_grad_()
-        with torch.enable_grad():
-            logits = checked_logits(model, inputs, y)
-            checks.reaches_input(logits)
-            (gradient,) = torch.autograd.grad(
-                F.cross_entropy(logits, y, reduction="sum"), inputs, allow_unused=True
-            )
-        along = checks.input_gradient(gradient).sign()
-        across = (torch.randint(2, x.shape, generator=generator) * 2 - 1).to(x)
+        checked_logits(model, x, y)
+        along = gradient_of_score(model, x, loss_at).sign()
+        across = random_signs(x, generator)
         offsets = torch.linspace(-eps, eps, points, dtype=x.dtype, device=x.device)
-        losses = torch.empty(len(x), points, points, dtype=x.dtype, device=x.device)
+        losses = x.new_empty(len(x), points, points)
         with torch.no_grad():
             for i, up in enumerate(offsets):
                 for j, right in enumerate(offsets):
                     images = (x + up * along + right * across).clamp(0.0, 1.0)
-                    losses[:, i, j] = F.cross_entropy(model(images), y, reduction="none")
+                    losses[:, i, j] = loss_at(full_precision(model(images)))
     return offsets, losses

@@ -114,9 +114,7 @@ class MergeInside:
 
     def __call__(self, number: int, grad: Tensor | None) -> Tensor | None:
         """What goes on into the encoder from one features tensor."""
-        if (
-            grad is None or self._reading
-        ):  # an unused output; or a read behind the features, which passes here
+        if grad is None or self._reading:  # an unused output; or a read behind the features passes
             return None
         merged = self.finish()
         if self.error is not None:

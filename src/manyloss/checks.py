@@ -105,74 +105,10 @@ def positive_loss(owner: str, name: str, value: float, what: str = "the value") 
 
 
 def not_installed(what: str, package: str, extra: str, error: ImportError) -> NoReturn:
-    """Say how to install an optional package that is missing."""
+    """An optional package is missing."""
     raise ImportError(
         f'{what} needs {package}, which is not installed: pip install "manyloss[{extra}]".'
     ) from error
-
-
-def own_backward(kind: str) -> NotImplementedError:
-    """Something that runs the backward itself leaves no room for MultiLoss."""
-    return NotImplementedError(
-        f"{kind} runs the backward itself, so gradients cannot be merged in it: use "
-        "DistributedDataParallel or FSDP2 (torchrun), and an ordinary optimiser."
-    )
-
-
-def no_forward(module: str) -> RuntimeError:
-    """``FeaturesOf`` has nothing to give."""
-    return RuntimeError(
-        f"FeaturesOf({module}) saw no forward since its last take(): run the model first, take once a step."
-    )
-
-
-def no_state(path: object) -> FileNotFoundError:
-    """A checkpoint of a Trainer without MultiLoss."""
-    return FileNotFoundError(
-        f"{path} does not exist: the checkpoint was not written by MultiLossTrainer. Resume from one that "
-        "was, or load the model's weights and start anew."
-    )
-
-
-def torchjd_kind(name: str, what: str) -> TypeError:
-    """``from_torchjd`` takes an object of TorchJD's aggregation package."""
-    hint = f"write from_torchjd({name}(...))" if what == "the class" else "such as UPGrad()"
-    return TypeError(f"from_torchjd needs an aggregator or weighting of TorchJD, got {what} {name}: {hint}.")
-
-
-def torchjd_two_batches(name: str) -> ValueError:
-    """Methods that need independent estimates of the gradients."""
-    return ValueError(
-        f"{name} reads products of the gradients of two independent batches, and a step has one batch: "
-        "call it by hand as its own documentation shows, or use MGDA."
-    )
-
-
-def torchjd_one_rank(name: str, world: int) -> ValueError:
-    """Entries of the matrix live on other ranks."""
-    return ValueError(
-        f"TorchJD's {name} reads the whole matrix of gradients, whose columns at the features are spread "
-        f"over {world} ranks: pass shared_params= without features, where gradients are averaged, "
-        "or use a method that reads the Gramian."
-    )
-
-
-def torchjd_absent(name: str, absent: Sequence[str]) -> ValueError:
-    """A stateful method of TorchJD counts the losses."""
-    return ValueError(
-        f"TorchJD's {name} keeps state for a fixed number of losses, and {listed(absent)} "
-        f"{'is' if len(absent) == 1 else 'are'} absent in this step: use a method without state, "
-        "or give every loss in every step."
-    )
-
-
-def torchjd_not_finite(name: str, names: Sequence[str], weights: Sequence[float] | None) -> ValueError:
-    """The gradients were finite, the result is not."""
-    got = "" if weights is None else f": weights {', '.join(f'{w:g}' for w in weights)} for {listed(names)}"
-    return ValueError(
-        f"TorchJD's {name} gave a result that is not finite{got}. A zero gradient or repeated ones may be "
-        "outside of what it can do: look at result.cosines with measure=True."
-    )
 
 
 # ---------------------------------------------------------------- adversaries and robustness

@@ -106,6 +106,13 @@ def _named(losses: Losses) -> tuple[tuple[str, ...], list[Root | None], list[Ten
     return tuple(names), roots, values
 
 
+def losses_present(losses: Losses) -> list[Tensor]:
+    """The losses that are there, of any of the kinds that a user may pass; nothing is checked."""
+    if isinstance(losses, Tensor):
+        return list(losses.unbind())
+    return [loss for _, loss in _pairs(losses) if loss is not None]
+
+
 def _pairs(losses: Any) -> list[tuple[Any, Any]]:
     if isinstance(losses, Mapping):
         return list(losses.items())

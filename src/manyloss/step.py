@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -28,6 +27,8 @@ from manyloss.scaling import LossScale
 from manyloss.state import Method, tensor_to_text
 from manyloss.strategies import RUN, Outcome, Step
 from manyloss.strategies.plain import pass_on
+from manyloss.telling import Told
+from manyloss.total import total
 from manyloss.weighting import Equal, Weighting
 
 Rescale = Literal["none", "sum_norm"]
@@ -59,7 +60,6 @@ class _Run:
         met: names and order of the losses were compared with the other ranks.
         steps: that were written.
         deferred: flags of the last step on a device that was not waited for.
-        warned: of losses that are terms of others.
 
     """
 
@@ -67,7 +67,6 @@ class _Run:
     met: bool = False
     steps: int = 0
     deferred: list[Tensor] = field(default_factory=list)
-    warned: bool = False
 
 
 class MultiLoss(nn.Module):
@@ -90,6 +89,9 @@ class MultiLoss(nn.Module):
 
     The state of all its methods is in ``state_dict``, as tensors; ``parameters()`` is empty: what learns here
     owns its optimiser.
+
+    Attributes:
+        last: what the last step measured.
 
     Raises:
         TypeError, ValueError: something that is no method, or methods that exclude each other.
@@ -134,6 +136,8 @@ class MultiLoss(nn.Module):
         self.rescale, self.measure_at, self.read = rescale, measure_at, read
         self.distributed = distributed
         self.observers: list[Observer] = []
+        self.told = Told()
+        self.last: StepResult | None = None
         self._run = _Run()
 
     # ------------------------------------------------------------------ the step
@@ -190,9 +194,11 @@ class MultiLoss(nn.Module):
             self._warn_of_sums(checked)
             scale = LossScale.of(grad_scaler, checked.device).divided_by(divide_by)
             step = self._step(checked, scale, retain_graph, wanted.measure)
-            if not checked.finite:
-                return StepResult.of(step, pass_on(step))
-            return self._take(step, checked, wanted, due)
+            if checked.finite:
+                self.last = self._take(step, checked, wanted, due)
+            else:
+                self.last = StepResult.of(step, pass_on(step))
+            return self.last
 
     def _take(self, step: Step, checked: Checked, wanted: Wanted, due: list[Observer]) -> StepResult:
         """Weigh, plan and run; leave no trace in the methods when that fails or is skipped."""
@@ -203,7 +209,9 @@ class MultiLoss(nn.Module):
             values = step.losses.values if wanted.needs.values else None
             for method in self._methods:
                 method.check(step.names, values)
-            step.weights = self.weighting.weigh_losses(step.names, values).tolist()
+            weights = self.weighting.weigh_losses(step.names, values)
+            if weights is not None:
+                step.weights = weights.tolist()
             facts = _facts(step, checked)
             virtual = self.measure_at == "virtual_layer"
             step.plan = plan(
@@ -218,6 +226,46 @@ class MultiLoss(nn.Module):
         if not outcome.skipped:
             self._learn(step, outcome, values, due)
         return StepResult.of(step, outcome)
+
+    def total(
+        self,
+        losses: Losses,
+        features: Features | None = None,
+        shared_params: SharedParams | None = None,
+        *,
+        grad_scaler: Any = None,
+        measure: bool = False,
+    ) -> Tensor:
+        """The losses as one scalar whose own ``backward()`` runs the step: for a trainer that calls it. ::
+
+            loss = multi.total(losses, features=z)  # was: sum(losses.values())
+            trainer.backward(loss)                  # however it scales and divides
+            multi.last                              # what the step measured
+
+        Its value is the plain sum of the losses, which is what a trainer logs. Whatever arrives as its
+        gradient (a GradScaler's scale, 1 / accumulated batches, a trainer's own factor) scales what is
+        written; methods see the losses as they are. Under ``torch.no_grad()`` it is only the sum.
+
+        The step is taken once, with the graph kept if that backward keeps it; only whole backwards run it
+        (not ``backward(inputs=...)``). Nothing else may be added to it that shares the encoder, unless
+        the backward keeps the graph: pass that loss in ``losses``.
+
+        Args:
+            losses: as in `backward`.
+            features: as in `backward`.
+            shared_params: as in `backward`.
+            grad_scaler: who skips steps that are not finite. Without it, losses that come scaled by anything
+                but 1 are taken to have such a scaler: what is not finite is then passed on, with a warning.
+                A disabled one says that there is none.
+            measure: as in `backward`.
+
+        Raises:
+            TypeError, ValueError: bad input, here or, for what only the step can see, in ``backward()``.
+            RuntimeError: a second backward of one total, ``create_graph=True``, or a total inside the forward
+                of a DistributedDataParallel that looks for unused parameters.
+
+        """
+        return total(self, losses, features, shared_params, grad_scaler, measure)
 
     def set_progress(self, fraction: float) -> None:
         """Tell all methods which fraction of the training is done, in [0, 1]."""
@@ -309,15 +357,14 @@ class MultiLoss(nn.Module):
         self._run.deferred = step.deferred
 
     def _warn_of_sums(self, checked: Checked) -> None:
-        """Once: a loss that already holds another one as a term counts it twice."""
-        if checked.walk.contains and not self._run.warned:
-            self._run.warned = True
+        """A loss that already holds another one as a term counts it twice."""
+        if checked.walk.contains:
             i, j = checked.walk.contains[0]
             whole, term = checked.losses.names[i], checked.losses.names[j]
-            warnings.warn(
+            self.told.once(
+                "sums",
                 f"Loss {whole!r} is a sum that has loss {term!r} as a term (as after `{whole} += {term}`), "
                 f"and {term!r} is passed as well: it counts twice. Pass the terms, each once.",
-                stacklevel=4,
             )
 
     def _ask_deferred(self) -> None:

@@ -115,7 +115,7 @@ def test_a_real_transformer_with_features_from_inside(tmp_path) -> None:
          "second": torch.tensor(i % 3)} for i in range(8)
     ]  # fmt: skip
     model = TwoClassifiers()
-    encoded = FeaturesOf(model.bert)
+    encoded = FeaturesOf(model.bert, select="last_hidden_state")
     run = MultiLossTrainer(
         model=model,
         args=arguments(tmp_path, label_names=["first", "second"], max_steps=2),

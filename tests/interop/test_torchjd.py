@@ -258,5 +258,5 @@ def test_a_result_that_is_not_finite_names_the_method() -> None:
 
 def test_a_checkpoint_of_another_method_is_refused() -> None:
     state = wrapped("GradVac").state_dict()
-    with pytest.raises(ValueError, match="holds the state of GradVac, this object is PCD"):
+    with pytest.raises(ValueError, match="holds the state of GradVac, Sum, this object is PCD, Sum"):
         wrapped("PCD").load_state_dict(state)

@@ -6,11 +6,10 @@ Checkpoints: ``accelerator.register_for_checkpointing(multi)``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
-from manyloss import checks
 from manyloss.losses import Losses
 from manyloss.result import StepResult
 from manyloss.step import MultiLoss
@@ -51,7 +50,7 @@ def backward(
     """
     kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type))
     if kind in _OWN_BACKWARD:
-        raise checks.own_backward(kind)
+        refuse_own_backward(kind)
     steps = accelerator.gradient_accumulation_steps if divide_by is None else divide_by
     scaler = accelerator.scaler
     return multi.backward(
@@ -60,6 +59,14 @@ def backward(
         shared_params,
         grad_scaler=scaler if steps == 1 else _Divided(scaler, steps),
         measure=measure,
+    )
+
+
+def refuse_own_backward(kind: str) -> NoReturn:
+    """Something that runs the backward itself leaves no room for MultiLoss."""
+    raise NotImplementedError(
+        f"{kind} runs the backward itself, so gradients cannot be merged in it: use DistributedDataParallel "
+        "or FSDP2 (torchrun), and an ordinary optimiser."
     )
 
 

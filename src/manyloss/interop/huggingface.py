@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from manyloss import checks
-from manyloss.interop.accelerate import backward
+from manyloss.interop.accelerate import backward, refuse_own_backward
 from manyloss.result import StepResult
 from manyloss.step import MultiLoss
 
@@ -50,9 +49,9 @@ class MultiLossTrainer(Trainer):  # type: ignore[misc]
     ) -> None:
         super().__init__(**keywords)
         if self.args.n_gpu > 1:
-            raise checks.own_backward("DataParallel")
+            refuse_own_backward("DataParallel")
         if "lomo" in str(self.args.optim).lower():
-            raise checks.own_backward("LOMO")
+            refuse_own_backward("LOMO")
         self.multi = multi
         self.compute_losses = compute_losses
         self.shared_params = None if shared_params is None else list(shared_params)
@@ -101,7 +100,10 @@ class MultiLossTrainer(Trainer):  # type: ignore[misc]
         if checkpoint is not None:
             path = Path(checkpoint) / STATE
             if not path.exists():
-                raise checks.no_state(path)
+                raise FileNotFoundError(
+                    f"{path} does not exist: the checkpoint was not written by MultiLossTrainer. Resume from "
+                    "one that was, or load the model's weights and start anew."
+                )
             self.multi.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -61,16 +61,26 @@ def from_torchjd(method: Any, *, seed: int | None = None) -> TorchJDWeighting | 
     except ImportError as error:
         checks.not_installed("from_torchjd", "torchjd", "peers", error)
     if isinstance(method, type):
-        raise checks.torchjd_kind(method.__name__, "the class")
+        name = method.__name__
+        raise TypeError(
+            f"from_torchjd needs an aggregator or weighting of TorchJD, got the class {name}: write "
+            f"from_torchjd({name}(...))."
+        )
     if isinstance(method, torchjd.GramianWeightedAggregator):
         return TorchJDWeighting(method.gramian_weighting, type(method).__name__, seed=seed)
     if not isinstance(method, (torchjd.Aggregator, torchjd.Weighting)):
-        raise checks.torchjd_kind(type(method).__name__, "an object of type")
+        raise TypeError(
+            "from_torchjd needs an aggregator or weighting of TorchJD, got an object of type "
+            f"{type(method).__name__}: such as UPGrad()."
+        )
     name = type(method).__name__
     core = method.weighting if isinstance(method, torchjd.WeightedAggregator) else method
     reads = _reads(core)
     if reads == "two batches":
-        raise checks.torchjd_two_batches(name)
+        raise ValueError(
+            f"{name} reads products of the gradients of two independent batches, and a step has one batch: "
+            "call it by hand as its own documentation shows, or use MGDA."
+        )
     if reads == "matrix":
         if isinstance(method, torchjd.Weighting):
             method = torchjd.WeightedAggregator(method)
@@ -198,7 +208,7 @@ class TorchJDWeighting(_Adapter, GradientWeighting):
             scaled = torch.linalg.lstsq(directions.T, result[:, None], driver="gelsd").solution[:, 0]
             result = torch.where(lengths > 0, scaled / lengths, torch.zeros_like(scaled))
         if not bool(torch.isfinite(result).all()):
-            raise checks.torchjd_not_finite(self.held.name, gradients.names, result.tolist())
+            self.held.refuse_result(gradients.names, result.tolist())
         return result
 
 
@@ -223,7 +233,11 @@ class TorchJDAggregator(_Adapter, Aggregator):
 
         """
         if features[0] is not None and self.ranks.world > 1:
-            raise checks.torchjd_one_rank(self.held.name, self.ranks.world)
+            raise ValueError(
+                f"TorchJD's {self.held.name} reads the whole matrix of gradients, whose columns at the "
+                f"features are spread over {self.ranks.world} ranks: pass shared_params= without features, "
+                "where gradients are averaged, or use a method that reads the Gramian."
+            )
         self.begin(names)
         matrix = torch.cat([tensor.detach().flatten(1) for tensor in gradients], dim=1)  # [T, B*F...]
         generator = self.generator
@@ -231,7 +245,7 @@ class TorchJDAggregator(_Adapter, Aggregator):
         with self.held.drawing_from(generator, matrix.device):
             merged: Tensor = self.held.module(matrix).detach()
         if not bool(torch.isfinite(merged).all()):
-            raise checks.torchjd_not_finite(self.held.name, names, None)
+            self.held.refuse_result(names)
         parts = torch.split(merged, [tensor[0].numel() for tensor in gradients])
         return [part.view(tensor.shape[1:]) for part, tensor in zip(parts, gradients, strict=True)]
 
@@ -269,7 +283,20 @@ class _Held:
         """What keeps state per loss cannot leave one out."""
         absent = [name for name in expected or () if name not in names]
         if absent and self.stateful:
-            raise checks.torchjd_absent(self.name, absent)
+            raise ValueError(
+                f"TorchJD's {self.name} keeps state for a fixed number of losses, and "
+                f"{checks.listed(absent)} {'is' if len(absent) == 1 else 'are'} absent in this step: use a "
+                "method without state, or give every loss in every step."
+            )
+
+    def refuse_result(self, names: Sequence[str], weights: Sequence[float] = ()) -> NoReturn:
+        """The gradients were finite, the result is not."""
+        numbers = ", ".join(f"{weight:g}" for weight in weights)
+        got = f": weights {numbers} for {checks.listed(names)}" if weights else ""
+        raise ValueError(
+            f"TorchJD's {self.name} gave a result that is not finite{got}. A zero gradient or repeated ones "
+            "may be outside of what it can do: look at result.cosines with measure=True."
+        )
 
     @contextmanager
     def drawing_from(self, generator: torch.Generator, device: torch.device) -> Iterator[None]:

@@ -94,7 +94,8 @@ class Walk:
         number = {old: new for new, old in enumerate(present)}
         for consumer in self.consumers:
             consumer.loss = number[consumer.loss]
-        self.reached = [self.reached[i] for i in present]
+        if self.reached:  # else nothing had to be looked at
+            self.reached = [self.reached[i] for i in present]
         self.contains = [(number[i], number[j]) for i, j in self.contains]
 
     def reaches(self, params: Iterable[Tensor]) -> list[bool]:

@@ -487,7 +487,7 @@ def comparison(folder: Path) -> str:
     """The table of a run as the command line prints it, 100 columns wide."""
     from rich.console import Console
 
-    from manyloss.lab import table
+    from manyloss.lab.analysis import table
 
     text = io.StringIO()
     console = Console(file=text, width=table.WIDTH, highlight=False)

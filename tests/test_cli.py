@@ -1,11 +1,15 @@
+import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from manyloss import cli
+from manyloss import cli, lab
+from manyloss.lab.checks import StorageError
+from manyloss.lab.commands import split_methods
 from manyloss.lab.recipes import all_recipes
 
 PROBLEM = str(Path(__file__).parent / "lab" / "small_problem.py")
@@ -43,7 +47,7 @@ def finished(tmp_path_factory):
                 cli.main()
     finally:
         monkeypatch.undo()
-    assert not end.value.code
+    assert end.value.code == cli.CRASHED_TRIALS
     return root, output.read_text()
 
 
@@ -80,7 +84,7 @@ def test_a_comparison_prints_progress_table_and_reasons(finished):
 def test_the_same_command_again_trains_nothing(finished, manyloss, tmp_path):
     root = shutil.copytree(finished[0], tmp_path / "run")
     code, out, _ = manyloss(*COMPARISON, "--out", root)
-    assert code == 0
+    assert code == cli.CRASHED_TRIALS
     assert "0 of 12 trials to run" in out
     assert "vs equal" in out
 
@@ -103,6 +107,13 @@ def test_report_reads_and_writes_only_the_page(finished, manyloss, tmp_path):
         (["compare", PROBLEM, "--methods", "graddrop:kk=1"], "has no option 'kk'. Did you mean 'k'?"),
         (["compare", PROBLEM, "--seeds", "many"], "--seeds 'many' is not understood"),
         (["compare", PROBLEM, "--seeds", "0"], "--seeds '0' is not understood"),
+        (
+            ["compare", PROBLEM, "--seeds", "9" * 20],
+            "is not understood. Give how many (--seeds 5, at most 10000)",
+        ),
+        (["compare", PROBLEM, "--seeds", "9" * 5000], "is not understood"),
+        (["compare", PROBLEM, "--seeds", "1,99999999999"], "each below 2^32"),
+        (["compare", PROBLEM, "--metric", "val/accuracy"], "--metric 'val/accuracy' is not understood"),
         (["compare", PROBLEM, "--scale", "small"], "does not take --scale"),
         (["compare", PROBLEM, "--data", "mnist"], "DigitAndInk does not take --data"),
         (["compare", "cosreg-two-digits", "--scale", "smal"], "no scale 'smal'. Did you mean 'small'?"),
@@ -133,8 +144,59 @@ def test_a_broken_problem_ends_with_its_own_traceback(manyloss, tmp_path):
 
 @pytest.mark.parametrize(("text", "seeds"), [("3", [0, 1, 2]), ("0,1,7", [0, 1, 7]), ("7,", [7]), ("1", [0])])
 def test_seeds_are_a_number_or_a_list(text, seeds):
-    assert cli._seeds(text) == seeds
+    assert lab.choose_seeds(text) == seeds
 
 
 def test_methods_are_split_outside_brackets():
-    assert cli._split("equal, graddrop:leak=[0.1,0.5],mgda,") == ["equal", "graddrop:leak=[0.1,0.5]", "mgda"]
+    assert split_methods("equal, graddrop:leak=[0.1,0.5],mgda,") == [
+        "equal",
+        "graddrop:leak=[0.1,0.5]",
+        "mgda",
+    ]
+
+
+def test_a_finished_folder_that_cannot_be_written_is_shown(finished, manyloss, tmp_path, monkeypatch):
+    root = shutil.copytree(finished[0], tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+
+    def refuse(path, content):
+        raise StorageError(f"Cannot write {path}: Read-only file system.")
+
+    # Tests may run as root, for whom every folder can be written.
+    monkeypatch.setattr("manyloss.lab.runs.storage.write_bytes", refuse)
+    for arguments in (["report", root], [*COMPARISON, "--out", root]):
+        code, out, _ = manyloss(*arguments)
+        assert code == (0 if arguments[0] == "report" else cli.CRASHED_TRIALS)
+        assert "vs equal" in out
+        assert f"No report: Cannot write {root / 'report.html'}: Read-only file system." in out
+        assert f"`manyloss report {root} --out FILE`" in out
+    assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+
+
+def test_the_report_can_be_written_elsewhere(finished, manyloss, tmp_path):
+    code, _, _ = manyloss("report", finished[0], "--out", tmp_path / "page.html")
+    assert code == 0
+    assert (tmp_path / "page.html").read_text().lower().startswith("<!doctype html>")
+
+
+COMMAND = [sys.executable, "-c", "from manyloss.cli import main; main()"]
+
+
+@pytest.mark.parametrize("way", ["full", "closed", "ascii", "cp1252", "piped"])
+def test_output_never_costs_a_result(way, finished, tmp_path):
+    """The page is written whatever becomes of what is printed."""
+    root = shutil.copytree(finished[0], tmp_path / "run")
+    (root / "report.html").unlink()
+    command, env = [*COMMAND, "report", str(root)], dict(os.environ)
+    if way in ("ascii", "cp1252"):
+        env |= {"PYTHONIOENCODING": way, "PYTHONUTF8": "0"}
+    if way in ("closed", "full", "piped"):
+        redirect = {"closed": ">&-", "full": ">/dev/full", "piped": "| head -1"}[way]
+        command = ["bash", "-o", "pipefail", "-c", f'"$@" {redirect}', "bash", *command]
+    done = subprocess.run(command, capture_output=True, env=env, timeout=300, check=False)
+    assert (root / "report.html").exists()
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
+    if way in ("ascii", "cp1252"):
+        assert b"vs equal" in done.stdout

@@ -111,8 +111,8 @@ def check_step(
         finite = all(map(math.isfinite, present.numbers))
         if not finite and not wanted.skips:
             _check_finite(present.names, present.numbers)
-    if ranks.world > 1:  # a loss that is absent on all ranks is not in the graph of any
-        found.reached = [True for _ in present.names]
+    if len(present.names) < len(given.names):
+        found.renumber([given.names.index(name) for name in present.names])
     return Checked(given, present, found, separate, why_not, finite, given.device or torch.device("cpu"))
 
 
@@ -141,12 +141,11 @@ def _look_at_graph(given: Given, wanted: Wanted) -> tuple[Walk, str]:
     """Walk once, refuse what it shows to be wrong, and say why one backward does not do ("" if it does)."""
     if not given.edges and not (wanted.needs.place or wanted.measure):
         return Walk(), "no features are given"
-    present = [(name, root) for name, root in zip(given.names, given.roots, strict=True) if root is not None]
-    found = walk([edge_of(root) for _, root in present], given.edges)
+    found = walk([None if root is None else edge_of(root) for root in given.roots], given.edges)
     if not given.edges:
         return found, "no features are given"
-    for (name, _), reached in zip(present, found.reached, strict=True):
-        if not reached:
+    for name, root, reached in zip(given.names, given.roots, found.reached, strict=True):
+        if root is not None and not reached:
             raise reaches_nothing(name, "features")
     _check_shared_by_losses(given, found, wanted)
     why_not = obstacle(given.features, given.edges, found)

@@ -1,4 +1,4 @@
-"""Every error text of the library: what is wrong, what was received, what to do about it."""
+"""Checks that several places share: each raises, with what was received and what to do about it."""
 
 from __future__ import annotations
 
@@ -92,32 +92,6 @@ def per_loss(owner: str, setting: str, given: Any, names: Sequence[str]) -> dict
 # ---------------------------------------------------------------- losses
 
 
-def finite_losses(names: Sequence[str], values: Sequence[float]) -> None:
-    """Without a GradScaler nobody would skip a step with inf or nan."""
-    for name, value in zip(names, values, strict=True):
-        if not math.isfinite(value):
-            raise ValueError(
-                f"Loss {name!r} is {value}: nothing was written. Look for a division, a log or an overflow "
-                "in this loss; with float16, pass grad_scaler= so that such steps are skipped."
-            )
-
-
-def finite_gradients(names: Sequence[str], finite: Sequence[bool], place: str, written: bool) -> None:
-    """Without a GradScaler nobody would skip a step with inf or nan."""
-    for name, good in zip(names, finite, strict=True):
-        if not good:
-            raise ValueError(
-                f"The gradient of loss {name!r} at the {place} is not finite"
-                + (
-                    ": .grad of parameters after the features that already held a gradient now also holds "
-                    "this step's: zero it before going on."
-                    if written
-                    else ": nothing was written."
-                )
-                + " With float16, pass grad_scaler= so that such steps are skipped."
-            )
-
-
 def positive_loss(owner: str, name: str, value: float, what: str = "the value") -> None:
     """Ratios of losses make sense only above 0."""
     if not value > 0:
@@ -131,7 +105,7 @@ def positive_loss(owner: str, name: str, value: float, what: str = "the value") 
 
 
 def not_installed(what: str, package: str, extra: str, error: ImportError) -> NoReturn:
-    """An optional package is missing."""
+    """Say how to install an optional package that is missing."""
     raise ImportError(
         f'{what} needs {package}, which is not installed: pip install "manyloss[{extra}]".'
     ) from error

@@ -1,9 +1,11 @@
-"""The command ``manyloss``: arguments in, lab called, tables and errors out."""
+"""The command ``manyloss``: arguments in, one function of the lab called, tables and errors out."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from manyloss.lab.study import Study
+    from manyloss.lab.analysis.comparison import ComparedMethods
 
 app = typer.Typer(
     name="manyloss",
@@ -30,12 +32,76 @@ app.add_typer(data_app)
 
 STOPPED = 130
 BROKEN_PROBLEM = 2
+#: Everything was run, but trials crashed.
+CRASHED_TRIALS = 3
+#: Not empty when ``--traceback`` was given.
+_WHOLE_TRACEBACK: list[bool] = []
+
+_Jobs = Annotated[int | None, typer.Option(min=1, help="Trials at a time; default: one per core.")]
+_Data = Annotated[str | None, typer.Option(help="Which data, where a recipe has several.")]
+_DataRoot = Annotated[Path | None, typer.Option(help="The folder of the data sets.")]
+_Device = Annotated[str, typer.Option(help="Where to train: cpu or cuda.")]
+_Seeds = Annotated[str | None, typer.Option(help="How many (5), or which ones (0,1,7).")]
+_Retry = Annotated[bool, typer.Option("--retry", help="Let crashed trials go on.")]
+_Timeout = Annotated[
+    float | None, typer.Option(min=1.0, help="Seconds that one trial may take; it counts as crashed then.")
+]
+_Executor = Annotated[
+    str, typer.Option(help="Where trials run: processes, slurm:slurm_partition=gpu, ray:address=auto.")
+]
+_AtLeast = Annotated[
+    str, typer.Option(help="The smallest change that matters, such as 0.5%: a smaller one is no difference.")
+]
 
 
 def main() -> None:
     """The entry point."""
-    with _readable_errors():
+    with _output_that_never_costs_a_result(), _readable_errors():
         app()
+
+
+@contextmanager
+def _output_that_never_costs_a_result() -> Iterator[None]:
+    """Replace what a terminal cannot print; when stdout is closed or full, go on without it."""
+    streams = sys.stdout, sys.stderr
+    for stream in streams:
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    sys.stdout, sys.stderr = (None if s is None else _Forgiving(s) for s in streams)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+        for stream in streams:
+            try:
+                if stream is not None:
+                    stream.flush()
+            except (OSError, ValueError):
+                # Python would complain once more when it flushes at exit.
+                with contextlib.suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class _Forgiving:
+    """A stream that says nothing when nobody can hear it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):
+            pass
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextmanager
@@ -49,6 +115,8 @@ def _readable_errors() -> Iterator[None]:
     except BrokenProblemError as error:
         first, _, rest = str(error).partition("\n")
         errors.print(f"[red]{escape(first)}[/]")
+        if _WHOLE_TRACEBACK:
+            rest = "".join(traceback.format_exception(error.__cause__ or error))
         errors.print(rest, markup=False)
         sys.exit(BROKEN_PROBLEM)
     except LabError as error:
@@ -57,10 +125,24 @@ def _readable_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         errors.print("[yellow]Stopped.[/]")
         sys.exit(STOPPED)
-    except BrokenPipeError:
-        # The reader has gone (`| head`). Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+
+
+def _exit_code(results: ComparedMethods) -> int:
+    """0; 1 when no trial finished; its own code when trials crashed."""
+    ended = [trial.status for trial in results.run.trials]
+    if "finished" not in ended:
+        return 1
+    return CRASHED_TRIALS if "crashed" in ended else 0
+
+
+@app.callback()
+def options(
+    whole: Annotated[
+        bool, typer.Option("--traceback", help="Show all frames of an error of your problem, not yours only.")
+    ] = False,
+) -> None:
+    """Set what holds for every command."""
+    _WHOLE_TRACEBACK[:] = [whole] if whole else []
 
 
 @app.command()
@@ -80,49 +162,67 @@ def recipes() -> None:
 
 @app.command()
 def compare(
-    recipe_or_file: Annotated[
-        str, typer.Argument(help="A recipe (see `manyloss recipes`) or a file with your Problem.")
+    problem: Annotated[
+        str,
+        typer.Argument(help="A recipe (see `manyloss recipes`), a file with your Problem, or your script."),
     ],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="Of a script, behind --: ... -- --lr 3e-4")
+    ] = None,
     methods: Annotated[
         str | None,
         typer.Option(help="Comma-separated, with options: equal,gradnorm:alpha=0.5,single,graddrop:k=0.5"),
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="How many (5), or which ones (0,1,7).")] = None,
+    seeds: _Seeds = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs per trial.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Trials at a time; default: one per core.")] = None,
+    jobs: _Jobs = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; default: runs/NAME.")] = None,
-    data: Annotated[str | None, typer.Option(help="Which data, where a recipe has several.")] = None,
-    data_root: Annotated[Path | None, typer.Option(help="The folder of the data sets.")] = None,
+    data: _Data = None,
+    data_root: _DataRoot = None,
     scale: Annotated[
         str | None,
         typer.Option(
             help="A recipe's size: smoke, small or full; default: the recipe's own, see its docstring."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to train: cpu or cuda.")] = "cpu",
-    retry: Annotated[bool, typer.Option("--retry", help="Let crashed trials go on.")] = False,
+    device: _Device = "cpu",
+    retry: _Retry = False,
+    trial_timeout: _Timeout = None,
+    at_least: _AtLeast = "0",
+    executor: _Executor = "processes",
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a script, several times: val/accuracy:max or val/rmse:min."),
+    ] = None,
+    launch: Annotated[
+        str, typer.Option(help="Of a script, what goes in front: 'torchrun --nproc-per-node 4'.")
+    ] = "",
 ) -> None:
-    """Compare methods on a recipe or on your own problem; run it again to finish what is missing."""
-    from manyloss.lab.study import Study
+    """Compare methods on a recipe, your problem or your script; run it again to finish what is missing."""
+    from manyloss import lab
 
-    request = _request(recipe_or_file, data=data, data_root=data_root, scale=scale)
-    chosen_epochs = epochs if epochs is not None else request["epochs"]
-    default_folder = Path("runs") / "-".join(
-        [request["name"], *request["words"], *([] if epochs is None else [f"epochs-{epochs}"])]
-    )
-    study = Study.plan(
-        request["source"],
-        _split(methods) if methods is not None else request["methods"],
-        _seeds(seeds) if seeds is not None else list(range(request["seeds"])),
-        default_folder if out is None else out,
-        epochs=chosen_epochs,
+    results = lab.compare(
+        problem,
+        methods,
+        seeds=None if seeds is None else lab.choose_seeds(seeds),
+        epochs=epochs,
         jobs=jobs,
+        out=out,
+        data=data,
+        data_root=data_root,
+        scale=scale,
         device=device,
+        retry=retry,
+        trial_timeout=trial_timeout,
+        executor=executor,
+        at_least=at_least,
+        metrics=metric or (),
+        launch=launch,
+        arguments=arguments or (),
+        console=Console(highlight=False),
         command=["manyloss", *sys.argv[1:]],
-        notes=request["notes"],
     )
-    if _run(study, retry=retry) == len(study.trials()):
-        sys.exit(1)
+    sys.exit(_exit_code(results))
 
 
 @app.command()
@@ -130,16 +230,18 @@ def reproduce(
     claim: Annotated[str | None, typer.Argument(help="Which claim; without one they are listed.")] = None,
     scale: Annotated[str, typer.Option(help="smoke, small, or full: the paper's own size.")] = "small",
     out: Annotated[Path | None, typer.Option(help="The run folder; default: runs/CLAIM-SCALE.")] = None,
-    data: Annotated[str | None, typer.Option(help="Which data, where a recipe has several.")] = None,
-    data_root: Annotated[Path | None, typer.Option(help="The folder of the data sets.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="How many (5), or which ones (0,1,7).")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Trials at a time; default: one per core.")] = None,
-    device: Annotated[str, typer.Option(help="Where to train: cpu or cuda.")] = "cpu",
-    retry: Annotated[bool, typer.Option("--retry", help="Let crashed trials go on.")] = False,
+    data: _Data = None,
+    data_root: _DataRoot = None,
+    seeds: _Seeds = None,
+    jobs: _Jobs = None,
+    device: _Device = "cpu",
+    retry: _Retry = False,
+    trial_timeout: _Timeout = None,
+    executor: _Executor = "processes",
 ) -> None:
     """Run a paper's experiment, and say by a rule written beforehand whether its claim holds."""
-    from manyloss.lab import claims, storage
-    from manyloss.lab.study import Study
+    from manyloss import lab
+    from manyloss.lab import claims
 
     console = Console(highlight=False)
     if claim is None:
@@ -149,96 +251,39 @@ def reproduce(
             )
         console.print("\nRun one with: manyloss reproduce CLAIM --scale small")
         return
-    chosen = claims.claim_named(claim)
-    request = _request(chosen.recipe, data=data, data_root=data_root, scale=scale)
-    root = out or Path("runs") / "-".join([chosen.name, *request["words"]])
-    claims.check_folder(chosen, root)
-    study = Study.plan(
-        request["source"],
-        chosen.arms,
-        _seeds(seeds) if seeds is not None else list(range(request["seeds"])),
-        root,
-        epochs=request["epochs"],
+    _, results = lab.reproduce(
+        claim,
+        scale=scale,
+        seeds=None if seeds is None else lab.choose_seeds(seeds),
         jobs=jobs,
+        out=out,
+        data=data,
+        data_root=data_root,
         device=device,
+        retry=retry,
+        trial_timeout=trial_timeout,
+        executor=executor,
+        console=console,
         command=["manyloss", *sys.argv[1:]],
-        notes={**request["notes"], "claim": chosen.name, "rule": chosen.rule},
     )
-    failed = _run(study, retry=retry)
-    verdict = claims.judge(chosen, study.root, study.problem, scale=scale, seeds=study.seeds)
-    console.print()
-    for line in claims.lines_of(verdict):
-        console.print(escape(line), style="bold" if line.startswith("Verdict") else "")
-    if any(finding.outcome != "no result" for finding in verdict.findings):
-        path = study.root / "claim.json"
-        storage.write_json(path, claims.record_of(verdict, study.root))
-        console.print(f"\nVerdict and numbers: {escape(str(path))}")
-    if failed == len(study.trials()):
-        sys.exit(1)
-
-
-def _run(study: Study, *, retry: bool) -> int:
-    """Run what is missing, print the table and write the report; how many trials failed."""
-    from manyloss.lab import checks, table
-    from manyloss.lab.progress import display_for
-    from manyloss.lab.report import write_report
-    from manyloss.lab.study import try_out
-
-    console = Console(highlight=False)
-    checks.device(study.device)
-    for remark in study.remarks:
-        console.print(f"[dim]{escape(remark)}[/]")
-    missing = study.missing()
-    if missing:
-        fresh = study.source.load()
-        if study.source.is_file:
-            try_out(fresh, study.seeds[0])
-        else:
-            fresh.datasets(study.seeds[0])  # data that are not there are said once, before any trial
-    console.print(
-        f"[bold]{escape(study.problem.name)}[/]: {_count(len(study.arms), 'method')} x "
-        f"{_count(len(study.seeds), 'seed')}, {_count(study.epochs, 'epoch')} each, "
-        f"{len(missing)} of {_count(len(study.trials()), 'trial')} to run, "
-        f"{study.jobs} at a time, in {escape(str(study.root))}"
-    )
-    try:
-        study.run(display_for(console), retry=retry)
-    except KeyboardInterrupt:
-        left = len(study.missing())
-        console.print(
-            f"[yellow]Stopped with {_count(left, 'trial')} unfinished. "
-            f"Run the same command again: it goes on after the last whole epoch.[/]"
-        )
-        sys.exit(STOPPED)
-    console.print()
-    table.print_table(table.read_table(study.root), console)
-    failures = study.failures()
-    for spec, result in failures:
-        log = spec.folder / "log.txt"
-        more = f" See {log}." if log.exists() else ""
-        console.print(
-            f"[red]{escape(spec.label)} {result['status']}: {escape(str(result['reason']))}{more}[/]"
-        )
-    console.print(f"\nReport: {escape(str(write_report(study.root)))}")
-    return len(failures)
+    sys.exit(_exit_code(results))
 
 
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="The folder that `manyloss compare --out` wrote to.")],
+    out: Annotated[Path | None, typer.Option(help="The page's file; default: report.html in RUN.")] = None,
+    at_least: _AtLeast = "0",
 ) -> None:
     """Print the table of a run and write its report.html; nothing is trained."""
-    from manyloss.lab import table
-    from manyloss.lab.report import write_report
+    from manyloss import lab
 
-    console = Console(highlight=False)
-    table.print_table(table.read_table(run), console)
-    console.print(f"\nReport: {escape(str(write_report(run)))}")
+    lab.report(run, out=out, at_least=at_least, console=Console(highlight=False))
 
 
 @app.command()
 def diagnose(
-    recipe_or_file: Annotated[
+    problem: Annotated[
         str,
         typer.Argument(help="A recipe, a file with your Problem, or the .jsonl file of a ConflictRecorder."),
     ],
@@ -247,40 +292,27 @@ def diagnose(
     out: Annotated[
         Path | None, typer.Option(help="The folder to write to; default: runs/diagnose-NAME.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Which data, where a recipe has several.")] = None,
-    data_root: Annotated[Path | None, typer.Option(help="The folder of the data sets.")] = None,
+    data: _Data = None,
+    data_root: _DataRoot = None,
     scale: Annotated[str | None, typer.Option(help="A recipe's size: smoke, small or full.")] = None,
-    device: Annotated[str, typer.Option(help="Where to train: cpu or cuda.")] = "cpu",
+    device: _Device = "cpu",
     layers: Annotated[bool, typer.Option(help="Also look at the encoder's layers.")] = True,
 ) -> None:
     """Say in words whether the losses conflict, where, and whether it is worth doing something."""
-    from manyloss.lab.diagnose import diagnose_problem, diagnose_records, print_diagnosis
-    from manyloss.lab.study import try_out
+    from manyloss import lab
 
-    console = Console(highlight=False)
-    if recipe_or_file.endswith(".jsonl"):
-        path = Path(recipe_or_file)
-        print_diagnosis(diagnose_records(path, path.parent if out is None else out), console)
-        return
-    request = _request(recipe_or_file, data=data, data_root=data_root, scale=scale)
-    folder = Path("runs") / "-".join(["diagnose", request["name"], *request["words"]]) if out is None else out
-    if request["source"].is_file:
-        try_out(request["source"].load(), seed)
-    with console.status("Training with the plain sum") as status:
-
-        def progress(done: float, losses: Any) -> None:  # noqa: ARG001
-            status.update(f"Training with the plain sum, epoch {done:.1f}")
-
-        found = diagnose_problem(
-            request["source"],
-            folder,
-            epochs=epochs,
-            seed=seed,
-            device=device,
-            layers=layers,
-            progress=progress,
-        )
-    print_diagnosis(found, console)
+    lab.diagnose(
+        problem,
+        epochs=epochs,
+        seed=seed,
+        out=out,
+        data=data,
+        data_root=data_root,
+        scale=scale,
+        device=device,
+        layers=layers,
+        console=Console(highlight=False),
+    )
 
 
 @app.command()
@@ -290,7 +322,7 @@ def bench(
     ] = None,
 ) -> None:
     """Measure speed and memory, next to peers; the figures of docs/benchmarks.md come from here."""
-    from manyloss.lab.bench import RESULTS, run
+    from manyloss.lab.benchmarks import RESULTS, run
 
     console = Console(highlight=False)
     for figure in run(benchmarks or ()):
@@ -325,88 +357,3 @@ def data_get(
     with bars:
         folder = download.get(name, data_root, progress=progress)
     Console().print(f"{name} is in {folder}", highlight=False, soft_wrap=True)
-
-
-# -- from arguments to what the lab takes -----------------------------------------------------------------
-
-
-def _request(
-    recipe_or_file: str, *, data: str | None, data_root: Path | None, scale: str | None
-) -> dict[str, Any]:
-    """The source, its defaults, and the words that make its default folder its own."""
-    from manyloss.lab import checks
-    from manyloss.lab.recipes import recipe_named
-    from manyloss.lab.source import Source
-
-    options: dict[str, Any] = {}
-    if data is not None:
-        options["data"] = data
-    if data_root is not None:
-        options["data_root"] = str(data_root.resolve())
-    words = [] if data is None else [data]
-    if recipe_or_file.endswith(".py") or Path(recipe_or_file).is_file():
-        path = Path(recipe_or_file).resolve()
-        if scale is not None:
-            raise checks.not_options(
-                path.name, ["scale"], "only recipes have scales. Use --epochs and --seeds."
-            )
-        return {
-            "source": Source(str(path), options),
-            "name": path.stem,
-            "methods": ["equal", "gradnorm", "graddrop", "pcgrad", "mgda", "cosreg"],
-            "seeds": 5,
-            "epochs": None,
-            "words": words,
-            "notes": {},
-        }
-    recipe = recipe_named(recipe_or_file)
-    size = dict(recipe.scales.get(scale, {})) if scale is not None else {}
-    if scale is not None:
-        if scale not in recipe.scales:
-            raise checks.unknown_scale(recipe.name, scale, recipe.scales)
-        words.append(scale)
-    seeds = size.pop("seeds", recipe.seeds)
-    epochs = size.pop("epochs", recipe.epochs)
-    return {
-        "source": Source(recipe.name, {**size, **options}),
-        "name": recipe.name,
-        "methods": list(recipe.arms),
-        "seeds": seeds,
-        "epochs": epochs,
-        "words": words,
-        "notes": {
-            "summary": recipe.summary,
-            "paper": recipe.paper,
-            "departures": list(recipe.departures),
-            "scale": scale,
-        },
-    }
-
-
-def _split(text: str) -> list[str]:
-    """The methods of a comma-separated list; commas inside brackets stay."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return [part.strip() for part in parts if part.strip()]
-
-
-def _seeds(text: str) -> list[int]:
-    """``5`` is the seeds 0 to 4; ``0,1,7`` are those three; ``7,`` is the one seed 7."""
-    from manyloss.lab import checks
-
-    try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 0 or ("," not in text and numbers[0] < 1):
-        raise checks.not_seeds(text)
-    return numbers if "," in text else list(range(numbers[0]))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

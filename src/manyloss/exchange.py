@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from manyloss import precision
 from manyloss.checks import listed
 from manyloss.distributed import Ranks
 from manyloss.errors import RankError
@@ -37,7 +38,7 @@ class PresentLosses:
     def on_host(self) -> bool:
         """Whether the values can be read without waiting for a device."""
         first = self.held[0]
-        return not isinstance(first, Tensor) or first.device.type == "cpu"
+        return not isinstance(first, Tensor) or not precision.has_to_be_waited_for(first.device)
 
     @cached_property
     def numbers(self) -> list[float]:

@@ -89,6 +89,14 @@ class Walk:
     listened: bool = False
     """Something on the way listens to an ordinary backward: full backward hooks of a module, DDP."""
 
+    def renumber(self, present: Sequence[int]) -> None:
+        """Number the losses anew, now that it is known which of them are present on any rank."""
+        number = {old: new for new, old in enumerate(present)}
+        for consumer in self.consumers:
+            consumer.loss = number[consumer.loss]
+        self.reached = [self.reached[i] for i in present]
+        self.contains = [(number[i], number[j]) for i, j in self.contains]
+
     def reaches(self, params: Iterable[Tensor]) -> list[bool]:
         """Per parameter, whether a loss reaches it without passing the features."""
         leaves = {id(leaf) for leaf in self.leaves}

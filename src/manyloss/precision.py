@@ -1,4 +1,4 @@
-"""In which type gradients are held and measured."""
+"""In which type gradients are held and measured, and which numbers a step does not wait for."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ def full_precision(tensor: Tensor) -> Tensor:
     if tensor.dtype in (torch.float16, torch.bfloat16):
         return tensor.float()
     return tensor.to(torch.complex64) if tensor.dtype == torch.complex32 else tensor
+
+
+def has_to_be_waited_for(device: torch.device) -> bool:
+    """Whether reading a number from the device makes the host wait until it has come so far."""
+    return device.type != "cpu"

@@ -368,7 +368,7 @@ class MultiLoss(nn.Module):
     def _ask_deferred(self) -> None:
         """A device that was not waited for in the last step has its answer by now."""
         flags, self._run.deferred = self._run.deferred, []
-        if flags and not all(flag.item() for flag in flags):
+        if flags and not torch.stack(flags).all().item():
             raise NotFiniteError(
                 "A loss or a gradient of the step before this one was not finite, and its gradient was "
                 "written (on this device a step does not wait for its own numbers): go back to a checkpoint. "

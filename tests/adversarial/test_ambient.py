@@ -129,6 +129,19 @@ def test_half_precision_networks_take_part(name):
     assert all(p.grad.dtype == torch.bfloat16 for p in method.trained.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_bfloat16_autocast_stays_near_float32(name):
+    torch.manual_seed(0)
+    method = made(name, convolutional)
+    twin = copy.deepcopy(method)
+    x, y = images(64)
+    with torch.autocast("cpu", torch.bfloat16):
+        method.backward(x, y)
+    twin.backward(x, y)
+    mine, full = (torch.cat([p.grad.flatten() for p in each.trained.parameters()]) for each in (method, twin))
+    assert torch.nn.functional.cosine_similarity(mine, full, dim=0) > 0.97
+
+
 def test_batchnorm_cosine_works_without_grad():
     model = convolutional()
     x, y = images()

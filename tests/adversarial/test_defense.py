@@ -1,12 +1,13 @@
 import copy
 import math
+import pickle
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from manyloss.adversarial import GradientDefense, GradientReversal, PlainTraining, networks
+from manyloss.adversarial import GradientDefense, GradientReversal, Notice, PlainTraining, networks
 from manyloss.errors import NoDoubleBackwardError
 from tests.adversarial.nets import batch, convolutional, defense_pair, images, same, smooth, snapshot
 from tests.reference import great
@@ -258,6 +259,14 @@ def test_an_auxiliary_that_wins_or_never_learns_is_said_in_words():
     method.watch.running_accuracy = 0.1
     assert "is at chance" in method.watch.accuracy_warnings("auxiliary", 0.1, True)[0]
     assert method.watch.accuracy_warnings("auxiliary", 0.1, False) == []
+
+
+def test_warnings_are_counted_by_their_kind_and_survive_a_copy():
+    notice = Notice("the mean is {mean:.3g}, {share:.0%} of all", mean=1.23456, share=0.5)
+    assert notice == "the mean is 1.23, 50% of all"
+    assert notice.kind == "the mean is …, … of all"
+    for twin in (copy.deepcopy(notice), pickle.loads(pickle.dumps(notice))):
+        assert (twin, twin.kind) == (notice, notice.kind)
 
 
 def test_bfloat16_autocast_stays_near_float32():

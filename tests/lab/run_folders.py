@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from manyloss.lab.storage import trial_folder
+from manyloss.lab.runs.storage import trial_folder
 
 LEVELS = {"equal": 0.0, "gradnorm": 0.004, "graddrop": -0.002, "pcgrad": 0.03, "mgda": -0.05, "cosreg": 0.015}
 SLOWDOWNS = {"equal": 1.0, "gradnorm": 1.12, "graddrop": 1.08, "pcgrad": 1.15, "mgda": 1.14, "cosreg": 1.9}
@@ -123,7 +123,7 @@ def _make_trial(folder, study, arm, number, seed, status, reason, steps_per_epoc
         "test": test if done else {},
         "step_ms": 6.0 * slowdown + abs(draw.normal(0, 0.1)),
         "seconds": 0.4 * epochs,
-        "cosine_std": {"left/right": 0.3} if len(tasks) == 2 else {},
+        "cosine_std": {"left|right": 0.3} if len(tasks) == 2 else {},
     }
     _write(trial / "result.json", result)
 

@@ -73,6 +73,34 @@ def test_static_takes_a_weight_per_loss():
     assert result.weights == {"left": 1, "right": 3}
 
 
+class Odd(Problem):
+    losses = {"sin(1w+0:2)": F.mse_loss, "a:b=c": F.mse_loss}
+
+
+def test_names_of_losses_may_hold_colons_and_equal_signs():
+    chosen = choose_arm("static:a:b=c=3:sin(1w+0:2)=0.5", Odd())
+    assert chosen.options == {"sin(1w+0:2)": 0.5, "a:b=c": 3}
+    assert choose_arm(chosen.name, Odd()).options == chosen.options
+    assert choose_arm("single:a:b=c", Odd()).arm.selected == ("a:b=c",)
+
+
+def test_values_may_hold_colons_in_brackets():
+    chosen = choose_arm("uncertainty:kinds={'left':'regression','right':'classification'}:lr=0.1", Plain())
+    assert chosen.options["kinds"] == {"left": "regression", "right": "classification"}
+    assert chosen.options["lr"] == 0.1
+
+
+@pytest.mark.parametrize("text", ["upgrad", "torchjd:UPGrad"])
+def test_methods_of_torchjd_need_no_arm(text):
+    pytest.importorskip("torchjd")
+    chosen = choose_arm(text, Plain())
+    assert chosen.name == "torchjd:UPGrad"
+    x = torch.ones(3, requires_grad=True)
+    multi = chosen.build(ArmContext(("left", "right"), 0))
+    multi.backward({"left": x.sum(), "right": (2 * x).sum()}, shared_params=[x])
+    assert torch.isfinite(x.grad).all()
+
+
 def test_prerequisites_have_the_same_options():
     assert choose_arm("gradnorm-static", Plain()).requires == ("gradnorm",)
     assert choose_arm("gradnorm-static:alpha=0.3", Plain()).requires == ("gradnorm:alpha=0.3",)

@@ -6,7 +6,7 @@ from manyloss.adversarial.alignment import GradientAlignment
 from manyloss.adversarial.defense import GradientDefense
 from manyloss.adversarial.distillation import GradientDistillation
 from manyloss.adversarial.plain import PlainTraining
-from manyloss.adversarial.result import DefenseResult, DistillationResult, ModelResult
+from manyloss.adversarial.result import DefenseResult, DistillationResult, ModelResult, Notice
 from manyloss.adversarial.reversal import GradientReversal
 from manyloss.adversarial.sobolev import SobolevTraining
 from manyloss.adversarial.soft_targets import SoftTargets
@@ -21,6 +21,7 @@ __all__ = [
     "GradientReversal",
     "ModelMethod",
     "ModelResult",
+    "Notice",
     "PlainTraining",
     "SobolevTraining",
     "SoftTargets",

@@ -17,8 +17,15 @@ from manyloss import checks
 from manyloss.adversarial._adversary import Adversary
 from manyloss.adversarial._step import SkipStep, Step
 from manyloss.adversarial._votes import Votes
-from manyloss.adversarial._watch import Watch, batchnorm_cosine, root_mean_square, zero_share
-from manyloss.adversarial.result import DistillationResult, ModelResult
+from manyloss.adversarial._watch import (
+    Watch,
+    batchnorm_cosine,
+    batchnorm_warnings,
+    gradient_warnings,
+    root_mean_square,
+    zero_share,
+)
+from manyloss.adversarial.result import DistillationResult, ModelResult, Notice
 from manyloss.distributed import Ranks, Setting, ranks_of
 from manyloss.input_gradients import Loss, as_input, ordinary
 from manyloss.restore import remember_buffers
@@ -118,7 +125,7 @@ class ModelMethod(nn.Module, ABC, Generic[Result]):
             except SkipStep as skip:
                 step.pass_on()
                 nan = torch.full_like(step.task_loss, torch.nan)
-                result = self._result(step, objective=nan, skipped=True, warnings=(str(skip),))
+                result = self._result(step, objective=nan, skipped=True, warnings=(skip.notice,))
             undo.pop_all()
         return result
 
@@ -158,7 +165,7 @@ class ModelMethod(nn.Module, ABC, Generic[Result]):
 
     def _with_batchnorm_cosine(self, result: Result, step: Step) -> Result:
         cosine = batchnorm_cosine(self.trained, step.x, step.y, step.loss)
-        words = (*result.warnings, *self.watch.batchnorm_warnings(cosine))
+        words = (*result.warnings, *batchnorm_warnings(cosine))
         return replace(result, batchnorm_cosine=cosine, warnings=words)
 
     # ------------------------------------------------------------------ saving
@@ -234,7 +241,7 @@ class Distiller(ModelMethod[DistillationResult]):
         *,
         student: Tensor | None = None,
         teacher: Tensor | None = None,
-        warnings: Sequence[str] = (),
+        warnings: Sequence[Notice] = (),
         **measured: Any,
     ) -> DistillationResult:
         words = list(warnings)
@@ -242,5 +249,5 @@ class Distiller(ModelMethod[DistillationResult]):
             if gradients is not None:
                 rms, zeros = root_mean_square(gradients), zero_share(gradients)
                 measured |= {f"{name}_rms": rms, f"{name}_zero_share": zeros}
-                words += self.watch.gradient_warnings(name, rms, zeros)
+                words += gradient_warnings(name, rms, zeros)
         return DistillationResult(loss=step.task_loss.detach(), warnings=tuple(words), **measured)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from manyloss import checks, graph
 from manyloss.adversarial._votes import Votes
+from manyloss.adversarial.result import Notice
 from manyloss.errors import NotFiniteError
 from manyloss.input_gradients import Loss, as_input, input_gradient, mean_loss
 from manyloss.precision import full_precision
@@ -19,6 +20,10 @@ from manyloss.scaling import LossScale
 
 class SkipStep(Exception):  # noqa: N818  # no error: it takes a step to where it is skipped
     """Something is not finite, and a GradScaler will skip the step."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.notice = Notice(f"{what} is not finite; the GradScaler skips this step.")
 
 
 @dataclass
@@ -130,7 +135,7 @@ class Step:
         if self.votes.all_finite(*tensors):
             return
         if self.scale.skips:
-            raise SkipStep(f"{what} is not finite; the GradScaler skips this step.")
+            raise SkipStep(what)
         raise NotFiniteError(
             f"{what} holds NaN or infinite values; nothing was written. Lower the learning rate, or pass "
             "grad_scaler= when training in float16."

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from manyloss.adversarial.result import Notice
 from manyloss.input_gradients import Loss, as_input, input_gradient, mean_loss
 from manyloss.linalg import wide
 from manyloss.restore import buffers_restored, modes_restored
@@ -18,6 +19,8 @@ VANISHED = 1e-8  # RMS below which a gradient carries nothing
 ZERO_SHARE = 0.1
 DRIFT_FACTOR = 10.0
 BATCHNORM_COSINE = 0.5
+WON = 0.99
+AT_CHANCE = 1.1  # times the accuracy of a guess
 
 
 def _double(values: Tensor) -> Tensor:
@@ -79,68 +82,88 @@ class Watch(State):
         self.steps += 1
         self.running_accuracy += max(0.02, 1.0 / self.steps) * (float(accuracy) - self.running_accuracy)
 
-    def progress_warnings(self) -> list[str]:
+    def progress_warnings(self) -> list[Notice]:
         """What to say to a caller who has not told the progress, after a while."""
         if self.steps < PATIENCE:
             return []
         return [
-            "set_progress was never called: alpha and beta are still 0, and this is plain training. Call "
-            "set_progress(epoch / epochs) before every epoch."
+            Notice(
+                "set_progress was never called: alpha and beta are still 0, and this is plain training. Call "
+                "set_progress(epoch / epochs) before every epoch."
+            )
         ]
 
-    def drift(self, logits: Tensor) -> tuple[Tensor, str | None]:
+    def drift(self, logits: Tensor) -> tuple[Tensor, list[Notice]]:
         """Growth of mean_b |mean_c z| since the first step, and a warning when it dwarfs their spread."""
         values = _double(logits)
         centre = values.mean(1).abs().mean()
         if self.first_centre < 0:
             self.first_centre = float(centre)
         spread = float(values.std(1).mean())
-        warning = None
+        notices = []
         if float(centre) > DRIFT_FACTOR * max(1.0, spread):
-            warning = (
-                f"The logits drift: their mean is {float(centre):.3g} from 0, against a spread "
-                f"of {spread:.3g}. Literal GREACE gradients do not sum to 0; greace='reweighted' is bounded."
+            notices.append(
+                Notice(
+                    "The logits drift: their mean is {centre:.3g} from 0, against a spread of {spread:.3g}. "
+                    "Literal GREACE gradients do not sum to 0; greace='reweighted' is bounded.",
+                    centre=float(centre),
+                    spread=spread,
+                )
             )
-        return centre - self.first_centre, warning
+        return centre - self.first_centre, notices
 
-    def gradient_warnings(self, name: str, rms: Tensor, zeros: Tensor) -> list[str]:
-        """Words about gradients that carry nothing."""
-        words = []
-        if float(rms) < VANISHED:
-            words.append(
-                f"The {name}'s input gradients vanish (RMS {float(rms):.2g}): there is nothing "
-                "to read in them."
-            )
-        if float(zeros) > ZERO_SHARE:
-            words.append(
-                f"{float(zeros):.0%} of the {name}'s input gradients are exactly zero: the model saturates."
-            )
-        return words
-
-    def accuracy_warnings(self, who: str, chance: float, active: bool) -> list[str]:
+    def accuracy_warnings(self, who: str, chance: float, active: bool) -> list[Notice]:
         """Words about an adversary that has won, or that has learned nothing."""
         accuracy = self.running_accuracy
         if self.steps < PATIENCE or not active:
             return []
-        if accuracy > 0.99:
+        if accuracy > WON:
             return [
-                f"The {who} is right on {accuracy:.1%} of the gradients: the model does not follow it. "
-                "Raise alpha, or lower its learning rate."
+                Notice(
+                    f"The {who} is right on {{accuracy:.1%}} of the gradients: the model does not follow it. "
+                    "Raise alpha, or lower its learning rate.",
+                    accuracy=accuracy,
+                )
             ]
-        if accuracy < 1.1 * chance:
+        if accuracy < AT_CHANCE * chance:
             return [
-                f"The {who} is at chance ({accuracy:.1%}): either nothing is left to find, or it has "
-                "collapsed. "
-                "Train a fresh one on the finished model to tell which."
+                Notice(
+                    f"The {who} is at chance ({{accuracy:.1%}}): either nothing is left to find, or it has "
+                    "collapsed. Train a fresh one on the finished model to tell which.",
+                    accuracy=accuracy,
+                )
             ]
         return []
 
-    @staticmethod
-    def batchnorm_warnings(cosine: Tensor | None) -> list[str]:
-        """Words about gradients that differ between train and eval mode."""
-        if cosine is None or float(cosine) >= BATCHNORM_COSINE:
-            return []
-        return [
-            f"Input gradients in train and eval mode have cosine {float(cosine):.2f}: what is learned in "
-            "one does not hold in the other. Use larger batches, or freeze BatchNorm."
-        ]
+
+def gradient_warnings(name: str, rms: Tensor, zeros: Tensor) -> list[Notice]:
+    """Words about input gradients that carry nothing."""
+    notices = []
+    if float(rms) < VANISHED:
+        notices.append(
+            Notice(
+                f"The {name}'s input gradients vanish (RMS {{rms:.2g}}): there is nothing to read in them.",
+                rms=float(rms),
+            )
+        )
+    if float(zeros) > ZERO_SHARE:
+        notices.append(
+            Notice(
+                f"{{zeros:.0%}} of the {name}'s input gradients are exactly zero: the model saturates.",
+                zeros=float(zeros),
+            )
+        )
+    return notices
+
+
+def batchnorm_warnings(cosine: Tensor) -> list[Notice]:
+    """Words about input gradients that differ between train and eval mode."""
+    if float(cosine) >= BATCHNORM_COSINE:
+        return []
+    return [
+        Notice(
+            "Input gradients in train and eval mode have cosine {cosine:.2f}: what is learned in one does "
+            "not hold in the other. Use larger batches, or freeze BatchNorm.",
+            cosine=float(cosine),
+        )
+    ]

@@ -15,7 +15,7 @@ from manyloss import checks, graph
 from manyloss.adversarial._adversary import Adversary
 from manyloss.adversarial._base import ModelMethod
 from manyloss.adversarial._step import Step
-from manyloss.adversarial._watch import root_mean_square, share, zero_share
+from manyloss.adversarial._watch import gradient_warnings, root_mean_square, share, zero_share
 from manyloss.adversarial.result import DefenseResult
 from manyloss.distributed import Setting
 from manyloss.input_gradients import Loss, input_gradient
@@ -217,9 +217,8 @@ class GradientDefense(ModelMethod[DefenseResult]):
         accuracy = share(auxiliary_logits.detach().argmax(1) == y)
         rms, zeros = root_mean_square(g), zero_share(g)
         self.watch.count(accuracy)
-        drift, drift_warning = self.watch.drift(logits)
-        words = [drift_warning] if drift_warning else []
-        words += self.watch.gradient_warnings("model", rms, zeros)
+        drift, words = self.watch.drift(logits)
+        words += gradient_warnings("model", rms, zeros)
         if not self._told_progress and self._ramp == 0:
             words += self.watch.progress_warnings()
         active = self.alpha > 0.5 * self.alpha_max > 0

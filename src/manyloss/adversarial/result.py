@@ -3,9 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+
+
+class _Blank:
+    def __format__(self, specification: str) -> str:
+        return "…"
+
+
+class Notice(str):
+    """A sentence about what goes wrong, made of a template and what was measured.
+
+    Attributes:
+        kind: the sentence with … in place of what was measured; notices of one kind can be counted by it.
+
+    """
+
+    def __new__(cls, template: str, **measured: Any) -> Notice:
+        """Fill the template, a format string, with the measured values."""
+        notice = super().__new__(cls, template.format(**measured))
+        notice._made_of = (template, measured)
+        notice.kind = template.format(**dict.fromkeys(measured, _Blank()))
+        return notice
+
+    _made_of: tuple[str, dict[str, Any]]
+    kind: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        template, measured = self._made_of
+        return _notice, (template, measured)
+
+
+def _notice(template: str, measured: dict[str, Any]) -> Notice:
+    return Notice(template, **measured)
 
 
 def _unknown() -> Tensor:
@@ -29,7 +62,7 @@ class ModelResult:
     loss: Tensor
     objective: Tensor
     batchnorm_cosine: Tensor | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Notice, ...] = ()
     skipped: bool = False
 
 

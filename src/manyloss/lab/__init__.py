@@ -1,21 +1,35 @@
-"""The lab: find out, on your own problem, whether a method is worth its cost.
+"""The lab: find out, on your own problem or script, whether a method is worth its cost.
 
-    Problem -> Trial -> Study -> Claim -> Report
+    Problem or Script -> Training -> Trial -> Study -> results -> Report, Claim
 
-You write a `Problem`; ``manyloss compare my_problem.py`` does the rest.
+You write a `Problem`, or add four lines to a training script you have; ``manyloss compare`` or `compare` does
+the rest. A script uses `method`, `seed`, `folder`, `log` and `metric`.
 """
 
 from manyloss.lab.arms import Arm, ArmContext
 from manyloss.lab.checks import LabError
-from manyloss.lab.problem import BatchedSplit, EncoderWithHeads, Problem, Splits, TensorSplit
+from manyloss.lab.commands import choose_seeds, compare, diagnose, report, reproduce
+from manyloss.lab.problem import BatchedSplit, EncoderWithHeads, FinalEvaluation, Problem, Splits, TensorSplit
+from manyloss.lab.scripts import folder, log, method, metric, seed
 
 __all__ = [
     "Arm",
     "ArmContext",
     "BatchedSplit",
     "EncoderWithHeads",
+    "FinalEvaluation",
     "LabError",
     "Problem",
     "Splits",
     "TensorSplit",
+    "choose_seeds",
+    "compare",
+    "diagnose",
+    "folder",
+    "log",
+    "method",
+    "metric",
+    "report",
+    "reproduce",
+    "seed",
 ]

@@ -7,7 +7,7 @@ in `BUILT_IN`; a problem may add arms or change these in its ``arms``. ``single`
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from manyloss.lab import checks
+from manyloss.lab.runs import storage
 
 if TYPE_CHECKING:
     from manyloss import MultiLoss
     from manyloss.lab.problem import Problem
-    from manyloss.lab.training import WayOfTraining
+    from manyloss.lab.training import Trainer
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,8 @@ class ArmContext:
 
     def weights_of(self, needed: str) -> dict[str, Tensor]:
         """The state dict of a prerequisite's model, as it was tested."""
-        path = self.checkpoints[needed]
-        try:
-            weights: dict[str, Tensor] = torch.load(path, map_location=self.device, weights_only=False)[
-                "best"
-            ]["model"]
-        except OSError as error:
-            raise checks.cannot_read(path, error) from error
-        except Exception as error:
-            raise checks.damaged(path, error) from error
+        saved = storage.load_tensors(self.checkpoints[needed], self.device)
+        weights: dict[str, Tensor] = saved["state"]["best"]["model"]
         return weights
 
 
@@ -64,20 +58,19 @@ def sum_of_losses(context: ArmContext) -> MultiLoss:  # noqa: ARG001
 class Arm:
     """One row of a table.
 
-    ``method(context, **options)`` builds the MultiLoss, or another `WayOfTraining`. ``options`` are its
-    settings with their defaults,
-    the only ones that ``name:option=value`` may change. ``problem`` are attributes of the Problem that this
-    arm sets before anything is built (``{"dropout": 0.5}``). ``selected`` limits the losses. ``search`` are
-    values worth trying per option. ``requires`` names arms whose finished trial of the same seed it reads;
-    ``"gradnorm:alpha={alpha}"`` fills in this arm's own options. With ``option_per_loss`` every loss name is
-    an option too. ``epochs`` names the attribute of the Problem that holds this arm's number of epochs. A
-    ``shared`` arm is only ever a prerequisite (a teacher): one trial serves all seeds, and all studies whose
-    folders lie side by side.
+    ``method(context, **options)`` builds the MultiLoss, or another `Trainer`. ``options`` are its settings
+    with their defaults, the only ones that ``name:option=value`` may change. ``problem`` are attributes of
+    the Problem that this arm sets before anything is built (``{"dropout": 0.5}``). ``selected`` limits the
+    losses. ``search`` are values worth trying per option. ``requires`` names arms whose finished trial of the
+    same seed it reads; ``"gradnorm:alpha={alpha}"`` fills in this arm's own options. With ``option_per_loss``
+    every loss name is an option too. ``epochs`` names the attribute of the Problem that holds this arm's
+    number of epochs. A ``shared`` arm is only ever a prerequisite (a teacher): one trial serves all seeds,
+    and all studies whose folders lie side by side.
     """
 
     name: str
     summary: str
-    method: Callable[..., MultiLoss | WayOfTraining] = sum_of_losses
+    method: Callable[..., MultiLoss | Trainer] = sum_of_losses
     options: Mapping[str, Any] = field(default_factory=dict)
     problem: Mapping[str, Any] = field(default_factory=dict)
     selected: tuple[str, ...] | None = None
@@ -86,6 +79,8 @@ class Arm:
     option_per_loss: float | None = None
     epochs: str | None = None
     shared: bool = False
+    #: Options of the problem's constructor that change nothing in a shared arm.
+    shared_despite: tuple[str, ...] = ("data_root",)
 
 
 @dataclass(frozen=True)
@@ -97,6 +92,11 @@ class ChosenArm:
     options: Mapping[str, Any]
     requires: tuple[str, ...]
 
+    @property
+    def is_a_method_alone(self) -> bool:
+        """Whether it changes nothing but the method, and needs no other trial: a script can have it."""
+        return not (self.requires or self.arm.problem or self.arm.selected or self.arm.shared)
+
     def apply(self, problem: Problem) -> None:
         """Change the problem as this arm says."""
         for attribute, value in self.arm.problem.items():
@@ -106,7 +106,7 @@ class ChosenArm:
         if self.arm.selected is not None:
             problem.selected = self.arm.selected
 
-    def build(self, context: ArmContext) -> MultiLoss | WayOfTraining:
+    def build(self, context: ArmContext) -> MultiLoss | Trainer:
         """The MultiLoss of this row, or what it trains with in its place."""
         return self.arm.method(context, **self.options)
 
@@ -118,7 +118,8 @@ def _static(context: ArmContext, **weights: float) -> MultiLoss:
     from manyloss import MultiLoss
     from manyloss.weighting import Static
 
-    return MultiLoss(Static({name: weights[name] for name in context.losses}))
+    # A script's losses are known when it runs: those that were given a weight.
+    return MultiLoss(Static({name: weights[name] for name in context.losses or weights}))
 
 
 def _gradnorm(context: ArmContext, alpha: float, lr: float, initial: Any) -> MultiLoss:  # noqa: ARG001
@@ -310,6 +311,31 @@ BUILT_IN: dict[str, Arm] = {
 }
 
 
+def torchjd_arm(text: str) -> Arm | None:
+    """``torchjd:UPGrad``, or just ``upgrad``: a method of TorchJD with its defaults."""
+    name = text.removeprefix("torchjd:").lower()
+    try:
+        from torchjd import aggregation
+    except ImportError:
+        if text.startswith("torchjd:"):
+            raise checks.no_torchjd(text) from None
+        return None
+    known = {item.lower(): item for item in aggregation.__all__ if not item.endswith("Weighting")}
+    if name not in known or known[name] == "Aggregator":
+        return None
+    kind = getattr(aggregation, known[name])
+
+    def build(context: ArmContext) -> MultiLoss:
+        from manyloss import MultiLoss
+        from manyloss.interop import from_torchjd
+        from manyloss.weighting import GradientWeighting
+
+        made = from_torchjd(kind(), seed=context.seed)
+        return MultiLoss(made) if isinstance(made, GradientWeighting) else MultiLoss(aggregator=made)
+
+    return Arm(f"torchjd:{known[name]}", f"TorchJD's {known[name]}, with its defaults.", build)
+
+
 # -- from text to arms ------------------------------------------------------------------------------------
 
 
@@ -336,28 +362,52 @@ def choose_arms(texts: Iterable[str], problem: Problem) -> list[ChosenArm]:
 def choose_arm(text: str, problem: Problem) -> ChosenArm:
     """The arm written as ``name`` or ``name:option=value:...``; an error that offers the closest name."""
     known = known_arms(problem)
-    parts = text.strip().split(":")
-    name = ":".join(part for part in parts if "=" not in part)
-    if name not in known:
+    text = text.strip()
+    fits = [name for name in known if text == name or text.startswith(name + ":")]
+    if not fits and (peer := torchjd_arm(text)) is not None:
+        return ChosenArm(peer.name, peer, {}, ())
+    if not fits:
+        name = ":".join(part for part in text.split(":") if "=" not in part)
         raise checks.unknown_arm(text, name, {*known, "single"})
+    name = max(fits, key=len)
     arm = known[name]
     defaults = dict(arm.options)
     if arm.option_per_loss is not None:
         defaults |= dict.fromkeys(problem.loss_names, arm.option_per_loss)
-    options = dict(defaults)
-    for part in parts:
-        option, equals, value = part.partition("=")
-        if not equals:
-            continue
-        if option not in defaults:
+    given = dict(_given_options(text[len(name) :], defaults))
+    anything = arm.option_per_loss is not None and getattr(problem, "any_losses", False)
+    for option in given:
+        if option not in defaults and not anything:
             raise checks.unknown_option(name, option, defaults)
-        options[option] = _value(value)
+    options = {**defaults, **{option: _value(value) for option, value in given.items()}}
+    defaults = {**dict.fromkeys(given), **defaults}
     changed = "".join(f":{o}={options[o]}" for o in sorted(options) if options[o] != defaults[o])
     requires = tuple(choose_arm(need.format(**options), problem).name for need in arm.requires)
     chosen = ChosenArm(name + changed, arm, options, requires)
     if not requires:
         _try_to_build(chosen, problem)
     return chosen
+
+
+def _given_options(text: str, known: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """``:option=value:option=value`` as pairs.
+
+    Names may hold ":", and a known one is found whole, with any "=" in it; a value ends at the first ":"
+    outside of brackets.
+    """
+    longest_first = sorted(known, key=len, reverse=True)
+    while text:
+        text = text.removeprefix(":")
+        option = next((name for name in longest_first if text.startswith(name + "=")), text.partition("=")[0])
+        rest = text[len(option) + 1 :]
+        depth, end = 0, len(rest)
+        for place, letter in enumerate(rest):
+            depth += (letter in "([{") - (letter in ")]}")
+            if letter == ":" and depth == 0:
+                end = place
+                break
+        yield option, rest[:end]
+        text = rest[end:]
 
 
 def _value(text: str) -> Any:

@@ -9,9 +9,14 @@ from pathlib import Path
 
 import torch
 
+from manyloss.lab.printing import printable
+
 
 class LabError(Exception):
     """An error the user can act on: the command line prints its text in red, without a traceback."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))
 
 
 class StorageError(LabError):
@@ -132,6 +137,11 @@ def unknown_arm(text: str, name: str, known: Iterable[str]) -> LabError:
     return LabError(f"There is no method {name!r} (in {text!r}). {closest(name, known)}")
 
 
+def no_torchjd(text: str) -> LabError:
+    """A method of TorchJD without TorchJD."""
+    return LabError(f"{text!r} needs TorchJD: pip install 'manyloss[peers]'.")
+
+
 def unknown_option(arm: str, option: str, known: Iterable[str]) -> LabError:
     """An arm has no such option."""
     return LabError(f"Method {arm!r} has no option {option!r}. {closest(option, known)}")
@@ -190,6 +200,8 @@ def cannot_write(path: Path, error: OSError) -> StorageError:
         errno.EROFS: "Choose another folder with --out",
         errno.ENOTDIR: "Choose another folder with --out",
         errno.EEXIST: "Choose another folder with --out",
+        errno.EFBIG: "Raise the limit of the size of files",
+        errno.ELOOP: "A link is in its place: remove it",
     }
     way = ways.get(error.errno or 0, "Put this right")
     return StorageError(
@@ -214,6 +226,23 @@ def damaged(path: Path, error: Exception) -> StorageError:
     )
 
 
+def not_plain(where: str, value: object) -> LabError:
+    """Something that a checkpoint cannot hold: reading it back would run code."""
+    return LabError(
+        f"A checkpoint holds tensors and plain data only, but the training's state has a "
+        f"{type(value).__name__} at {where}. Give what holds it (a scheduler, an optimiser) a state_dict "
+        "without it."
+    )
+
+
+def checkpoint_of_other_settings(path: Path) -> StorageError:
+    """A settings.json was deleted or replaced beside a checkpoint that was made under others."""
+    return StorageError(
+        f"{path} was made with other settings than those beside it. Delete the folder {path.parent} to train "
+        f"this trial from the start, and run the same command again: the others are kept."
+    )
+
+
 def in_use(folder: Path) -> StorageError:
     """Another process is writing here."""
     return StorageError(
@@ -228,9 +257,10 @@ def occupied(folder: Path) -> StorageError:
 
 def other_settings(path: Path, differences: Iterable[str]) -> StorageError:
     """The folder was made with other settings."""
+    folder = path.parent if path.name == "settings.json" else path
     return StorageError(
-        f"{path} was made with other settings: {'; '.join(differences)}. "
-        f"Choose another folder with --out, or delete this one to start again."
+        f"{folder} was made with other settings: {'; '.join(differences)}. "
+        f"Choose another folder with --out, or delete the folder {folder} to start again."
     )
 
 
@@ -280,10 +310,151 @@ def metric_without_target(name: str, key: str, targets: Iterable[str]) -> LabErr
     )
 
 
+def not_for_scripts(method: str) -> LabError:
+    """A method that changes the problem itself, or needs other trials."""
+    return LabError(
+        f"Method {method!r} cannot be given to a script: it changes the model or the data, or reads other "
+        "trials. Write a Problem for it (docs/lab.md), or leave it out."
+    )
+
+
+def not_a_metric(text: str) -> LabError:
+    """``--metric`` was not understood."""
+    return LabError(
+        f"--metric {text!r} is not understood. Give the name that lab.log uses, and which direction is "
+        "better: --metric val/accuracy:max or --metric val/rmse:min."
+    )
+
+
+def no_metric(file: str) -> LabError:
+    """A script without a word on what is to be compared."""
+    return LabError(
+        f"{file} is a script: say what is to be compared, with --metric val/accuracy:max, or with "
+        'lab.metric("val/accuracy", higher_is_better=True) in the script.'
+    )
+
+
+def not_logged(name: str, logged: Iterable[str]) -> LabError:
+    """The script never logged a metric that was asked for."""
+    names = list(logged)
+    said = f"it logged {', '.join(names)}" if names else "it logged nothing"
+    return LabError(f"the script never called lab.log with {name!r}: {said}. {closest(name, names)}")
+
+
+def cannot_launch(program: str, error: OSError) -> LabError:
+    """What should go in front of the script is not there."""
+    return LabError(f"{program!r} cannot be run: {error.strerror or error}. Look at --launch.")
+
+
+def no_file_of(name: str) -> LabError:
+    """A class that stands in no file: other processes cannot load it."""
+    return LabError(
+        f"The class {name} is not in a file, so the trials' processes cannot load it. Put it into a file, "
+        "and give that file or the class imported from it."
+    )
+
+
+def metric_is_nan(name: str, trials: int) -> LabError:
+    """No trial has a number for this metric."""
+    return LabError(
+        f"Metric {name!r} is nan on the test split of all {trials} finished trials: there is nothing to "
+        "compare. Look at its targets (none there, or one class only?) and at its settings."
+    )
+
+
+def described(value: object) -> str:
+    """A value in a few words: its type, and what is inside."""
+    kind = type(value).__name__
+    if isinstance(value, torch.Tensor):
+        return f"a {kind} {list(value.shape)}"
+    if isinstance(value, dict):
+        return f"a {kind} of {', '.join(map(repr, list(value)[:4])) or 'nothing'}"
+    if isinstance(value, tuple | list):
+        return f"a {kind} of {len(value)}: {', '.join(type(item).__name__ for item in value[:4])}"
+    return f"a {kind}"
+
+
+def not_splits(problem: str, found: object) -> LabError:
+    """``datasets`` returned something else."""
+    return LabError(
+        f"{problem}: datasets(seed) returned {described(found)}. Return Splits(train, validation, test), "
+        "each with a length and samples (input, {task: target})."
+    )
+
+
+def not_a_sample(problem: str, found: object) -> LabError:
+    """A split's item is not a pair."""
+    return LabError(
+        f"{problem}: a sample of a split is {described(found)}. It may be a pair (input, {{task: target}}); "
+        "for anything else write collate_fn(samples), which makes inputs and {task: target} of a list."
+    )
+
+
+def target_is_none(problem: str, task: str) -> LabError:
+    """Torch cannot stack None."""
+    return LabError(
+        f"{problem}: the target of {task!r} is None in a sample, which cannot be stacked. Write "
+        "collate_fn(samples), or mark missing labels by a number and leave them out in compute_losses."
+    )
+
+
+def not_a_batch(problem: str, found: object) -> LabError:
+    """``collate_fn`` or a split's ``batch`` returned something else."""
+    return LabError(
+        f"{problem}: a batch is {described(found)}. It must be a pair (inputs, {{task: targets}})."
+    )
+
+
+def not_outputs(problem: str, found: object) -> LabError:
+    """A model returned something else."""
+    return LabError(
+        f"{problem}: its model returned {described(found)}. "
+        "Its forward must return (features, {task: output}): what the losses share, and one output per task."
+    )
+
+
+def not_losses(problem: str, found: object, names: Iterable[str]) -> LabError:
+    """``compute_losses`` returned something else."""
+    return LabError(
+        f"{problem}: compute_losses returned {described(found)}. It must return a dict of one scalar "
+        f"(or None) for each of {', '.join(names) or 'no losses'}; set loss_names if the names are not those "
+        "of `losses`."
+    )
+
+
+def not_one_loss(problem: str, name: str, found: object) -> LabError:
+    """A loss is not a scalar."""
+    return LabError(
+        f"{problem}: loss {name!r} is {described(found)}, not one number. Reduce it: .mean() over the batch."
+    )
+
+
+def loss_is_not_finite(problem: str, values: str) -> LabError:
+    """A loss is nan or infinite on the first small batch."""
+    return LabError(
+        f"{problem}: on one batch of the training split, before any step, {values}. Look for missing labels "
+        "(nan in a target), a log of 0 or a division by 0; `compute_losses` may give None for a loss whose "
+        "labels are missing in a batch."
+    )
+
+
 def no_file(path: Path) -> LabError:
     """There is no such problem file."""
     return LabError(
         f"There is no file {path}. Give a recipe (`manyloss recipes`) or a file with your Problem."
+    )
+
+
+def not_utf8(path: Path) -> LabError:
+    """A file that is no text."""
+    return LabError(f"{path} is not UTF-8 text. Save it as UTF-8; a problem is a Python file.")
+
+
+def source_changed(folder: Path, file: str, changes: Iterable[str], kept: Path) -> StorageError:
+    """The user's file says something else than when the folder was made."""
+    return StorageError(
+        f"The results in {folder} were made with another text: {'; '.join(changes)}. Choose another folder "
+        f"with --out for {file} as it is now; as it was, it is kept in {kept} and goes on from there."
     )
 
 
@@ -325,11 +496,35 @@ def device(name: str) -> None:
         )
 
 
-def not_seeds(text: str) -> LabError:
-    """``--seeds`` was not understood."""
+def not_seeds(text: str, most: int) -> LabError:
+    """``--seeds`` was not understood, or are too many or too large."""
     return LabError(
-        f"--seeds {text!r} is not understood. Give how many (--seeds 5) or which ones (--seeds 0,1,7)."
+        f"--seeds {text[:60]!r} is not understood. Give how many (--seeds 5, at most {most}) or which ones "
+        "(--seeds 0,1,7, each below 2^32)."
     )
+
+
+def not_a_fraction(text: str) -> LabError:
+    """``--at-least`` was not understood."""
+    return LabError(
+        f"--at-least {text[:60]!r} is not understood. Give the smallest relative change that matters: "
+        "0.5% or 0.005."
+    )
+
+
+def unknown_executor(name: str, known: Iterable[str]) -> LabError:
+    """``--executor`` names none."""
+    return LabError(f"There is no executor {name!r}. {closest(name, known)}")
+
+
+def not_executor_options(name: str, options: Iterable[str], reason: object) -> LabError:
+    """An executor does not take these options."""
+    return LabError(f"Executor {name!r} does not take {', '.join(options)}: {reason}.")
+
+
+def no_extra(extra: str, package: str) -> LabError:
+    """An executor's package is missing."""
+    return LabError(f"The executor needs {package}: pip install 'manyloss[{extra}]'.")
 
 
 # -- networks ---------------------------------------------------------------------------------------------
@@ -354,10 +549,11 @@ def nothing_to_diagnose(problem: str) -> LabError:
     )
 
 
-def diagnosis_crashed(problem: str, reason: str) -> LabError:
+def diagnosis_crashed(problem: str, error: Exception) -> LabError:
     """The run that was to be looked at did not end."""
+    text = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
     return LabError(
-        f"{problem} cannot be diagnosed, its training failed: {reason} "
+        f"{problem} cannot be diagnosed, its training failed: {' '.join(text.split())[:500]} "
         f"`manyloss compare` with --methods equal keeps the whole traceback in log.txt."
     )
 

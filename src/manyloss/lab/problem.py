@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from manyloss.lab import checks
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
     from manyloss import MultiLoss, StepResult
-    from manyloss.lab.arms import Arm, ArmContext
+    from manyloss.lab.training import Trainer
 
 Features = Tensor | Sequence[Tensor]
 Outputs = Mapping[str, Any]
@@ -158,27 +159,20 @@ class Problem:
     evaluation_batch_size: int = 1024
     #: Clip the norm of the whole gradient before the optimiser's step; None does not.
     clip_gradients: float | None = None
-    #: Whether what methods learn decays with the training, as (1 - epoch / epochs)^0.9 (GREAT's supplement).
-    methods_follow_schedule: bool = False
     #: loss name -> loss(output[name], target[name]), a scalar.
     losses: Mapping[str, Callable[[Any, Any], Tensor]] = {}
     #: "task" or "task/metric name" -> a function that makes a torchmetrics metric.
     metrics: Mapping[str, Callable[[], Metric]] = {}
     #: Metrics that `derive` computes from the others: name -> is higher better?
     derived: Mapping[str, bool] = {}
-    #: Arms of this problem only, or changed ones.
-    arms: Mapping[str, Arm] = {}
+    #: Arms (`manyloss.lab.Arm`) of this problem only, or changed ones, by name.
+    arms: Mapping[str, Any] = {}
     #: The arm every other one is compared with.
     baseline: str = "equal"
     #: Losses that an arm with fewer tasks trains; None means all.
     selected: tuple[str, ...] | None = None
     #: Test the last epoch's weights, not the best one's: for methods whose strength grows with the epochs.
     keep_last: bool = False
-    #: On CUDA, train in bfloat16 (autocast) with channels last, and compile `differentiated_once`; evaluation
-    #: is in full precision.
-    mixed_precision: bool = False
-    #: Options of the constructor that change nothing in a ``shared`` arm.
-    unshared_options: tuple[str, ...] = ("data_root",)
 
     # -- to be written -----------------------------------------------------------------------------------
 
@@ -275,21 +269,26 @@ class Problem:
         features, outputs = model(inputs)
         return features, self.active_losses(self.compute_losses(outputs, targets))
 
-    def differentiated_once(self, model: nn.Module) -> list[nn.Module]:
-        """Parts that a MultiLoss step differentiates one time only: ``mixed_precision`` compiles them.
+    def collate_fn(self, samples: Sequence[Any]) -> tuple[Any, Targets]:
+        """Samples ``(input, {task: target})`` of a split -> one batch; torch's default stacks them."""
+        inputs, targets = default_collate(list(samples))
+        return inputs, targets
 
-        None by default: a method that reads gradients goes through a part of the graph more often.
+    def prepare(self, model: nn.Module, trainer: Trainer) -> None:
+        """Change the model in place once all is built and before the first step: compile parts of it."""
+
+    def training_precision(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Around every training step, such as an autocast; evaluation is in full precision."""
+        return nullcontext()
+
+    def start_epoch(self, trainer: Trainer, epoch: int) -> None:
+        """Before an epoch (counted from 0): the place for ``trainer.set_progress(epoch / self.epochs)``."""
+
+    def final_evaluation(self, model: nn.Module, splits: Splits, context: Any) -> FinalEvaluation | None:
+        """Look closer at the finished model, once, with the weights that the test split meets.
+
+        ``context`` is the `ArmContext` that the arm was built with.
         """
-        return []
-
-    def has_papers_data(self) -> bool:
-        """Whether this is the data that the paper used, and all of it; else it is a substitute."""
-        return True
-
-    def final_evaluation(
-        self, model: nn.Module, splits: Splits, context: ArmContext
-    ) -> FinalEvaluation | None:
-        """Look closer at the finished model, once, with the weights that the test split meets."""
         return None
 
     # -- read by the lab ---------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from manyloss import precision
 from manyloss.checks import listed
 from manyloss.distributed import Ranks
 from manyloss.errors import BatchSeparatedError, NotFiniteError
@@ -112,7 +113,7 @@ def _is_finite(step: Step, measured: LossGradients) -> bool:
 
 def _all_finite(step: Step, tensors: Sequence[Tensor | None]) -> bool:
     """Whether what is written is finite, on every rank; on a device that is not waited for, ask later."""
-    if step.ranks.world == 1 and step.device.type != "cpu" and not step.scale.skips:
+    if step.ranks.world == 1 and precision.has_to_be_waited_for(step.device) and not step.scale.skips:
         step.deferred.append(torch.stack([torch.isfinite(part).all() for part in _real(tensors)]).all())
         return True
     largest = [torch.linalg.vector_norm(part, ord=math.inf) for part in _real(tensors) if part.numel()]

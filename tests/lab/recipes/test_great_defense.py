@@ -5,6 +5,7 @@ import torch
 
 from manyloss.adversarial import GradientDefense
 from manyloss.lab import checks
+from manyloss.lab.analysis.table import read_table
 from manyloss.lab.arms import ArmContext, choose_arms
 from manyloss.lab.models.resnet import resnet18
 from manyloss.lab.recipes import recipe_named
@@ -21,10 +22,9 @@ from manyloss.lab.recipes.great_saliency import (
     share_in_the_middle,
     told_by_gradient,
 )
-from manyloss.lab.source import Source
-from manyloss.lab.study import Study
-from manyloss.lab.table import read_table
-from manyloss.lab.trial import Trial
+from manyloss.lab.runs.source import Source
+from manyloss.lab.runs.study import Study
+from manyloss.lab.runs.trial import Trial
 from tests.lab.recipes.made_cifar import write
 
 
@@ -231,7 +231,7 @@ def test_the_table_shows_the_attacks_and_the_verdict_side_by_side(study):
 
 
 def test_what_is_watched_is_recorded(study):
-    from manyloss.lab import storage
+    from manyloss.lab.runs import storage
 
     folder = storage.trial_folder(study.root, "great-greace", 0)
     watched = [record["watched"] for record in storage.read_lines(folder / "steps.jsonl")]
@@ -288,8 +288,8 @@ def test_the_model_in_a_trial_is_the_network_that_is_attacked():
 
 
 def test_the_report_draws_curves_beside_the_verdict(study):
-    from manyloss.lab.report import write_report
-    from tests.lab.test_report import Page
+    from manyloss.lab.reports.page import write_report
+    from tests.lab.reports.test_report import Page
 
     page = Page(write_report(study.root).read_text(encoding="utf-8"))
     words = page.words()

@@ -9,13 +9,14 @@ from manyloss.lab.arms import ArmContext, choose_arms
 from manyloss.lab.checks import LabError
 from manyloss.lab.datasets import mini_imagenet
 from manyloss.lab.recipes import all_recipes, recipe_named
+from manyloss.lab.recipes._great import PapersTraining
 from manyloss.lab.recipes._great_distill import ROWS, TEACHER
 from manyloss.lab.recipes.great_distill_cnn import CnnFromResNet
 from manyloss.lab.recipes.great_distill_mini import MiniImageNet
 from manyloss.lab.recipes.great_distill_resnext import ResNetFromResNeXt
-from manyloss.lab.source import Source
-from manyloss.lab.study import Study
-from manyloss.lab.trial import Trial
+from manyloss.lab.runs.source import Source
+from manyloss.lab.runs.study import Study
+from manyloss.lab.runs.trial import Trial
 from tests.lab.recipes.made_cifar import write
 
 RECIPES = [name for name in all_recipes() if name.startswith(("great-distill", "great-sobolev"))]
@@ -294,18 +295,15 @@ def test_what_is_compiled_on_a_gpu_learns_the_same(name, arm, compiled, tmp_path
         compile_in_place(module, **settings)
 
     monkeypatch.setattr(torch.nn.Module, "compile", counted)
-    monkeypatch.setattr("manyloss.lab.trial.COMPILER", "aot_eager")
-    prepare = Trial._prepare
-
-    def prepare_and_compile(trial):
-        prepare(trial)
-        trial._compile()
+    monkeypatch.setattr("manyloss.lab.recipes._great.COMPILER", "aot_eager")
+    prepare = PapersTraining.prepare
 
     results = []
     for folder, forced in (("plain", False), ("compiled", True)):
         for spec in Study.plan(Source(name, options), [arm], [0], tmp_path / folder, epochs=1).trials():
             compiles = forced and spec.arm == arm
-            monkeypatch.setattr(Trial, "_prepare", prepare_and_compile if compiles else prepare)
+            made_fast = PapersTraining.compile_parts if compiles else prepare
+            monkeypatch.setattr(PapersTraining, "prepare", made_fast)
             result = Trial(spec).run()
         assert result["status"] == "finished", result["reason"]
         results.append(result)

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -75,7 +77,10 @@ def test_the_papers_arms():
     multi = chosen["great"].build(ArmContext(problem.loss_names, 0))
     assert isinstance(multi.aggregator, GradientAlignment)
     assert recipe.scales["full"]["epochs"] == 50
-    assert problem.methods_follow_schedule
+    followed = []
+    problem.epochs = 4
+    problem.start_epoch(SimpleNamespace(set_progress=followed.append), 3)
+    assert followed == [0.75]
     (weight,) = problem.shared_params(problem.model())
     assert weight.shape == (32, 32, 3, 3)
 

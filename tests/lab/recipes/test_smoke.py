@@ -3,9 +3,9 @@
 import pytest
 
 from manyloss.lab.recipes import all_recipes, recipe_named
-from manyloss.lab.source import Source
-from manyloss.lab.study import Study
-from manyloss.lab.trial import Trial
+from manyloss.lab.runs.source import Source
+from manyloss.lab.runs.study import Study
+from manyloss.lab.runs.trial import Trial
 
 EXTRA = {"cosreg-two-digits": ("single:left", "dropout", "batchnorm", "cosreg-batchnorm")}
 #: Variants of recipes that are run here anyway, or slow networks.

@@ -10,10 +10,24 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from manyloss.lab import checks
 from manyloss.lab.problem import Problem
+
+
+@runtime_checkable
+class OnSubstitutes(Protocol):
+    """A recipe's problem that also runs on other data, or at another size, than its paper."""
+
+    def has_papers_data(self) -> bool:
+        """Whether this is the data that the paper used, and all of it."""
+        ...
+
+
+def has_papers_data(problem: Problem) -> bool:
+    """Whether the problem is the paper's own; one that knows no substitute always is."""
+    return problem.has_papers_data() if isinstance(problem, OnSubstitutes) else True
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,11 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from manyloss.adversarial import GradientDefense, networks
-from manyloss.lab.adversarial_training import (
+from manyloss.lab.arms import Arm, ArmContext
+from manyloss.lab.datasets import default_data_root, images
+from manyloss.lab.models.resnet import resnet18
+from manyloss.lab.problem import FinalEvaluation, Splits
+from manyloss.lab.recipes._adversarial_training import (
     AdversarialTraining,
     Classifier,
     LibraryMethod,
@@ -36,10 +40,6 @@ from manyloss.lab.adversarial_training import (
     network_of,
     pgd_training,
 )
-from manyloss.lab.arms import Arm, ArmContext
-from manyloss.lab.datasets import default_data_root, images
-from manyloss.lab.models.resnet import resnet18
-from manyloss.lab.problem import FinalEvaluation, Splits
 from manyloss.lab.recipes._great import GreatProblem, as_bytes, crop, splits_of
 from manyloss.robustness import Attack, RobustnessReport, evaluate, loss_landscape, standard_attacks
 

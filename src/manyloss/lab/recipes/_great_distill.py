@@ -23,10 +23,10 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from manyloss.adversarial import GradientDistillation, SobolevTraining, SoftTargets
-from manyloss.lab.adversarial_training import Classifier, LibraryMethod, network_of
 from manyloss.lab.arms import Arm, ArmContext
 from manyloss.lab.datasets import default_data_root, images
 from manyloss.lab.problem import FinalEvaluation, Splits
+from manyloss.lab.recipes._adversarial_training import Classifier, LibraryMethod, network_of
 from manyloss.lab.recipes._great import GreatProblem, crop_and_flip, splits_of
 
 BASELINE, TEACHER = "baseline", "teacher"
@@ -51,7 +51,6 @@ class DistillationProblem(GreatProblem):
 
     baseline = BASELINE
     losses: Mapping[str, Callable[[Any, Any], Tensor]] = {"class": F.cross_entropy}
-    unshared_options = ("data_root", "share", "recipe_name")
     classes = images.CLASSES
     #: Which network is trained: "student", or "teacher" in the teacher's own trial.
     role = "student"
@@ -152,6 +151,7 @@ def distillation_arms(*, alpha: float, temperature: float) -> dict[str, Arm]:
             problem={"role": "teacher", "share": 1.0},
             epochs="teacher_epochs",
             shared=True,
+            shared_despite=("data_root", "share", "recipe_name"),
         ),
         Arm(
             "distillation",

@@ -29,7 +29,6 @@ from skimage.feature import canny
 from skimage.util import random_noise
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanSquaredError, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -39,9 +38,9 @@ from manyloss.adversarial.networks import ResidualModule
 from manyloss.lab.arms import BUILT_IN, Arm, ArmContext
 from manyloss.lab.datasets import default_data_root, images
 from manyloss.lab.models.resnet import resnet18_encoder
-from manyloss.lab.problem import Problem, Splits
+from manyloss.lab.problem import Splits
 from manyloss.lab.recipes import Recipe
-from manyloss.lab.recipes._great import OPEN, ByteImages, as_bytes, polynomial, splits_of
+from manyloss.lab.recipes._great import OPEN, ByteImages, PapersTraining, as_bytes, splits_of
 from manyloss.weighting import InitialLoss
 
 SALT_AND_PEPPER = 0.04
@@ -112,7 +111,7 @@ def _great(context: ArmContext, lr: float) -> MultiLoss:
     return MultiLoss(InitialLoss(), GradientAlignment(lr=lr, seed=context.seed))
 
 
-class NoisyCifar(Problem):
+class NoisyCifar(PapersTraining):
     """What is it, which colours has it, where are its edges, and how did it look before the noise?
 
     Args:
@@ -127,10 +126,6 @@ class NoisyCifar(Problem):
     """
 
     name = "great-mtl-cifar"
-    batch_size = 128
-    keep_last = True
-    mixed_precision = True
-    methods_follow_schedule = True
     losses: Mapping[str, Callable[[Any, Any], Tensor]] = {
         "class": F.cross_entropy,
         "color": F.mse_loss,
@@ -215,10 +210,6 @@ class NoisyCifar(Problem):
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """Adam."""
         return torch.optim.Adam(parameters, lr=LEARNING_RATE)
-
-    def schedule(self, optimizer: Optimizer) -> LambdaLR:
-        """(1 - e/E)^0.9."""
-        return polynomial(optimizer, self.epochs)
 
 
 recipe = Recipe(

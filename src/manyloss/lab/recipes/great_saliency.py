@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyloss.lab.adversarial_training import network_of
 from manyloss.lab.arms import ArmContext
 from manyloss.lab.datasets import images
 from manyloss.lab.problem import FinalEvaluation, Splits
 from manyloss.lab.recipes import Recipe
+from manyloss.lab.recipes._adversarial_training import network_of
 from manyloss.lab.recipes._great import as_bytes
 from manyloss.lab.recipes._great_defense import ROWS
 from manyloss.lab.recipes.great_defense_cifar import CifarDefense

@@ -1,0 +1,71 @@
+"""`manyloss bench`: run the programs of ``benchmarks/`` and keep what they print.
+
+Each program prints one JSON object per line for a figure. They need the repository, since benchmarks are not
+part of the installed package.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manyloss import __version__
+from manyloss.lab import checks
+from manyloss.lab.runs.trial import processor
+
+FOLDER = Path(__file__).parents[3] / "benchmarks"
+RESULTS = FOLDER / "results.json"
+
+
+def programs() -> list[str]:
+    """The names of the benchmarks.
+
+    Raises:
+        LabError: the package does not run from a checkout of the repository.
+
+    """
+    found = sorted(path.stem for path in FOLDER.glob("*.py")) if FOLDER.is_dir() else []
+    if not found:
+        raise checks.no_benchmarks(FOLDER)
+    return found
+
+
+def run(names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """Run the named benchmarks, or all, one after the other; yields each figure as it comes.
+
+    ``results.json`` holds the last figures of every benchmark, with date and machine.
+    """
+    known = programs()
+    for name in names:
+        if name not in known:
+            raise checks.unknown_benchmark(name, known)
+    for name in names or known:
+        rows = []
+        command = [sys.executable, str(FOLDER / f"{name}.py")]
+        # Threads that wait asleep do not fight with other programs for the cores.
+        quiet = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=FOLDER, env=quiet) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("{"):
+                    rows.append(json.loads(line))
+                    yield {"benchmark": name, **rows[-1]}
+        if process.returncode:
+            raise checks.benchmark_failed(name, process.returncode)
+        results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        results[name] = {
+            "date": datetime.date.today().isoformat(),
+            "manyloss": __version__,
+            "torch": torch.__version__,
+            "processor": processor(),
+            "figures": rows,
+        }
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

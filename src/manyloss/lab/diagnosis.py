@@ -1,0 +1,151 @@
+"""`manyloss diagnose`: train on the plain sum for a few epochs, look at the gradients, say what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from torch import nn
+
+from manyloss.diagnostics import ConflictRecorder, Diagnosis, diagnose
+from manyloss.lab import checks
+from manyloss.lab.printing import printable
+from manyloss.lab.reports.diagnosis import render_page
+from manyloss.lab.runs import storage
+from manyloss.lab.runs.source import Source
+from manyloss.lab.runs.trial import Trial, TrialSpec
+from manyloss.lab.training import DivergedError, MultiLossTrainer, silent
+
+EPOCHS = 3
+#: About so many records, whatever the length of the run.
+RECORDS = 100
+#: Layers that are looked at, from the encoder's first to its last.
+LAYERS = 8
+
+COLORS = {"none": "green", "mild": "yellow", "strong": "red", "unclear": "yellow"}
+Progress = Callable[[float, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Diagnosed:
+    """What was found, and where it was written."""
+
+    problem: str
+    diagnosis: Diagnosis
+    records: Sequence[Mapping[str, Any]]
+    page: Path
+    note: str
+
+
+def diagnose_problem(
+    source: Source,
+    out: Path,
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    layers: bool = True,
+    progress: Progress | None = None,
+) -> Diagnosed:
+    """Train the problem with the plain sum and record conflict at the features and in the encoder's layers.
+
+    Args:
+        source: a recipe or a file.
+        out: the folder of ``conflict.jsonl`` and ``diagnose.html``.
+        epochs: how many; 3, or the problem's own if that is less, when None.
+        seed: of initial weights and data order.
+        device: where to train.
+        layers: also read the encoder's layers: one more backward per loss and record.
+        progress: called with the epochs done and the latest losses.
+
+    Raises:
+        LabError: the problem records no gradients, or its trial crashed.
+
+    """
+    problem = source.load()
+    chosen = min(problem.epochs, EPOCHS) if epochs is None else epochs
+    training = Trial(TrialSpec(source, "equal", seed, chosen, out, device)).training()
+    if not isinstance(training.trainer, MultiLossTrainer):
+        raise checks.nothing_to_diagnose(problem.name)
+    every = max(1, training.steps_per_epoch * chosen // RECORDS)
+    watched = encoder_layers(training.model) if layers else {}
+    diverged = ""
+    with ConflictRecorder(training.trainer.multi, every, watched) as recorder:
+        try:
+            for _ in training.epochs(progress or silent):
+                pass
+        except DivergedError as error:
+            diverged = f" The run diverged: {error}"
+        except Exception as error:
+            raise checks.diagnosis_crashed(problem.name, error) from error
+    if not recorder.records:
+        raise checks.nothing_to_diagnose(problem.name)
+    records = recorder.records
+    pace = "one per step" if every == 1 else f"one every {every} steps"
+    place = str(records[0]["place"]).replace("_params", " parameters")
+    length = "1 epoch" if chosen == 1 else f"{chosen} epochs"
+    note = (
+        f"{problem.name}: plain sum of the losses, {length}, seed {seed}, "
+        f"{len(records)} records, {pace}, at the {place}."
+    )
+    note += diverged
+    storage.make_folder(out)
+    _write_records(out / "conflict.jsonl", records)
+    return _written(problem.name, records, out, note)
+
+
+def diagnose_records(path: Path, out: Path) -> Diagnosed:
+    """The same words and figures for the file of a ConflictRecorder."""
+    try:
+        if not path.is_file():
+            raise checks.cannot_read(path, FileNotFoundError(2, "No such file"))
+        records = list(storage.read_lines(path))  # up to a last line that was cut short
+        found = _written(path.stem, records, out, f"{path.name}: {len(records)} records.")
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        raise checks.no_conflict_records(path, error) from error
+    return found
+
+
+def print_diagnosis(found: Diagnosed, console: Console) -> None:
+    """The answer first, then the figures behind it, then the advice."""
+    diagnosis = found.diagnosis
+    console.print(f"[dim]{escape(printable(found.note))}[/]")
+    console.print(f"\n[bold {COLORS[diagnosis.verdict]}]{escape(printable(diagnosis.answer))}[/]\n")
+    for finding in diagnosis.findings:
+        console.print(f"  - {escape(printable(finding.sentence))}")
+    console.print(f"\n[bold]{escape(printable(diagnosis.advice))}[/]\n")
+    console.print(f"Figures: {escape(str(found.page))}", soft_wrap=True)
+
+
+def _written(name: str, records: Sequence[Mapping[str, Any]], out: Path, note: str) -> Diagnosed:
+    diagnosis = diagnose(records)
+    storage.make_folder(out)
+    page = out / "diagnose.html"
+    storage.write_bytes(page, render_page(name, diagnosis, records, note).encode("utf-8"))
+    return Diagnosed(name, diagnosis, records, page, note)
+
+
+def _write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    storage.cut(path, 0)
+    storage.append_lines(path, records)
+
+
+def encoder_layers(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The encoder's modules with a matrix of their own, from first to last, at most `LAYERS` of them."""
+    encoder = getattr(model, "encoder", None)
+    if not isinstance(encoder, nn.Module):
+        return {}
+    found = {}
+    for name, module in encoder.named_modules():
+        own = [param for param in module.parameters(recurse=False) if param.requires_grad]
+        if any(param.dim() >= 2 for param in own):
+            found[f"{type(module).__name__} {name}".strip()] = own
+    if len(found) <= LAYERS:
+        return found
+    names = list(found)
+    chosen = {round(i * (len(names) - 1) / (LAYERS - 1)) for i in range(LAYERS)}
+    return {names[i]: found[names[i]] for i in sorted(chosen)}

@@ -1,0 +1,1 @@
+"""Reports: pages made from run folders. They run nothing."""

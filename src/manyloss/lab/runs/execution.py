@@ -1,0 +1,154 @@
+"""Execution: which trial comes when. A lost process costs at most its trial's running epoch."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from manyloss.lab import checks
+from manyloss.lab.runs import storage
+from manyloss.lab.runs.executors import Executor, Running
+from manyloss.lab.runs.progress import Display, duration
+from manyloss.lab.runs.trial import TrialSpec, write_failure
+
+#: A trial whose process is lost (killed, out of memory, a fault in native code) goes on so many times.
+LIVES = 2
+#: Seconds between two looks at the running trials.
+LOOK_EVERY = 0.05
+
+Key = tuple[str, int]
+Result = dict[str, Any]
+
+
+def cores() -> int:
+    """How many processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def share_cores(trials: int, jobs: int | None) -> tuple[int, int]:
+    """Processes, and threads in each: never more threads than cores, unless more jobs are asked for."""
+    processes = max(1, min(jobs or cores(), trials))
+    return processes, max(1, cores() // processes)
+
+
+@dataclass
+class _Started:
+    spec: TrialSpec
+    running: Running
+    since: float
+    #: Content and time of its last sign of life.
+    sign: bytes = b""
+    heard: float = 0.0
+
+
+@dataclass
+class Execution:
+    """Trials that are to be run, in this order as far as their prerequisites allow.
+
+    ``timeout`` is how many seconds a trial may take, from its start or from where it goes on.
+    """
+
+    specs: Sequence[TrialSpec]
+    requires: Mapping[Key, Sequence[Key]]
+    executor: Executor
+    display: Display
+    timeout: float | None = None
+    _started: list[_Started] = field(default_factory=list)
+    _lost: dict[Key, int] = field(default_factory=dict)
+
+    def run(self) -> dict[Key, Result]:
+        """The results by (arm, seed).
+
+        Raises:
+            StorageError: the folder cannot be used; what has finished is kept.
+            KeyboardInterrupt: the user has stopped it; what has finished is kept.
+
+        """
+        pending = list(self.specs)
+        results: dict[Key, Result] = {}
+        try:
+            while pending or self._started:
+                self._hand_out(pending, results)
+                for started in list(self._started):
+                    self._look(started, pending, results)
+                time.sleep(LOOK_EVERY)
+        finally:
+            for started in self._started:
+                started.running.stop()
+            self.executor.close()
+        return results
+
+    def _hand_out(self, pending: list[TrialSpec], results: Mapping[Key, Any]) -> None:
+        unfinished = {(spec.arm, spec.seed) for spec in self.specs} - set(results)
+        for spec in list(pending):
+            if len(self._started) >= self.executor.capacity:
+                return
+            if unfinished.intersection(self.requires.get((spec.arm, spec.seed), ())):
+                continue
+            pending.remove(spec)
+            now = time.monotonic()
+            (spec.folder / "alive.json").unlink(missing_ok=True)
+            self._started.append(_Started(spec, self.executor.start(spec), now, heard=now))
+
+    def _look(self, started: _Started, pending: list[TrialSpec], results: dict[Key, Result]) -> None:
+        spec = started.spec
+        self._follow(started)
+        ended = started.running.poll()
+        if ended is None:
+            if self.timeout is not None and time.monotonic() - started.since > self.timeout:
+                started.running.stop()
+                silent = duration(time.monotonic() - started.heard)
+                self._end(
+                    started,
+                    results,
+                    f"it took longer than --trial-timeout {self.timeout:g} (seconds); its last sign of life "
+                    f"was {silent} before",
+                )
+            return
+        if ended.stop is not None:
+            raise checks.StorageError(ended.stop)
+        result = storage.read_result(spec.folder)
+        lost = ended.lost or (None if result is not None else "its process ended without a result")
+        if lost is None or result is not None:
+            self._end(started, results)
+            return
+        key = spec.arm, spec.seed
+        self._lost[key] = self._lost.get(key, 0) + 1
+        if self._lost[key] < LIVES:
+            self._started.remove(started)
+            self.display.again(spec.label, lost)
+            pending.insert(0, spec)
+        else:
+            self._end(started, results, f"{lost}, twice")
+
+    def _end(self, started: _Started, results: dict[Key, Result], failed: str | None = None) -> None:
+        """A trial is over, with its result or without one."""
+        spec = started.spec
+        self._started.remove(started)
+        if failed is not None:
+            result = write_failure(spec, failed)
+        else:
+            result = storage.read_result(spec.folder) or {}
+        results[spec.arm, spec.seed] = result
+        self.display.end(spec.label, spec.epochs, result)
+
+    def _follow(self, started: _Started) -> None:
+        """Read its last sign of life."""
+        spec = started.spec
+        try:
+            sign = (spec.folder / "alive.json").read_bytes()
+            if sign != started.sign:
+                said = json.loads(sign)
+                started.sign, started.heard = sign, time.monotonic()
+                losses = {str(name): float(value) for name, value in said["losses"].items()}
+                self.display.follow(spec.label, float(said["epochs"]), spec.epochs, losses)
+                return
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass
+        self.display.silent(spec.label, time.monotonic() - started.heard)

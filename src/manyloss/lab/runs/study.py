@@ -1,0 +1,502 @@
+"""Study: trials that differ only in what is compared. Its folder is the database.
+
+Running a study again into its folder finishes what is missing and repeats nothing. Running it with more
+methods or seeds adds them. Running it with other settings is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from manyloss import __version__
+from manyloss.lab import checks
+from manyloss.lab.arms import ChosenArm, choose_arm, choose_arms
+from manyloss.lab.problem import BatchedSplit, Problem, Splits
+from manyloss.lab.runs import storage
+from manyloss.lab.runs.execution import Execution, cores, share_cores
+from manyloss.lab.runs.executors import Executor
+from manyloss.lab.runs.executors.processes import Processes
+from manyloss.lab.runs.progress import Display
+from manyloss.lab.runs.script_trial import trial_of
+from manyloss.lab.runs.source import MAIN, Source, own_traceback, what_changed
+from manyloss.lab.runs.trial import TrialSpec, environment, spec_of
+from manyloss.lab.scripts import chosen_on_what_is_shown
+from manyloss.lab.training import take_batch
+
+FORMAT = 1
+
+
+@dataclass
+class Study:
+    """One problem, several arms, several seeds, one folder. Make it with `plan`, then `run` it."""
+
+    source: Source
+    problem: Problem
+    arms: list[ChosenArm]
+    seeds: list[int]
+    epochs: int
+    root: Path
+    jobs: int
+    threads: int
+    device: str = "cpu"
+    command: list[str] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+    #: Of the source checkouts that trained a part of it.
+    commits: list[str] = field(default_factory=list)
+    #: Seed -> what its data looked like when they were first used.
+    data: dict[str, str] = field(default_factory=dict)
+    #: What the plan does beyond what was asked for, in words.
+    remarks: list[str] = field(default_factory=list)
+
+    @classmethod
+    def plan(
+        cls,
+        source: Source,
+        methods: Sequence[str],
+        seeds: Sequence[int],
+        root: Path,
+        *,
+        epochs: int | None = None,
+        jobs: int | None = None,
+        device: str = "cpu",
+        command: Sequence[str] = (),
+        notes: dict[str, Any] | None = None,
+    ) -> Study:
+        """Decide what is compared, together with what the folder already holds.
+
+        The baseline is added if it is not among the methods.
+
+        Raises:
+            BrokenProblemError: the user's file fails.
+            LabError: an unknown recipe, method or option; a folder of another study.
+
+        """
+        remarks: list[str] = []
+        source = _as_kept(source.hold(), root)
+        problem = source.load()
+        chosen = choose_arms(methods, problem)
+        for arm in chosen:
+            if arm.arm.shared:
+                raise checks.only_a_prerequisite(arm.name)
+            if source.script is not None and not arm.is_a_method_alone:
+                raise checks.not_for_scripts(arm.name)
+        baseline = choose_arm(problem.baseline, problem)
+        if baseline.name not in [arm.name for arm in chosen]:
+            chosen.insert(0, baseline)
+            remarks.append(f"{baseline.name} is added: it is what the others are compared with.")
+        study = cls(
+            source=source,
+            problem=problem,
+            arms=chosen,
+            seeds=list(dict.fromkeys(seeds)),
+            epochs=problem.epochs if epochs is None else epochs,
+            root=root,
+            jobs=1,
+            threads=1,
+            device=device,
+            command=list(command) or sys.argv,
+            notes=dict(notes or {}),
+            remarks=remarks,
+        )
+        known = study._known()
+        study.jobs, study.threads = share_cores(len(study.trials()), jobs)
+        if known is not None:
+            study._join(known)
+        return study
+
+    # -- the trials --------------------------------------------------------------------------------------
+
+    def trials(self) -> list[TrialSpec]:
+        """Every trial, seed by seed, the prerequisites before those that need them."""
+        specs: dict[tuple[str, int], TrialSpec] = {}
+
+        def add(arm: ChosenArm, seed: int) -> None:
+            for needed in arm.requires:
+                add(choose_arm(needed, self.problem), seed)
+            spec = self._spec(arm, seed)
+            specs.setdefault((spec.arm, spec.seed), spec)
+
+        for seed in self.seeds:
+            for arm in self.arms:
+                add(arm, seed)
+        return list(specs.values())
+
+    def missing(self) -> list[TrialSpec]:
+        """The trials without a result; an error if a folder is damaged or holds another trial."""
+        missing = []
+        for spec in self.trials():
+            known = trial_of(spec).check_settings()
+            result = storage.read_result(spec.folder)
+            if not known or result is None:
+                missing.append(spec)
+        return missing
+
+    def _spec(self, arm: ChosenArm, seed: int) -> TrialSpec:
+        spec = TrialSpec(self.source, arm.name, seed, self.epochs, self.root, self.device, self.threads)
+        return spec_of(spec, arm, self.problem)
+
+    def _requires(self) -> dict[tuple[str, int], list[tuple[str, int]]]:
+        requires: dict[tuple[str, int], list[tuple[str, int]]] = {}
+        for spec in self.trials():
+            needed = [choose_arm(arm, self.problem) for arm in choose_arm(spec.arm, self.problem).requires]
+            needed_specs = [self._spec(arm, spec.seed) for arm in needed]
+            requires[spec.arm, spec.seed] = [(each.arm, each.seed) for each in needed_specs]
+        return requires
+
+    # -- the folder --------------------------------------------------------------------------------------
+
+    def settings(self) -> dict[str, Any]:
+        """What all trials of the folder share."""
+        return {
+            "source": self.source.identity(),
+            "batch_size": self.problem.batch_size,
+            "device": self.device,
+            "manyloss": __version__,
+        }
+
+    def _known(self) -> dict[str, Any] | None:
+        """The folder's study.json; an error if the folder is something else."""
+        if self.root.exists() and not self.root.is_dir():
+            raise checks.cannot_write(self.root, NotADirectoryError(20, "Not a directory"))
+        path = self.root / "study.json"
+        known = storage.read_json(path)
+        if known is None:
+            try:
+                inside = {item.name for item in self.root.iterdir()} if self.root.exists() else set()
+            except OSError as error:
+                raise checks.cannot_read(self.root, error) from error
+            if inside - {".lock", "trials", "source"} and "trials" not in inside:
+                raise checks.occupied(self.root)
+            return None
+        if known.get("format") != FORMAT:
+            raise checks.run_of_other_format(path, known.get("format"), FORMAT)
+        return known
+
+    def _join(self, known: dict[str, Any]) -> None:
+        """Take over what the folder already compares."""
+        path = self.root / "study.json"
+        try:
+            then = {"problem": known["problem"], "epochs": known["epochs"]}
+            then |= {name: known["settings"].get(name) for name in self.settings()}
+            arms, seeds = list(known["arms"]), [int(seed) for seed in known["seeds"]]
+            threads = int(known["environment"]["threads_per_trial"])
+            self.notes["created"] = known["created"]
+            self.commits = list(known["environment"].get("commits", []))
+            self.data = {str(seed): str(said) for seed, said in known["environment"].get("data", {}).items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise checks.damaged(path, error) from error
+        now = {"problem": self.problem.name, "epochs": self.epochs, **self.settings()}
+        differences = [
+            f"{name} was {then[name]!r}, now {now[name]!r}"
+            for name in now
+            if storage.fingerprint({"": then[name]}) != storage.fingerprint({"": now[name]})
+        ]
+        if differences:
+            raise checks.other_settings(self.root, differences)
+        asked = [arm.name for arm in self.arms]
+        before = choose_arms([arm for arm in arms if arm not in asked], self.problem)
+        more_seeds = [seed for seed in seeds if seed not in self.seeds]
+        if before:
+            self.remarks.append(f"The folder also holds {', '.join(arm.name for arm in before)}.")
+        if more_seeds:
+            self.remarks.append(f"The folder also holds the seeds {', '.join(map(str, more_seeds))}.")
+        order = arms + [name for name in asked if name not in arms]
+        self.arms = sorted([*self.arms, *before], key=lambda arm: order.index(arm.name))
+        self.seeds = sorted({*self.seeds, *seeds})
+        now_at = commit()
+        if self.commits and now_at is not None and now_at not in self.commits:
+            self.remarks.append(
+                f"Warning: the library is at {now_at}; the trials in the folder were trained at "
+                f"{', '.join(self.commits)}. What is run now may not be comparable with them."
+            )
+        # The number of threads decides the last bits of a sum: a resumed trial keeps it.
+        self.threads = threads
+
+    def write(self) -> None:
+        """Write study.json."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        notes = dict(self.notes)
+        storage.write_json(
+            self.root / "study.json",
+            {
+                "format": FORMAT,
+                "problem": self.problem.name,
+                "command": self.command,
+                "created": notes.pop("created", now),
+                "arms": [arm.name for arm in self.arms],
+                "summaries": {arm.name: arm.arm.summary for arm in self.arms},
+                "baseline": choose_arm(self.problem.baseline, self.problem).name,
+                "seeds": self.seeds,
+                "epochs": self.epochs,
+                "metrics": self.problem.metric_directions(),
+                "losses": list(self.problem.loss_names),
+                "settings": {
+                    **self.settings(),
+                    "tested": self._tested(),
+                    **notes,
+                },
+                "environment": {
+                    **environment(self.threads),
+                    "cores": cores(),
+                    "jobs": self.jobs,
+                    "data": self.data,
+                    "commits": list(dict.fromkeys([*self.commits, *filter(None, [commit()])])),
+                },
+            },
+        )
+
+    def _tested(self) -> str:
+        """At which epoch the table's values are taken."""
+        script = self.source.script
+        if script is not None and chosen_on_what_is_shown(script.metrics):
+            return "epoch best on the same metrics"
+        return "last epoch" if self.problem.keep_last else "best epoch"
+
+    def look_at_the_data(self, splits: Splits, seed: int) -> str | None:
+        """Keep what the data of a seed look like; a warning if they looked otherwise before."""
+        now = fingerprint_of(splits)
+        before = self.data.setdefault(str(seed), now)
+        if before == now:
+            return None
+        return (
+            "Warning: the data are not those that the trials in the folder were trained on (their number, or "
+            f"their first or last samples, differ for seed {seed}). Choose another folder with --out, unless "
+            "you know that the difference does not matter."
+        )
+
+    # -- running -----------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        display: Display,
+        *,
+        retry: bool = False,
+        timeout: float | None = None,
+        executor: Executor | None = None,
+    ) -> None:
+        """Run what is missing.
+
+        Args:
+            display: what the user sees meanwhile.
+            retry: crashed trials go on after their last epoch.
+            timeout: seconds that one trial may take.
+            executor: where trials run; processes on this machine when None.
+
+        Raises:
+            StorageError: the folder cannot be used, or another study is writing to it.
+            KeyboardInterrupt: stopped by the user. Everything but the running epochs is kept.
+
+        """
+        if not retry and not self.missing() and (self.root / "study.json").exists():
+            display.plan(len(self.trials()), 0, self.epochs)
+            return  # a finished folder is only read: it may be a read-only one
+        storage.make_folder(self.root)
+        with storage.only_writer(self.root, wait=5.0):
+            storage.sweep(self.root)
+            self.source = self.source.keep(self.root / "source")
+            if retry:
+                self._forget_crashes()
+            missing = self.missing()
+            if missing or not (self.root / "study.json").exists():  # judging again changes no record
+                self.write()
+            display.plan(len(self.trials()), len(missing), self.epochs)
+            if missing:
+                where = executor or Processes(min(self.jobs, len(missing)))
+                with display:
+                    Execution(missing, self._requires(), where, display, timeout).run()
+
+    def _forget_crashes(self) -> None:
+        for spec in self.trials():
+            path = spec.folder / "result.json"
+            result = storage.read_result(spec.folder)
+            if result is not None and result.get("status") == "crashed":
+                try:
+                    path.unlink()
+                except OSError as error:
+                    raise checks.cannot_write(path, error) from error
+
+    def failures(self) -> list[tuple[TrialSpec, dict[str, Any]]]:
+        """The trials that ended without finishing, with their results."""
+        ended = [(spec, storage.read_result(spec.folder)) for spec in self.trials()]
+        return [
+            (spec, result) for spec, result in ended if result is not None and result["status"] != "finished"
+        ]
+
+
+def _as_kept(source: Source, root: Path) -> Source:
+    """The source with the text that the folder keeps, if it means the same.
+
+    Raises:
+        StorageError: the file says something else by now.
+
+    """
+    kept = root / "source"
+    if not source.is_file or not (kept / "source.json").exists():
+        return source
+    before = replace(source, kept=kept, held=None)
+    if Path(source.where).resolve().parent == kept.resolve():
+        return before  # what the folder keeps is asked for itself
+    changes = what_changed(before.texts(), source.texts())
+    if changes:
+        name = Path(before.texts()[MAIN].path).name
+        raise checks.source_changed(root, source.where, changes, kept / name)
+    return before
+
+
+@dataclass(frozen=True)
+class TriedOut:
+    """What one small batch told."""
+
+    #: About how many seconds an epoch of plain training takes.
+    seconds: float
+    #: Where gradients are measured, in words.
+    measured_at: str
+    splits: Splits
+
+
+def fingerprint_of(splits: Splits) -> str:
+    """What the splits look like: how many samples there are, and what the first and the last of them are."""
+    digest = hashlib.sha256()
+    for name in ("train", "validation", "test"):
+        split: Any = getattr(splits, name)
+        count = len(split)
+        digest.update(f"{name} {count}".encode())
+        for index in {0, count - 1}:
+            torch.manual_seed(0)  # a sample may be augmented
+            sample = (
+                split.batch(torch.tensor([index]), None) if isinstance(split, BatchedSplit) else split[index]
+            )
+            _digest(sample, digest)
+    return digest.hexdigest()[:16]
+
+
+def _digest(value: Any, digest: Any) -> None:
+    if isinstance(value, Mapping):
+        for name in sorted(map(str, value)):
+            digest.update(name.encode())
+        for item in value.values():
+            _digest(item, digest)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            _digest(item, digest)
+    elif isinstance(value, torch.Tensor):
+        digest.update(repr(value.detach().cpu().double().flatten().tolist()).encode())
+    elif isinstance(value, bool | int | float | str):
+        digest.update(repr(value).encode())
+
+
+def try_out(problem: Problem, seed: int) -> TriedOut:
+    """Run small batches through a user's problem, so that its mistakes show before any trial starts.
+
+    Raises:
+        BrokenProblemError: the user's code fails; the text is its own traceback.
+        LabError: a sample, an output or a loss is not what it should be.
+
+    """
+    with own_traceback("its metrics were made"):
+        problem.metric_directions()
+    with own_traceback(f"datasets({seed}) was called"):
+        splits = problem.datasets(seed)
+    for name in ("train", "validation", "test"):
+        if not hasattr(splits, name):
+            raise checks.not_splits(problem.name, splits)
+        if len(getattr(splits, name)) == 0:
+            raise checks.empty_split(problem.name, name)
+    with own_traceback("its model was made"):
+        model = problem.model()
+        problem.optimizer(model.parameters())
+        shared = problem.shared_params(model)
+    with own_traceback("one batch was taken from the training split"):
+        indices = torch.arange(min(4, len(splits.train)))  # type: ignore[arg-type]
+        inputs, targets = take_batch(problem, splits.train, indices, torch.Generator().manual_seed(0))
+    with own_traceback("one batch ran through its model"), torch.no_grad():
+        model.eval()
+        found = model(inputs)
+    outputs = checked_outputs(problem.name, found)
+    with own_traceback("its losses were computed on one batch"), torch.no_grad():
+        losses = problem.compute_losses(outputs, targets)
+    _check_losses(problem, losses)
+    with own_traceback("one batch was given to its metrics"), torch.no_grad():
+        metrics = problem.make_metrics()
+        problem.update_metrics(metrics, outputs, targets)
+    for name, metric in metrics.items():
+        if not metric.update_called and name.partition("/")[0] not in targets:
+            raise checks.metric_without_target(name, problem.metric_names[name], targets)
+    with own_traceback("one batch was trained on"):
+        seconds = _seconds_per_epoch(problem, splits.train, model)
+    return TriedOut(seconds, _in_words(model, shared), splits)
+
+
+def checked_outputs(problem: str, found: Any) -> Mapping[str, Any]:
+    """The outputs by name of what a model returned; an error that says what it may return."""
+    if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], Mapping):
+        raise checks.not_outputs(problem, found)
+    outputs: Mapping[str, Any] = found[1]
+    return outputs
+
+
+def _check_losses(problem: Problem, losses: Any) -> None:
+    if not isinstance(losses, Mapping) or set(losses) - set(problem.loss_names):
+        raise checks.not_losses(problem.name, losses, problem.loss_names)
+    for name, loss in losses.items():
+        if loss is not None and (not isinstance(loss, torch.Tensor) or loss.numel() != 1):
+            raise checks.not_one_loss(problem.name, name, loss)
+    odd = [
+        f"loss {name!r} is {float(loss):g}"
+        for name, loss in losses.items()
+        if loss is not None and not torch.isfinite(loss)
+    ]
+    if odd:
+        raise checks.loss_is_not_finite(problem.name, ", ".join(odd))
+
+
+def _in_words(model: nn.Module, shared: Sequence[torch.Tensor] | None) -> str:
+    """Where gradients are measured: the features, or the names of the shared parameters."""
+    if not shared:
+        return "the features"
+    names = {id(param): name for name, param in model.named_parameters()}
+    known = [names.get(id(param), "a tensor") for param in shared]
+    more = f" and {len(known) - 3} more" if len(known) > 3 else ""
+    return ", ".join(known[:3]) + more
+
+
+def _seconds_per_epoch(problem: Problem, split: Any, model: nn.Module) -> float:
+    """Forward and backward of one whole batch, times the number of batches."""
+    size = min(problem.batch_size, len(split))
+    indices, generator = torch.arange(size), torch.Generator().manual_seed(0)
+    model.train()
+    started = time.perf_counter()
+    inputs, targets = take_batch(problem, split, indices, generator)
+    _, outputs = model(inputs)
+    losses = [loss for loss in problem.compute_losses(outputs, targets).values() if loss is not None]
+    total = sum(losses, torch.zeros(()))
+    if total.requires_grad:
+        torch.autograd.backward(total)
+    return (time.perf_counter() - started) * max(1, len(split) // problem.batch_size)
+
+
+def commit() -> str | None:
+    """The commit of a source checkout, "-dirty" behind it if files differ; None for an installed package."""
+    folder = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

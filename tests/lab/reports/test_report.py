@@ -1,0 +1,200 @@
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+from plotly.offline import get_plotlyjs
+
+from manyloss.lab.checks import LabError
+from manyloss.lab.reports.page import write_report
+from tests.lab.run_folders import make_run
+
+VOID = {"meta", "link", "br", "path", "img"}
+
+
+class Page(HTMLParser):
+    """Elements, text outside scripts, and whether every tag is closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.text, self.scripts = [], [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("script", "style"):
+            self.scripts.append(data)
+        else:
+            self.text.append(data)
+
+    def words(self):
+        return " ".join(" ".join(self.text).split())
+
+    def all(self, tag, **attributes):
+        wanted = attributes.items()
+        return [found for name, found in self.elements if name == tag and wanted <= found.items()]
+
+
+def report_of(folder):
+    path = write_report(folder)
+    assert path == folder / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def finished(finished_run):
+    text = report_of(finished_run)
+    return text, Page(text)
+
+
+@pytest.fixture(scope="module")
+def mixed(mixed_run):
+    text = report_of(mixed_run)
+    return text, Page(text)
+
+
+def data_of(text):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
+
+
+def test_one_file_that_loads_nothing(finished):
+    text, page = finished
+    assert text.count(get_plotlyjs()) == 1
+    own = text.replace(get_plotlyjs(), "")
+    assert "http://" not in own
+    assert "https://" not in own
+    assert [link["href"] for link in page.all("link")] == ["data:,"]
+    assert not any("src" in attributes for _, attributes in page.elements)
+    (policy,) = page.all("meta", **{"http-equiv": "Content-Security-Policy"})
+    assert policy["content"].startswith("default-src 'none'")
+
+
+def test_first_words_then_table_then_figures_then_how_it_was_made(finished):
+    assert re.findall(r"<h2[^>]*>(.*?)</h2>", finished[0]) == [
+        "The answer",
+        "The table",
+        "Change against the baseline",
+        "Learning curves",
+        "Loss weights over time",
+        "Conflict over time",
+        "Gradient norms over time",
+        "Step time",
+        "How this was made",
+    ]
+
+
+def test_every_method_is_in_the_table_the_legend_and_the_data(finished):
+    text, page = finished
+    names = ["equal", "gradnorm", "graddrop", "pcgrad", "mgda", "cosreg"]
+    assert re.findall(r"<th scope='row'>(\w+)</th>", text)[:6] == names
+    assert [button["title"] for button in page.all("button") if "title" in button][:6] == names
+    assert [arm["name"] for arm in data_of(text)["arms"]] == names
+
+
+def test_lines_differ_without_colour(finished):
+    arms = data_of(finished[0])["arms"]
+    assert len({(arm["dash"], arm["symbol"]) for arm in arms}) == len(arms)
+    assert len({arm["hue"] for arm in arms}) == len(arms)
+
+
+def test_provenance(finished):
+    words = finished[1].words()
+    for said in (
+        "manyloss compare cosreg-two-digits --seeds 5 --out 'runs/two digits'",
+        "14 March 2026, 15:09 UTC",
+        "torch: 2.13.0",
+        "processor: AMD EPYC",
+        "0, 1, 2, 3, 4",
+        "the best on the validation split",
+        "the test split was read once",
+        "Fewer epochs.",
+        "pcgrad : What pcgrad does.",
+        "83aee79",
+    ):
+        assert said in words
+
+
+def test_figures_have_descriptions_and_headings_have_order(finished):
+    _, page = finished
+    plots = [found for name, found in page.elements if found.get("class") == "plot"]
+    assert len(plots) > 10
+    assert all(plot["role"] == "img" and len(plot["aria-label"]) > 30 for plot in plots)
+    assert len(page.all("h1")) == 1
+    headings = [int(name[1]) for name, _ in page.elements if re.fullmatch(r"h[1-6]", name)]
+    assert all(after - before <= 1 for before, after in pairwise(headings))
+    assert page.all("html", lang="en")
+    assert page.all("meta", name="viewport")
+
+
+def test_failures_are_told(mixed):
+    words = mixed[1].words()
+    assert "gradnorm: no result, all 5 seeds crashed" in words
+    assert "So far, with 2 trials still to run" in words
+    assert "No trial of gradnorm finished: its curves are what the trials reached." in words
+
+
+def test_a_crash_reason_is_text_and_not_a_script(mixed):
+    text, page = mixed
+    assert "<script>alert(1)</script>" not in text
+    assert "<script>alert(1)</script>" in page.words()
+
+
+def test_names_are_escaped_everywhere(wide_run):
+    text = report_of(wide_run)
+    page = Page(text)
+    assert len(page.all("script")) == 3
+    assert "task 03 </script> & <b>" in page.words()
+    assert data_of(text)["losses"][3]["name"] == "task 03 </script> & <b>"
+
+
+def test_an_empty_study_is_a_page_too(finished_run, tmp_path):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    shutil.rmtree(folder / "trials")
+    page = Page(report_of(folder))
+    assert "So far, with 30 trials still to run: no trial has finished." in page.words()
+    assert "No epoch is finished yet." in page.words()
+
+
+def test_one_seed_and_one_loss(finished_run, tmp_path):
+    page = Page(report_of(make_run(tmp_path / "run", tasks=["only"], seeds=1, epochs=2)))
+    assert "One seed cannot tell a difference from noise" in page.words()
+    assert "Conflict over time" not in page.words()
+
+
+def test_a_folder_that_is_no_run_is_an_error_and_nothing_is_written(tmp_path):
+    with pytest.raises(LabError, match="is not a run folder"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_cannot_be_written_is_an_error(finished_run, tmp_path):
+    folder = shutil.copytree(finished_run, tmp_path / "run", ignore=shutil.ignore_patterns("report.html"))
+    (folder / "report.html").mkdir()
+    with pytest.raises(LabError, match=r"Cannot write .*report\.html"):
+        write_report(folder)
+
+
+def test_the_scale_of_the_largest_study(tmp_path):
+    folder = make_run(
+        tmp_path / "run",
+        arms=["equal", *(f"method {i}" for i in range(19))],
+        tasks=[f"task {i}" for i in range(40)],
+        seeds=2,
+        epochs=40,
+        steps_per_epoch=40,
+        record_every=80,
+    )
+    assert write_report(folder).stat().st_size < 8e6

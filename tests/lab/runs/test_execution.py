@@ -1,0 +1,131 @@
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from manyloss.lab.runs import storage
+from manyloss.lab.runs.execution import Execution, cores, share_cores
+from manyloss.lab.runs.executors.processes import Processes, how_it_ended
+from manyloss.lab.runs.progress import PlainDisplay, display_for, duration
+from manyloss.lab.runs.trial import Trial
+from tests.lab.runs.test_trial import assert_same_trial, spec
+
+
+@pytest.fixture
+def shown(tmp_path):
+    with (tmp_path / "output.txt").open("w", encoding="utf-8") as file:
+        yield PlainDisplay(Console(file=file, width=60))
+
+
+def said(shown):
+    shown.console.file.flush()
+    return Path(shown.console.file.name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("trials", "jobs"), [(1, None), (30, None), (30, 1), (3, 100)])
+def test_cores_are_shared(trials, jobs):
+    processes, threads = share_cores(trials, jobs)
+    assert 1 <= processes <= trials
+    assert threads >= 1
+    assert processes * threads <= max(cores(), processes)
+    assert processes == min(trials, jobs or cores())
+
+
+def test_trials_run_crash_and_are_lost_each_for_itself(tmp_path, shown):
+    """One execution, four fates: finished, crashed, killed for good, killed once and gone on."""
+    once = str(tmp_path / "was-killed")
+    arms = ["killed-once", "fail", "killed", "equal", "gradnorm-static", "gradnorm"]
+    specs = [spec(tmp_path, arm, once=once) for arm in arms]
+    shown.plan(len(specs), len(specs), 3)
+    requires = {("gradnorm-static", 0): [("gradnorm", 0)]}
+    results = Execution(specs, requires, Processes(2), shown).run()
+
+    status = {arm: result["status"] for (arm, _), result in results.items()}
+    assert status == {
+        "equal": "finished",
+        "gradnorm": "finished",
+        "gradnorm-static": "finished",
+        "killed-once": "finished",
+        "fail": "crashed",
+        "killed": "crashed",
+    }
+    assert results["fail", 0]["reason"].startswith(
+        "RuntimeError: the fifth step is too much (small_problem.py, line "
+    )
+    assert results["killed", 0]["reason"].startswith("its process was ended by SIGKILL")
+    assert "twice" in results["killed", 0]["reason"]
+    # In which process, after which trial, killed or not: a trial is a pure function of its settings.
+    for number, arm in ((0, "killed-once"), (3, "equal")):
+        here = spec(tmp_path / "here", arm, once=once)
+        Trial(here).run()
+        assert_same_trial(here.folder, specs[number].folder)
+    text = said(shown)
+    assert "[6/6]" in text
+    assert "killed-once seed 0: its process was ended by SIGKILL" in text
+    assert "it goes on after its last epoch" in text
+    assert "fail seed 0 crashed: RuntimeError: the fifth step is too much" in text
+    assert "equal seed 0 best epoch" in text
+    assert not specs[3].folder.joinpath("log.txt").exists()
+
+
+def test_a_trial_that_hangs_is_ended(tmp_path, shown):
+    """Its first step sleeps for an hour; the other trial of the study is not touched."""
+    hanging = spec(tmp_path, "equal", pause=3600.0)
+    shown.plan(1, 1, 3)
+    results = Execution([hanging], {}, Processes(1), shown, timeout=20.0).run()
+    reason = results["equal", 0]["reason"]
+    assert results["equal", 0]["status"] == "crashed"
+    assert reason.startswith("it took longer than --trial-timeout 20 (seconds); its last sign of life was ")
+    assert storage.read_result(hanging.folder)["reason"] == reason
+
+
+def test_a_silent_trial_is_shown_as_one(shown):
+    shown.plan(1, 1, 3)
+    shown.follow("a seed 0", 1.0, 3, {})
+    shown.silent("a seed 0", 30.0)
+    assert shown.silence("a seed 0") == ""
+    shown.silent("a seed 0", 130.0)
+    assert shown.silence("a seed 0") == "silent for 2 min 10 s"
+    shown.follow("a seed 0", 1.5, 3, {})
+    assert shown.silence("a seed 0") == ""
+
+
+def test_words_for_a_lost_process():
+    assert how_it_ended(-9).startswith("its process was ended by SIGKILL (the system does this")
+    assert how_it_ended(-11).startswith("its process was ended by SIGSEGV (a fault in native code")
+    assert how_it_ended(-34) == "its process was ended by SIGRTMIN"
+    assert how_it_ended(3) == "its process ended with code 3"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
+)
+def test_durations_are_words(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_the_time_left_follows_the_epochs(shown):
+    shown.plan(trials=4, missing=2, epochs=10)
+    assert shown.left() is None
+    shown.started = time.monotonic() - 60
+    shown.follow("a seed 0", 5.0, 10, {})  # resumed at epoch 5: what is left is 15 epochs
+    assert shown.total == 15
+    shown.follow("a seed 0", 10.0, 10, {})
+    assert shown.left() == pytest.approx(120, rel=0.01)
+
+
+def test_a_pipe_gets_lines_and_a_terminal_gets_bars(tmp_path):
+    with (tmp_path / "x").open("w") as file:
+        assert isinstance(display_for(Console(file=file)), PlainDisplay)
+        live = display_for(Console(file=file, force_terminal=True, width=100))
+        live.plan(2, 2, 10)
+        with live:
+            live.follow("equal seed 0", 2.5, 10, {"left": 0.123})
+            live.follow("mgda seed 0", 1.0, 10, {})
+        live.console.print(live._draw())
+    text = (tmp_path / "x").read_text()
+    assert "equal seed 0" in text
+    assert "2/10" in text
+    assert "left 0.123" in text
+    assert "0 of 2 trials" in text

@@ -1,0 +1,77 @@
+"""Every executor keeps the same folders: what one began, another finishes."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from manyloss.lab.checks import LabError
+from manyloss.lab.runs.execution import Execution
+from manyloss.lab.runs.executors.choice import executor_named
+from manyloss.lab.runs.executors.processes import Processes
+from manyloss.lab.runs.progress import PlainDisplay
+from manyloss.lab.runs.trial import Trial
+from tests.lab.runs.test_trial import assert_same_trial, spec
+
+
+def run(specs, executor):
+    display = PlainDisplay(Console(quiet=True))
+    display.plan(len(specs), len(specs), 3)
+    return Execution(specs, {}, executor, display).run()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("slrum", "There is no executor 'slrum'. Did you mean 'slurm'?"),
+        ("processes:jobs=3", "'processes' does not take jobs: it has none; --jobs says how many"),
+    ],
+)
+def test_what_is_unknown_is_named(text, message, tmp_path):
+    with pytest.raises(LabError, match=message):
+        executor_named(text, 1, tmp_path)
+
+
+def test_processes_are_the_default(tmp_path):
+    assert isinstance(executor_named("processes", 3, tmp_path), Processes)
+
+
+def test_slurm_runs_and_goes_on_after_a_loss(tmp_path):
+    """With submitit's local cluster: the same job files, started as processes."""
+    pytest.importorskip("submitit")
+    once = str(tmp_path / "was-killed")
+    specs = [spec(tmp_path / "run", arm, once=once, epochs=2) for arm in ("killed-once", "fail")]
+    results = run(specs, executor_named("slurm:cluster=local:timeout_min=5", 2, tmp_path / "run"))
+    assert results["killed-once", 0]["status"] == "finished"
+    assert results["fail", 0]["status"] == "crashed"
+    assert "the fifth step is too much" in results["fail", 0]["reason"]
+    assert Path(once).exists()
+    here = spec(tmp_path / "here", "killed-once", once=once, epochs=2)
+    Trial(here).run()
+    assert_same_trial(here.folder, specs[0].folder)
+
+
+def test_slurm_says_which_option_it_does_not_know(tmp_path):
+    pytest.importorskip("submitit")
+    with pytest.raises(LabError, match="'slurm' does not take partitoin"):
+        executor_named("slurm:cluster=local:partitoin=gpu", 1, tmp_path)
+
+
+@pytest.mark.slow
+def test_ray_runs_and_goes_on_when_a_worker_is_killed(tmp_path):
+    """A cluster of two workers on this machine; one of them kills itself in the middle of a trial."""
+    ray = pytest.importorskip("ray")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        once = str(tmp_path / "was-killed")
+        specs = [spec(tmp_path / "run", arm, once=once, epochs=2) for arm in ("killed-once", "fail", "equal")]
+        results = run(specs, executor_named("ray", 2, tmp_path / "run"))
+    finally:
+        ray.shutdown()
+    assert results["killed-once", 0]["status"] == "finished"
+    assert results["equal", 0]["status"] == "finished"
+    assert results["fail", 0]["status"] == "crashed"
+    assert Path(once).exists()
+    here = spec(tmp_path / "here", "killed-once", once=once, epochs=2)
+    Trial(here).run()
+    assert_same_trial(here.folder, specs[0].folder)

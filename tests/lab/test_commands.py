@@ -1,0 +1,72 @@
+"""The lab from Python: the same words as on the command line, and results one can work with."""
+
+import csv
+import io
+
+import pytest
+
+from manyloss import lab
+from manyloss.lab.analysis.comparison import ComparedMethods
+from tests.lab.small_problem import DigitAndInk
+
+
+def test_a_problem_class_is_compared(tmp_path):
+    results = lab.compare(
+        DigitAndInk, ["gradnorm", "explode"], seeds=2, epochs=1, out=tmp_path / "run", jobs=1
+    )
+    assert results.folder == tmp_path / "run"
+    assert results.report == tmp_path / "run" / "report.html"
+    rows = {row["method"]: row for row in results.rows()}
+    assert set(rows) == {"equal", "gradnorm", "explode"}
+    assert rows["explode"]["finished"] == 0
+    assert 0 < rows["equal"]["digit/accuracy"] < 1
+    assert rows["equal"]["outcome"] == "baseline"
+    assert [trial["status"] for trial in results.trials()].count("diverged") == 2
+    again = lab.report(tmp_path / "run")
+    assert again.rows() == results.rows()
+    assert "vs equal" in str(again)
+
+
+def test_a_class_without_a_file_is_refused(tmp_path):
+    made = type("Made", (lab.Problem,), {"__module__": "nowhere"})
+    with pytest.raises(lab.LabError, match="The class Made is not in a file"):
+        lab.compare(made, out=tmp_path)
+
+
+@pytest.fixture
+def results(mixed_run):
+    return ComparedMethods.read(mixed_run)
+
+
+def test_csv_has_a_row_per_method_or_trial(results, tmp_path):
+    text = results.to_csv(tmp_path / "rows.csv")
+    assert (tmp_path / "rows.csv").read_text() == text
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["method"] for row in rows] == [row.arm for row in results.table.rows]
+    assert float(rows[0]["left/accuracy"]) == results.rows()[0]["left/accuracy"]
+    trials = list(csv.DictReader(io.StringIO(results.to_csv(of="trials"))))
+    assert len(trials) == len(results.run.trials)
+    assert {trial["status"] for trial in trials} >= {"finished", "diverged", "crashed"}
+    with pytest.raises(ValueError, match="of must be one of rows, trials, got 'columns'"):
+        results.to_csv(of="columns")
+
+
+def test_latex_is_escaped(wide_run, tmp_path):
+    text = ComparedMethods.read(wide_run).to_latex()
+    assert r"task 00 </script> \& <b>" in text
+    assert text.count(r"\\") == 1 + len(ComparedMethods.read(wide_run).table.rows)
+    assert r"$\pm$" in text
+    assert "±" not in text
+
+
+def test_a_dataframe(results):
+    pandas = pytest.importorskip("pandas")
+    frame = results.to_pandas()
+    assert isinstance(frame, pandas.DataFrame)
+    assert list(frame["method"]) == [row.arm for row in results.table.rows]
+
+
+@pytest.mark.parametrize("seeds", [0, -1, 10**20, [], [1, -2], [2**32], "x"])
+def test_seeds_that_cannot_be_are_refused(seeds):
+    with pytest.raises(lab.LabError, match="is not understood"):
+        lab.choose_seeds(seeds)

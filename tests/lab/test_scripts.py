@@ -1,0 +1,130 @@
+"""A user's own script as a trial: run by itself, run by the lab, killed, gone on, crashed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from manyloss import MultiLoss, lab
+from manyloss.lab import scripts
+from manyloss.lab.runs import storage
+from manyloss.lab.scripts import ScriptCall, declared_metrics, is_script
+from manyloss.weighting import PCGrad
+
+SCRIPT = Path(__file__).with_name("script_to_compare.py")
+METRICS = ["val/rmse:min", "test/rmse:min"]
+
+
+@pytest.fixture(autouse=True)
+def _no_trial(monkeypatch):
+    monkeypatch.delenv(scripts.VARIABLE, raising=False)
+    scripts._session.cache_clear()
+    yield
+    scripts._session.cache_clear()
+
+
+def test_by_itself_a_script_has_equal_weights(tmp_path):
+    assert isinstance(lab.method(), MultiLoss)
+    assert isinstance(lab.method("pcgrad").weighting, PCGrad)
+    assert lab.seed(default=7) == 7
+    assert lab.folder(tmp_path / "here") == tmp_path / "here"
+    lab.log({"val/x": torch.tensor([0.5], requires_grad=True)}, epoch=1)
+    assert list(tmp_path.rglob("*.jsonl")) == []
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--epochs", "1"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_no_number_is_named():
+    with pytest.raises(ValueError, match=r"lab.log: 'val/x' is a Tensor, not one number"):
+        lab.log({"val/x": torch.ones(2)})
+    with pytest.raises(ValueError, match="give higher_is_better=True or lower_is_better=True"):
+        lab.metric("x")
+
+
+@pytest.mark.parametrize("name", ["gradnorm-static", "single:a"])
+def test_methods_that_need_a_problem_are_refused(name):
+    with pytest.raises(lab.LabError, match=r"cannot be given to a script|no method"):
+        lab.method(name)
+
+
+def test_scripts_are_known_by_their_text():
+    text = SCRIPT.read_text()
+    assert is_script(text)
+    assert not is_script("import lab\nmethod()\n")
+    assert dict(declared_metrics(text)) == {"val/rmse": False}
+    assert ScriptCall.of(["a:b:max"], "", []).metrics == {"a:b": True}
+    for wrong in ("val/x", "val/x:most", ":max"):
+        with pytest.raises(lab.LabError, match="is not understood"):
+            ScriptCall.of([wrong], "", [])
+
+
+def test_a_script_is_compared(tmp_path):
+    results = lab.compare(
+        SCRIPT,
+        ["equal", "static:sum=0.2:dif:2=1.8", "uncertainty"],
+        seeds=1,
+        out=tmp_path / "run",
+        metrics=METRICS,
+        arguments=["--fail-with", "uncertainty"],
+        jobs=1,
+    )
+    trials = {trial.arm: trial for trial in results.run.trials}
+    assert trials["uncertainty"].status == "crashed"
+    assert trials["uncertainty"].reason == "RuntimeError: asked to fail"
+    equal = trials["equal"]
+    assert equal.status == "finished"
+    assert [metric.name for metric in results.run.metrics] == ["test/rmse"]
+    assert set(equal.test) == {"test/rmse"}
+    logged = {record.epoch: record.validation_metrics for record in equal.epochs}
+    assert set(logged) == {1, 2, 3}
+    assert equal.best_epoch == min(logged, key=lambda epoch: logged[epoch]["val/rmse"])
+    assert equal.test["test/rmse"] == logged[equal.best_epoch]["test/rmse"]
+    assert equal.step_ms > 0
+    weights = trials["static:dif:2=1.8:sum=0.2"].folder / "log.txt"
+    assert "weights {'sum': 0.2, 'dif:2': 1.8}" in weights.read_text()
+    assert results.table.tested_at == "at the epoch that was best on validation"
+
+    again = lab.compare(
+        SCRIPT,
+        ["equal"],
+        seeds=1,
+        out=tmp_path / "run",
+        metrics=METRICS,
+        arguments=["--fail-with", "uncertainty"],
+    )
+    assert again.rows() == results.rows()
+    with pytest.raises(lab.LabError, match="made with other settings"):
+        lab.compare(SCRIPT, ["equal"], seeds=1, out=tmp_path / "run", metrics=METRICS)
+
+
+def test_a_script_that_keeps_checkpoints_goes_on(tmp_path):
+    arguments = ["--keep", "--stop-once"]
+    settings = {"seeds": 1, "out": tmp_path / "run", "metrics": METRICS, "arguments": arguments, "jobs": 1}
+    first = lab.compare(SCRIPT, ["equal"], **settings)
+    assert first.run.trials[0].status == "crashed"
+    assert first.run.trials[0].reason == "KeyError: 'stopped once'"
+    second = lab.compare(SCRIPT, ["equal"], **settings, retry=True)
+    trial = second.run.trials[0]
+    assert trial.status == "finished"
+    log = [record["epoch"] for record in storage.read_lines(trial.folder / "log.jsonl")]
+    assert log == [1, 1, 2, 2, 3, 3]  # validation and test of each, once
+
+
+def test_a_metric_that_is_never_logged_says_what_was(tmp_path):
+    results = lab.compare(SCRIPT, ["equal"], seeds=1, out=tmp_path / "run", metrics=["val/rsme:min"], jobs=1)
+    reason = results.run.trials[0].reason
+    assert (
+        "never called lab.log with 'val/rsme': it logged val/rmse, test/rmse. Did you mean 'val/rmse'?"
+        in reason
+    )
+
+
+def test_a_script_without_metrics_says_what_to_give(tmp_path):
+    path = tmp_path / "train.py"
+    path.write_text("from manyloss import lab\nmulti = lab.method()\n")
+    with pytest.raises(lab.LabError, match=r"is a script: say what is to be compared, with --metric"):
+        lab.compare(path, ["equal"], seeds=1, out=tmp_path / "run")

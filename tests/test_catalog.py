@@ -71,7 +71,7 @@ def test_a_multi_loss_has_every_part_in_its_place() -> None:
     ("text", "message"),
     [
         ("gradnom", "no method 'gradnom'. Did you mean 'gradnorm'"),
-        ("?", r"no method '\?'. There are: 'cagrad', "),
+        ("?", r"no method '\?'. There are: 'aligned-mtl', "),
         ("gradnorm:alfa=1", "Method 'gradnorm' has no option 'alfa'. Did you mean 'alpha'?"),
         ("gradnorm:optimizer=adam", "Method 'gradnorm' has no option 'optimizer'"),
         ("pcgrad:x=1", "Method 'pcgrad' has no option 'x'. There are: none"),

@@ -19,7 +19,7 @@ ASKS = ("aten._local_scalar_dense", "aten.item", "aten.is_nonzero", "aten.equal"
 class Asked(TorchDispatchMode):
     """Counts what makes a host wait for a device: single numbers, and copies to the host's memory.
 
-    The model is in float32 and what the host holds in float64: a copy of a float32 tensor comes from the model.
+    The model is in float32 and what the host holds in float64: what is copied from float32 is the model's.
     """
 
     def __init__(self) -> None:

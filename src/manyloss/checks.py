@@ -105,7 +105,7 @@ def positive_loss(owner: str, name: str, value: float, what: str = "the value") 
 
 
 def not_installed(what: str, package: str, extra: str, error: ImportError) -> NoReturn:
-    """Say how to install an optional package that is missing."""
+    """An optional package is missing."""
     raise ImportError(
         f'{what} needs {package}, which is not installed: pip install "manyloss[{extra}]".'
     ) from error

@@ -52,12 +52,13 @@ class StepResult:
     def of(cls, step: Step, outcome: Outcome) -> StepResult:
         """What a strategy found; nothing here holds its gradients."""
         plan, measured = step.plan, None if outcome.skipped else outcome.measured
-        asked = measured is not None and (plan.norms or plan.gramian)
         weights = outcome.weights
         return cls(
             dict(zip(step.names, step.losses.held, strict=True)),
             dict(zip(step.names, weights.tolist() if isinstance(weights, Tensor) else weights, strict=True)),
-            norms=dict(zip(step.names, measured.norms.tolist(), strict=True)) if measured and asked else None,
+            norms=dict(zip(step.names, measured.norms.tolist(), strict=True))
+            if measured and plan.norms
+            else None,
             gramian=measured.gramian if measured and plan.gramian else None,
             separated=outcome.separated,
             penalties=outcome.penalties,
@@ -88,6 +89,9 @@ class StepResult:
     @cached_property
     def norms(self) -> dict[str, Tensor] | None:
         """||gradient|| per loss, unweighted; float64, CPU."""
+        if self._norms is None and self._gramian is not None:
+            norms = self._gramian.diagonal().clamp(min=0.0).sqrt()
+            return dict(zip(self._losses, norms.unbind(), strict=True))
         return None if self._norms is None else _on_host(self._norms)
 
     @property

@@ -209,7 +209,9 @@ class MultiLoss(nn.Module):
             values = step.losses.values if wanted.needs.values else None
             for method in self._methods:
                 method.check(step.names, values)
-            step.weights = self.weighting.weigh_losses(step.names, values).tolist()
+            weights = self.weighting.weigh_losses(step.names, values)
+            if weights is not None:
+                step.weights = weights.tolist()
             facts = _facts(step, checked)
             virtual = self.measure_at == "virtual_layer"
             step.plan = plan(

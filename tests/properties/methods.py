@@ -1,6 +1,6 @@
 """The list of methods, taken from the families' `__all__`: a new method joins every property by existing.
 
-Some tables are kept by hand. REQUIRED gives constructor arguments to a class that has required ones (a test
+Some tables are kept by hand. REQUIRED gives constructor arguments to a class that needs them (a test
 fails when an entry is missing). The others name the exceptions from a contract of design.md.
 """
 
@@ -19,15 +19,28 @@ from tests.problems import Network, names
 REQUIRED: dict[str, Callable[[int], dict[str, Any]]] = {
     "Static": lambda count: {"weights": {name: 1.0 + 0.25 * i for i, name in enumerate(names(count))}},
     "GradientPenalty": lambda count: {"weight": 0.3},
+    # Without a name these take the first loss, so the order would decide.
+    "MetaBalance": lambda count: {"target": "loss_0"},
+    "LearningRateAnnealing": lambda count: {"residual": "loss_0"},
 }
 # With one loss these give their own formula, not a plain backward.
-NOT_PLAIN_FOR_ONE_LOSS = {"Static", "Uncertainty", "InitialLoss", "CAGrad", "GradientPenalty"}
+NOT_PLAIN_FOR_ONE_LOSS = {
+    "CAGrad",
+    "FairGrad",
+    "GradientPenalty",
+    "IMTLL",
+    "InitialLoss",
+    "LogLoss",
+    "NashMTL",
+    "Static",
+    "Uncertainty",
+}
 # Scaling all gradients by c scales what a gradient weighting writes by c, except for
-NOT_SCALE_EQUIVARIANT: set[str] = set()
+NOT_SCALE_EQUIVARIANT = {"FairGrad", "NashMTL"}
 # and these do so, too.
-SCALE_EQUIVARIANT = {"Equal", "Sum", "GradDrop"}
+SCALE_EQUIVARIANT = {"Equal", "Sum", "GradDrop", "DBMTL"}
 # The order of the losses decides the draw: permuting them permutes nothing only in distribution.
-RANDOM_BY_LOSS = {"Random", "PCGrad", "IterativePCGrad"}
+RANDOM_BY_LOSS = {"Random", "PCGrad", "IterativePCGrad", "GradVac"}
 # A classifier with an output per loss starts from one draw: the order decides which output is whose.
 DRAWS_ONCE_BY_LOSS = {"GradientAlignment"}
 

@@ -18,6 +18,8 @@ from manyloss.linalg import row_norms
 from manyloss.strategies._step import Outcome, Step
 
 LARGEST_RESCALE = 100.0
+LARGEST_SURE = 1e36
+"""Below it, times a rescale, every number fits float32."""
 
 
 @dataclass
@@ -57,7 +59,7 @@ def merge(step: Step, gradients: LossGradients, measured: LossGradients | None) 
         merged.tensors = gradients.combine(weights)
     if wanted is not None:
         merged.tensors = _to_norm(float(wanted), merged.tensors, gradients.spread)
-    if not _all_finite(step, merged.tensors):
+    if not (_is_bounded(step, merged) or _all_finite(step, merged.tensors)):
         return _not_finite(step, gradients, merged)
     return merged
 
@@ -109,6 +111,17 @@ def _is_finite(step: Step, measured: LossGradients) -> bool:
     if step.plan.gramian:
         return math.isfinite(sum(measured.gramian.diagonal().tolist()))
     return step.plan.norms or all(measured.finite_rows())
+
+
+def _is_bounded(step: Step, merged: Merged) -> bool:
+    """Whether ||sum_i w_i g_i|| <= sum_i |w_i| ||g_i|| shows, without a look at it, that it is finite."""
+    if merged.measured is None or merged.measured is not merged.gradients:
+        return False
+    if not step.plan.gramian or step.aggregator.needs.gradients:
+        return False
+    squares = merged.measured.gramian.diagonal().tolist()
+    weights = [abs(float(weight)) for weight in merged.weights]
+    return sum(w * math.sqrt(max(s, 0.0)) for w, s in zip(weights, squares, strict=True)) < LARGEST_SURE
 
 
 def _all_finite(step: Step, tensors: Sequence[Tensor | None]) -> bool:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from manyloss.gradients import LossGradients
@@ -27,8 +26,8 @@ class Weighting(Method, ABC):
     """One number per loss."""
 
     @abstractmethod
-    def weigh_losses(self, names: Sequence[str], values: Tensor | None) -> Tensor:
-        """What scales the losses, heads included.
+    def weigh_losses(self, names: Sequence[str], values: Tensor | None) -> Tensor | None:
+        """What scales the losses, heads included; None: nothing.
 
         Args:
             names: the losses present.
@@ -114,9 +113,8 @@ class GradientWeighting(Weighting):
 
         """
 
-    def weigh_losses(self, names: Sequence[str], values: Tensor | None) -> Tensor:
-        """Ones. [T]"""
-        return torch.ones(len(names), dtype=torch.float64, device="cpu")
+    def weigh_losses(self, names: Sequence[str], values: Tensor | None) -> None:
+        """Heads see the plain losses."""
 
     def weigh_gradients(self, gradients: LossGradients) -> Tensor:
         """:meth:`forward`."""

@@ -1,0 +1,82 @@
+"""Learning-rate annealing for PINNs (Wang, Teng and Perdikaris 2021, Algorithm 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from manyloss import checks
+from manyloss.gradients import LossGradients
+from manyloss.linalg import row_scales
+from manyloss.plan import Needs
+from manyloss.state import State, per_loss_tensor
+from manyloss.weighting._base import GradientWeighting
+
+
+@dataclass
+class AnnealingState(State):
+    """Weights of the losses, and the position of the residual's."""
+
+    weights: list[float]
+    residual: int
+
+
+class LearningRateAnnealing(GradientWeighting):
+    """Gradients of the data terms as strong as the strongest entry of the residual's.
+
+    w_i <- (1 - rate) w_i + rate max |g_r| / mean |g_i|, w_r = 1, over all entries of the gradients of the
+    residual r and the data term i (initial and boundary conditions, measurements). Made for
+    ``shared_params=model``, where all of a PINN is shared.
+
+    Args:
+        residual: the loss of the equation's residual; the first one when None.
+        rate: of the moving average, in [0, 1]; the paper's code keeps 0.9 of the old weight.
+
+    Raises:
+        ValueError: at the first step, no loss has the residual's name; features on more than one rank.
+
+    """
+
+    name = "lr-annealing"
+    needs = Needs(norms=True, replaces=True)
+    scale = "free"
+    search: ClassVar = {"rate": (0.01, 0.1, 0.5)}
+    learns = AnnealingState
+    state: AnnealingState
+
+    def __init__(self, residual: str | None = None, rate: float = 0.1) -> None:
+        super().__init__()
+        checks.within("rate", rate, 0.0, 1.0)
+        self.residual, self.rate = residual, rate
+
+    def first_state(self, names: tuple[str, ...]) -> AnnealingState:
+        """Ones."""
+        if self.residual is not None:
+            checks.one_of("residual of LearningRateAnnealing", self.residual, names)
+        position = 0 if self.residual is None else names.index(self.residual)
+        return AnnealingState(weights=[1.0] * len(names), residual=position)
+
+    def forward(self, gradients: LossGradients) -> Tensor:
+        """The moving averages, with this step's. [T]"""
+        if gradients.spread.world > 1:
+            raise ValueError(
+                "LearningRateAnnealing looks at single entries of the gradients, which at the features are "
+                f"spread over {gradients.spread.world} ranks: pass shared_params= without features, where "
+                "gradients are averaged."
+            )
+        weights, residual = list(self.state.weights), self.state.residual
+        at = list(self.positions(gradients.names))
+        if residual in at:
+            tensors = gradients.tensors
+            largest = row_scales(tensors).tolist()[at.index(residual)]
+            sums = torch.stack([tensor.flatten(1).abs().sum(1) for tensor in tensors]).sum(0).tolist()
+            count = sum(tensor[0].numel() for tensor in tensors)
+            for i, total in zip(at, sums, strict=True):
+                if i != residual and total > 0.0:
+                    wanted = largest / (total / count)
+                    weights[i] = (1.0 - self.rate) * weights[i] + self.rate * wanted
+        self.pending = replace(self.state, weights=weights)
+        return per_loss_tensor([weights[i] for i in at])

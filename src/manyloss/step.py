@@ -293,7 +293,8 @@ class MultiLoss(nn.Module):
         return self.weighting.names
 
     def _wanted(self, measure: bool, skips: bool) -> Wanted:
-        return Wanted(self._methods, self._needs, self.rescale, measure, skips, self.names)
+        look = self._run.steps % LOOK_CLOSELY_EVERY == 0
+        return Wanted(self._methods, self._needs, self.rescale, measure, skips, look, self.names)
 
     def _ranks_of_step(self) -> Ranks:
         if self._run.ranks is None:

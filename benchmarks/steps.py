@@ -50,7 +50,7 @@ def linear_heads(batch: int) -> Setup:
     """40 heads Linear 512 -> 64 -> 1 on pooled features."""
     encoder = nn.Sequential(resnet18_encoder(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     heads = [nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 1)) for _ in range(40)]
-    return _setup("40 heads 512-64-1", encoder, heads, batch)
+    return setup_of("40 heads 512-64-1", encoder, heads, batch)
 
 
 def heavy_heads(batch: int) -> Setup:
@@ -67,10 +67,10 @@ def heavy_heads(batch: int) -> Setup:
         )
         for _ in range(3)
     ]
-    return _setup("3 heads as heavy as the encoder", encoder, heads, batch)
+    return setup_of("3 heads as heavy as the encoder", encoder, heads, batch)
 
 
-def _setup(name: str, encoder: nn.Module, heads: list[nn.Module], batch: int) -> Setup:
+def setup_of(name: str, encoder: nn.Module, heads: list[nn.Module], batch: int) -> Setup:
     return Setup(
         name, encoder, nn.ModuleList(heads), torch.randn(batch, 3, 32, 32), torch.randn(len(heads), batch)
     )

@@ -202,6 +202,45 @@ class ListedGradients(LossGradients):
         return self.rows.finite()
 
 
+class OnlyMeasured(LossGradients):
+    """Norms, and the Gramian if it was asked for, of gradients that were never held together.
+
+    Args:
+        names: as in `LossGradients`.
+        values: as in `LossGradients`.
+        norms: [T].
+        gramian: [T, T], or None.
+
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        values: Tensor | Callable[[], Tensor],
+        norms: Tensor,
+        gramian: Tensor | None = None,
+    ) -> None:
+        super().__init__(names, values, [], "shared_params")
+        self._found = norms, gramian
+
+    @property
+    def norms(self) -> Tensor:
+        """||g_i||. [T], float64, CPU."""
+        return self._found[0]
+
+    @property
+    def gramian(self) -> Tensor:
+        """<g_i, g_j>. [T, T], float64, CPU."""
+        gramian = self._found[1]
+        assert gramian is not None
+        return gramian
+
+    def finite_rows(self) -> list[bool]:
+        """Per loss, whether all its entries are finite: its norm is."""
+        finite: list[bool] = torch.isfinite(self.norms).tolist()
+        return finite
+
+
 def scale_rows(rows: Tensor, factors: Tensor) -> Tensor:
     """Rows [T, ...] times one factor each."""
     return rows * factors.to(rows.device, rows.dtype).view(-1, *[1] * (rows.dim() - 1))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 Place = Literal["features", "shared_params", "virtual_layer"]
-Strategy = Literal["plain", "one_backward", "per_loss", "direct"]
+Strategy = Literal["plain", "one_backward", "per_loss", "direct", "folded"]
 Read = Literal["auto", "one_backward", "per_loss"]
 
 
@@ -73,7 +73,7 @@ class Plan:
     Attributes:
         strategy: "plain" (one backward, nothing read), "one_backward" (gradients are picked up while the one
             backward runs), "per_loss" (one read per loss, then one backward), "direct" (one read per loss
-            brings all that ``.grad`` needs).
+            brings all that ``.grad`` needs), "folded" (inner products part by part, then one backward).
         merged_at: where what arrives is replaced; None where the plain sum stays.
         measured_at: where norms, Gramian and cosines belong to; None where nothing is measured.
         norms: norms are needed by a method.
@@ -95,7 +95,13 @@ class Plan:
 
 
 def plan(
-    needs: Needs, facts: Facts, *, measure: bool = False, virtual_layer: bool = False, read: Read = "auto"
+    needs: Needs,
+    facts: Facts,
+    *,
+    measure: bool = False,
+    virtual_layer: bool = False,
+    read: Read = "auto",
+    low_memory: bool = False,
 ) -> Plan:
     """Decide who needs which gradients, and where.
 
@@ -109,6 +115,7 @@ def plan(
         measure: someone wants to see norms, Gramian and cosines.
         virtual_layer: measure at the virtual layer.
         read: "auto", or one of the two ways to read at features, for tests and benchmarks.
+        low_memory: T gradients of all shared parameters are not to be held at once.
 
     Raises:
         ValueError: ``read="one_backward"`` where one backward cannot tell the losses apart.
@@ -123,6 +130,8 @@ def plan(
     if virtual_layer and measuring == "features":
         measuring = "virtual_layer"
     strategy, because = _strategy(needs, facts, read)
+    if strategy == "direct" and low_memory and needs.gramian and not needs.gradients:
+        strategy, because = "folded", "inner products are folded part by part, to save memory"
     return Plan(
         strategy,
         merged_at=merging if needs.replaces else None,

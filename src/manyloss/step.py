@@ -86,6 +86,8 @@ class MultiLoss(nn.Module):
         read: how gradients are read at features: "auto" picks them up in the one backward where that is
             right; "per_loss" never does; "one_backward" is an error where it cannot be done (for tests and
             benchmarks).
+        low_memory: where gradients are merged at shared parameters by a weighting that needs their inner
+            products alone, hold no more of them than an ordinary backward writes, for one pass more.
 
     The state of all its methods is in ``state_dict``, as tensors; ``parameters()`` is empty: what learns here
     owns its optimiser.
@@ -108,6 +110,7 @@ class MultiLoss(nn.Module):
         measure_at: MeasureAt = "auto",
         distributed: Setting = "auto",
         read: Read = "auto",
+        low_memory: bool = False,
     ) -> None:
         super().__init__()
         if isinstance(penalties, Penalty) or not isinstance(penalties, Iterable):
@@ -134,7 +137,7 @@ class MultiLoss(nn.Module):
         self._methods: tuple[Method, ...] = (self.weighting, self.aggregator, *penalties)
         self._needs = reduce(or_, [m.needs for m in self._methods], Needs(replaces=rescale != "none"))
         self.rescale, self.measure_at, self.read = rescale, measure_at, read
-        self.distributed = distributed
+        self.distributed, self.low_memory = distributed, low_memory
         self.observers: list[Observer] = []
         self.told = Told()
         self.last: StepResult | None = None
@@ -215,7 +218,12 @@ class MultiLoss(nn.Module):
             facts = _facts(step, checked)
             virtual = self.measure_at == "virtual_layer"
             step.plan = plan(
-                wanted.needs, facts, measure=wanted.measure, virtual_layer=virtual, read=self.read
+                wanted.needs,
+                facts,
+                measure=wanted.measure,
+                virtual_layer=virtual,
+                read=self.read,
+                low_memory=self.low_memory,
             )
             for observer in due:
                 observer.before(step.losses)

@@ -52,7 +52,7 @@ def _total(
 
 
 # A compiled trainer leaves its graph here; the compiler is imported only when this is called.
-_not_compiled = torch._disable_dynamo(_total)
+_not_compiled = torch._disable_dynamo(_total)  # type: ignore[attr-defined]
 
 
 def _sum(values: list[Tensor]) -> Tensor:

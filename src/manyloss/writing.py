@@ -26,9 +26,21 @@ def backward(
     device: torch.device,
     *,
     objective: Tensor | None = None,
+    into: Sequence[Tensor] | None = None,
     retain_graph: bool = False,
 ) -> None:
-    """One ordinary backward of sum_i w_i L_i, plus an objective of its own, all times the scale."""
+    """One ordinary backward of sum_i w_i L_i, plus an objective of its own, all times the scale.
+
+    Args:
+        roots: the losses; None for one that only other ranks have.
+        weights: w, one per loss.
+        scale: of all of it.
+        device: of the losses.
+        objective: joins the sum.
+        into: the leaves that take part; all when None.
+        retain_graph: as in ``Tensor.backward``.
+
+    """
     starts: list[Any] = []
     seeds: list[Tensor | None] = []
     for root, weight in zip(roots, weights, strict=True):
@@ -39,7 +51,7 @@ def backward(
     if objective is not None:
         starts.append(objective)
         seeds.append(scale.apply(seed_of(objective, device)))
-    torch.autograd.backward(starts, seeds, retain_graph=retain_graph)
+    torch.autograd.backward(starts, seeds, retain_graph=retain_graph, inputs=into)
 
 
 class Replace:

@@ -42,10 +42,8 @@ def merge(step: Step, gradients: LossGradients, measured: LossGradients | None) 
 
     """
     merged = Merged(step.weights, measured, gradients)
-    if measured is not None:
-        if not _is_finite(step, measured):
-            return _not_finite(step, measured, merged)
-        merged.separated = _separated(step, measured)
+    if measured is not None and not check_measured(step, measured, merged):
+        return merged
     if step.plan.merged_at is None:
         return merged
     weights = None if measured is None else step.weighting.weigh_gradients(measured)
@@ -62,6 +60,21 @@ def merge(step: Step, gradients: LossGradients, measured: LossGradients | None) 
     if not (_is_bounded(step, merged) or _all_finite(step, merged.tensors)):
         return _not_finite(step, gradients, merged)
     return merged
+
+
+def check_measured(step: Step, measured: LossGradients, merged: Merged) -> bool:
+    """Whether methods may use what was measured; if not, the step is left to the scaler.
+
+    Raises:
+        NotFiniteError, BatchSeparatedError: as in `merge`.
+
+    """
+    if not _is_finite(step, measured):
+        _not_finite(step, measured, merged)
+        merged.skipped = True
+        return False
+    merged.separated = _separated(step, measured)
+    return True
 
 
 def _aggregate(step: Step, gradients: LossGradients, weights: Tensor) -> Sequence[Tensor | None]:

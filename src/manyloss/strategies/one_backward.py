@@ -8,15 +8,16 @@ back and the error is raised afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from manyloss import graph
-from manyloss.gradients import LossGradients, as_like, check_reached, read, row_of, scale_rows
+from manyloss import graph, layer_norms
+from manyloss.gradients import LossGradients, OnlyMeasured, as_like, check_reached, read, row_of, scale_rows
+from manyloss.layers import Layer
 from manyloss.scaling import NO_SCALE
 from manyloss.strategies._merge import Merged, merge
 from manyloss.strategies._step import Outcome, Step
@@ -143,12 +144,33 @@ class MergeInside:
         step = self.step
         if step.plan.measured_at != "shared_params":
             return step.measured_from(gradients)
-        rows: list[list[Tensor]] = [[] for _ in step.params]
-        for i, name in enumerate(step.names):
-            seeds = [as_like(part[i], z) for part, z in zip(gradients.parts, step.features, strict=True)]
-            with graph.reads_only(step.roots, [*step.features, *step.params]):
-                grads = read(graph.roots_of(step.edges), name, step.params, seeds)
-            check_reached(name, grads, "shared_params")
-            for row, grad, param in zip(rows, grads, step.params, strict=True):
-                row.append(row_of(grad, param, NO_SCALE))
+        with graph.reads_only(step.roots, [*step.features, *step.params]):
+            if step.ranks.world == 1:
+                layer = layer_norms.layer_behind(step.edges, step.params, len(step.names))
+                if layer is not None:
+                    return self._at_layer(layer, gradients)
+            rows: list[list[Tensor]] = [[] for _ in step.params]
+            for name, grads in self._behind(gradients, step.params):
+                check_reached(name, grads, "shared_params")
+                for row, grad, param in zip(rows, grads, step.params, strict=True):
+                    row.append(row_of(grad, param, NO_SCALE))
         return step.gradients([step.ranks.mean(torch.stack(row)) for row in rows], "shared_params")
+
+    def _at_layer(self, layer: Layer, gradients: LossGradients) -> LossGradients:
+        """Of one layer's weight, from the gradients at its output: no gradient of the weight is formed."""
+        at_output = (grads[0] for _, grads in self._behind(gradients, [layer.output]))
+        losses = self.step.losses
+        if not self.step.plan.gramian:
+            return OnlyMeasured(losses.names, lambda: losses.values, layer_norms.norms(layer, at_output))
+        held = list(at_output)
+        norms, gramian = layer_norms.norms(layer, held), layer_norms.gramian(layer, held)
+        return OnlyMeasured(losses.names, lambda: losses.values, norms, gramian)
+
+    def _behind(
+        self, gradients: LossGradients, places: Sequence[graph.Root]
+    ) -> Iterator[tuple[str, Sequence[Tensor | None]]]:
+        """Loss by loss, its gradients at places behind the features, from those at them."""
+        for i, name in enumerate(self.step.names):
+            parts = zip(gradients.parts, self.step.features, strict=True)
+            seeds = [as_like(part[i], feature) for part, feature in parts]
+            yield name, read(graph.roots_of(self.step.edges), name, places, seeds)

@@ -150,7 +150,7 @@ def _look_at_graph(given: Given, wanted: Wanted) -> tuple[Walk, str]:
         if root is not None and not reached:
             raise reaches_nothing(name, "features")
     _check_shared_by_losses(given, found, wanted)
-    why_not = obstacle(given.features, given.edges, found)
+    why_not = obstacle(given.features, given.edges, found, given.nested)
     if not why_not and given.params:
         watched = [edge_of(param) for param in given.params]
         if any(found.reaches(given.params)):

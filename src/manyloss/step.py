@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from manyloss import checks
 from manyloss.aggregation import Aggregator, Sum
 from manyloss.checking import Checked, Wanted, check_step
+from manyloss.cuts import Cuts, Cuttable, cut_apart
 from manyloss.distributed import Ranks, Setting, ranks_of
 from manyloss.errors import CheckpointError, NotFiniteError
 from manyloss.exchange import PresentLosses
@@ -139,6 +140,7 @@ class MultiLoss(nn.Module):
         self.rescale, self.measure_at, self.read = rescale, measure_at, read
         self.distributed, self.low_memory = distributed, low_memory
         self.observers: list[Observer] = []
+        self.cuts = Cuts()
         self.told = Told()
         self.last: StepResult | None = None
         self._run = _Run()
@@ -163,7 +165,7 @@ class MultiLoss(nn.Module):
                 the first call. None is a loss that is absent in this step: it is left out of every statistic
                 and keeps its weight and state.
             features: [B, *F], or a sequence or mapping of such, where the gradients are merged: the
-                activations where the encoder ends.
+                activations where the encoder ends. Left out, those that `cut` remembers.
             shared_params: parameters, or a module (those that require grad). Without ``features`` gradients
                 are merged there. With ``features`` they are merged at the features and measured here
                 (GradNorm's W, CosReg's last encoder layer, the Gramian of a gradient weighting).
@@ -185,6 +187,7 @@ class MultiLoss(nn.Module):
 
         """
         checks.positive("divide_by", divide_by)
+        features = self.cuts.take(features)
         with _out_of_autocast(), torch.enable_grad():
             self._ask_deferred()
             due = [observer for observer in self.observers if observer.due()]
@@ -273,7 +276,29 @@ class MultiLoss(nn.Module):
                 of a DistributedDataParallel that looks for unused parameters.
 
         """
+        features = self.cuts.take(features) if torch.is_grad_enabled() else features
         return total(self, losses, features, shared_params, grad_scaler, measure)
+
+    def cut(self, tensors: Cuttable) -> Cuttable:
+        """Mark, in the forward, where losses leave the encoder; features are then left out of the step. ::
+
+            for stage in self.stages:
+                z = multi.cut(stage(z))  # heads and the next stage take it
+                levels.append(z)
+
+        An identity. It makes features independent that are computed from each other (the stages of an
+        encoder, the levels of a pyramid): at each, what the losses send there directly is merged, and what
+        comes back through a later one passes. It costs no copy. Without gradients it does nothing; under
+        ``torch.no_grad()``, an evaluation in between leaves no trace.
+
+        Args:
+            tensors: a tensor, or a sequence or mapping of tensors.
+
+        Returns:
+            The same numbers, to be used from here on.
+
+        """
+        return cut_apart(self.cuts, tensors)
 
     def set_progress(self, fraction: float) -> None:
         """Tell all methods which fraction of the training is done, in [0, 1]."""
@@ -318,6 +343,7 @@ class MultiLoss(nn.Module):
             rescale=self.rescale,
             weights=[1.0] * len(checked.losses.names),
             retain_graph=retain_graph,
+            nested=checked.given.nested,
             look_closely=measure or self._run.steps % LOOK_CLOSELY_EVERY == 0,
         )
 

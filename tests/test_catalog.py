@@ -51,7 +51,9 @@ def test_values_are_what_python_would_read() -> None:
     assert manyloss.method("mgda:normalize=loss+").normalize == "loss+"
     assert manyloss.method("mgda:normalize=none").normalize is None
     assert manyloss.method("static:left=0.5:right=2").weights == {"left": 0.5, "right": 2}
-    assert manyloss.method("uncertainty:kinds=['regression', 'classification']").kinds[1] == "classification"
+    kinds = {"a": "regression", "b": "classification"}
+    assert manyloss.method(f"uncertainty:kinds={kinds}:lr=0.1").kinds == kinds
+    assert manyloss.method("graddrop:seed=5", seed=3).generator.initial_seed() == 5
 
 
 def test_a_multi_loss_has_every_part_in_its_place() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,10 +95,8 @@ def method(text: str, *, seed: int | None = None) -> Method:
 
     """
     info, options = parse(text)
-    if seed is not None and "seed" in inspect.signature(info.cls).parameters:
-        options.setdefault("seed", seed)
     try:
-        return info.cls(**options)
+        return build(info, options, seed)
     except TypeError as error:
         raise ValueError(f"Method {info.name!r} cannot be built from {text!r}: {error}") from error
 
@@ -115,19 +113,35 @@ def multi_loss(*texts: str, seed: int | None = None, **settings: Any) -> MultiLo
         ValueError: a method is unknown, or two of them take one place.
 
     """
+    return placed(*[method(text, seed=seed) for text in texts], **settings)
+
+
+def build(info: MethodInfo, options: Mapping[str, Any], seed: int | None = None) -> Method:
+    """An object of the class, with a seed if it takes one and none is among the options."""
+    if seed is not None and "seed" in inspect.signature(info.cls).parameters:
+        options = {"seed": seed, **options}
+    return info.cls(**options)
+
+
+def placed(*methods: Method, **settings: Any) -> MultiLoss:
+    """A MultiLoss with each method in its family's place.
+
+    Raises:
+        ValueError: two of them take one place.
+
+    """
     places: dict[str, Any] = {}
-    for text in texts:
-        built = method(text, seed=seed)
-        if built.family == "penalty":
-            places.setdefault("penalties", []).append(built)
+    for each in methods:
+        if each.family == "penalty":
+            places.setdefault("penalties", []).append(each)
             continue
-        place = "aggregator" if built.family == "aggregator" else "weighting"
+        place = "aggregator" if each.family == "aggregator" else "weighting"
         if place in places:
             raise ValueError(
-                f"{places[place].name!r} and {built.name!r} are both {place}s, and a step has one: leave one "
+                f"{places[place].name!r} and {each.name!r} are both {place}s, and a step has one: leave one "
                 "of them out."
             )
-        places[place] = built
+        places[place] = each
     return MultiLoss(**places, **settings)
 
 
@@ -138,26 +152,25 @@ def parse(text: str) -> tuple[MethodInfo, dict[str, Any]]:
         ValueError: there is no such method or option, or a required one is missing.
 
     """
-    name, *parts = text.strip().split(":")
+    name, _, rest = text.strip().partition(":")
     known = methods()
     if name not in known:
         raise ValueError(
             f"There is no method {name!r}. {closest(name, known)} manyloss.methods() lists them all."
         )
     info = known[name]
+    there = [*info.required, *info.options, "seed"]
     options: dict[str, Any] = {}
     per_loss: dict[str, Any] = {}
-    for part in parts:
-        option, equals, value = part.partition("=")
-        if not equals:
-            raise ValueError(f"Options are written name:option=value; received {part!r} in {text!r}.")
-        if option in info.options or option in info.required:
+    for option, value in options_in(rest, there):
+        if value is None:
+            raise ValueError(f"Options are written name:option=value; received {option!r} in {text!r}.")
+        if option in there and (option != "seed" or "seed" in inspect.signature(info.cls).parameters):
             options[option] = value_of(value)
         elif info.per_loss is not None:
             per_loss[option] = value_of(value)
         else:
-            there = [*info.required, *info.options]
-            raise ValueError(f"Method {name!r} has no option {option!r}. {closest(option, there)}")
+            raise ValueError(f"Method {name!r} has no option {option!r}. {closest(option, there[:-1])}")
     if per_loss and info.per_loss is not None:
         options[info.per_loss] = per_loss
     missing = [option for option in info.required if option not in options]
@@ -168,6 +181,30 @@ def parse(text: str) -> tuple[MethodInfo, dict[str, Any]]:
             + (f", or {name}:LOSS=...:OTHER=... for one value per loss." if info.per_loss else ".")
         )
     return info, options
+
+
+def options_in(text: str, known: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+    """``option=value:option=value`` as pairs; None where there is no "=".
+
+    Names may hold ":", and a known one is found whole, with any "=" in it; a value ends at the first ":"
+    outside of brackets.
+    """
+    longest_first = sorted(known, key=len, reverse=True)
+    text = text.removeprefix(":")
+    while text:
+        option = next((name for name in longest_first if text.startswith(name + "=")), text.partition("=")[0])
+        if len(option) == len(text):
+            yield option, None
+            return
+        rest = text[len(option) + 1 :]
+        depth, end = 0, len(rest)
+        for place, letter in enumerate(rest):
+            depth += (letter in "([{") - (letter in ")]}")
+            if letter == ":" and depth == 0:
+                end = place
+                break
+        yield option, rest[:end]
+        text = rest[end + 1 :]
 
 
 def value_of(text: str) -> Any:

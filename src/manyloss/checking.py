@@ -30,6 +30,7 @@ class Wanted:
         rescale: how the merged gradient is scaled.
         measure: someone wants to see norms, Gramian and cosines.
         skips: a scaler skips steps that are not finite.
+        look: walk the graph although nothing is read from it, to tell of a loss that reaches no features.
         names: of the losses; None before the first step.
 
     """
@@ -39,6 +40,7 @@ class Wanted:
     rescale: str
     measure: bool
     skips: bool
+    look: bool
     names: tuple[str, ...] | None
 
 
@@ -139,8 +141,8 @@ def _check_place(given: Given, wanted: Wanted) -> None:
 
 def _look_at_graph(given: Given, wanted: Wanted) -> tuple[Walk, str]:
     """Walk once, refuse what it shows to be wrong, and say why one backward does not do ("" if it does)."""
-    if not given.edges and not (wanted.needs.place or wanted.measure):
-        return Walk(), "no features are given"
+    if not (wanted.needs.place or wanted.measure or (given.edges and wanted.look)):
+        return Walk(), "nothing is read"
     found = walk([None if root is None else edge_of(root) for root in given.roots], given.edges)
     if not given.edges:
         return found, "no features are given"
@@ -148,7 +150,7 @@ def _look_at_graph(given: Given, wanted: Wanted) -> tuple[Walk, str]:
         if root is not None and not reached:
             raise reaches_nothing(name, "features")
     _check_shared_by_losses(given, found, wanted)
-    why_not = obstacle(given.features, given.edges, found)
+    why_not = obstacle(given.features, given.edges, found, given.nested)
     if not why_not and given.params:
         watched = [edge_of(param) for param in given.params]
         if any(found.reaches(given.params)):

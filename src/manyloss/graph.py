@@ -94,7 +94,8 @@ class Walk:
         number = {old: new for new, old in enumerate(present)}
         for consumer in self.consumers:
             consumer.loss = number[consumer.loss]
-        self.reached = [self.reached[i] for i in present]
+        if self.reached:  # else nothing had to be looked at
+            self.reached = [self.reached[i] for i in present]
         self.contains = [(number[i], number[j]) for i, j in self.contains]
 
     def reaches(self, params: Iterable[Tensor]) -> list[bool]:
@@ -207,6 +208,33 @@ def between(starts: Iterable[Edge], targets: Iterable[Edge]) -> list[Any]:
                     if child[0] is not None and child not in goal and child[0] not in leads
                 )
     return [node for node, on_the_way in leads.items() if on_the_way]
+
+
+def nodes_behind(edges: Iterable[Edge]) -> set[Any]:
+    """All nodes that gradients arriving at ``edges`` are sent on to."""
+    stack = [node for node, _ in edges]
+    seen: set[Any] = set()
+    while stack:
+        for child, _ in children(stack.pop()):
+            if child is not None and child not in seen:
+                seen.add(child)
+                stack.append(child)
+    return seen
+
+
+@contextmanager
+def severed(edges: Iterable[Edge]) -> Iterator[None]:
+    """While this lasts, no gradient passes the nodes that made these outputs (each has one input)."""
+    handles = [node.register_hook(_nothing) for node, _ in edges]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _nothing(grad_inputs: tuple[Any, ...], grad_outputs: Any) -> tuple[None, ...]:  # noqa: ARG001
+    return (None,) * len(grad_inputs)
 
 
 def depends_on(start: Edge, others: Sequence[Edge]) -> int | None:

@@ -12,6 +12,7 @@ from torch.autograd.graph import GradientEdge
 from torch.nn.utils.rnn import PackedSequence
 
 from manyloss import checks
+from manyloss.cuts import CutFeatures
 from manyloss.graph import Edge, Root, depends_on, edge_of
 
 Losses = Mapping[str, Tensor | None] | Sequence[Tensor | None] | Tensor
@@ -30,6 +31,7 @@ class Given:
         features: tensors [B, *F], each once.
         edges: where the features were made.
         params: shared parameters, each once.
+        nested: features depend on each other, which only those that were cut may.
 
     """
 
@@ -39,6 +41,7 @@ class Given:
     features: list[Tensor]
     edges: list[Edge]
     params: list[Tensor]
+    nested: bool = False
 
     @property
     def device(self) -> torch.device | None:
@@ -68,9 +71,8 @@ def check(losses: Losses, features: Features | None, shared_params: SharedParams
                 if value is not None and value.device != tensor.device:
                     raise _other_device(name, value.device, place, tensor.device)
     edges = [edge_of(tensor) for tensor in tensors]
-    if len(edges) > 1:
-        _check_independent(edges)
-    return Given(names, roots, values, tensors, edges, params)
+    nested = len(edges) > 1 and _depend(edges, may=isinstance(features, CutFeatures))
+    return Given(names, roots, values, tensors, edges, params, nested)
 
 
 # ---------------------------------------------------------------- losses
@@ -299,14 +301,18 @@ def _check_parameter(index: int, param: object) -> None:
         )
 
 
-def _check_independent(edges: Sequence[Edge]) -> None:
-    """Gradients at features that depend on each other would be counted twice."""
+def _depend(edges: Sequence[Edge], *, may: bool) -> bool:
+    """Whether some depend on others: gradients there would be counted twice, unless they were cut."""
     for i, edge in enumerate(edges):
         others = [other for j, other in enumerate(edges) if j != i]
         found = depends_on(edge, others)
+        if found is not None and may:
+            return True
         if found is not None:
             raise ValueError(
                 f"features item {i} is computed from features item {found + (found >= i)}: gradients are "
-                "aggregated where the encoder ends, so pass only tensors that do not depend on each other, "
-                "or shared_params= without features."
+                "aggregated where the encoder ends, so pass only tensors that do not depend on each other. "
+                "Or let the forward cut each of them, z = multi.cut(z), and leave features out; or pass "
+                "shared_params= without features."
             )
+    return False

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from functools import reduce
-from operator import or_
 from typing import Any, Literal, Protocol
 
 import torch
@@ -16,15 +13,17 @@ from torch import Tensor, nn
 from manyloss import checks
 from manyloss.aggregation import Aggregator, Sum
 from manyloss.checking import Checked, Wanted, check_step
+from manyloss.cuts import Cuts, Cuttable, cut_apart
 from manyloss.distributed import Ranks, Setting, ranks_of
-from manyloss.errors import CheckpointError, NotFiniteError
+from manyloss.errors import NotFiniteError
 from manyloss.exchange import PresentLosses
 from manyloss.losses import Features, Losses, SharedParams
+from manyloss.methods import Methods
 from manyloss.penalties import Penalty
-from manyloss.plan import Facts, Needs, Plan, Read, plan
+from manyloss.plan import Facts, Plan, Read, plan
+from manyloss.precision import out_of_autocast
 from manyloss.result import StepResult
 from manyloss.scaling import LossScale
-from manyloss.state import Method, tensor_to_text
 from manyloss.strategies import RUN, Outcome, Step
 from manyloss.strategies.plain import pass_on
 from manyloss.telling import Told
@@ -134,11 +133,11 @@ class MultiLoss(nn.Module):
                 "norm of the merged gradient: use one of them."
             )
         self.penalties = nn.ModuleList(penalties)
-        self._methods: tuple[Method, ...] = (self.weighting, self.aggregator, *penalties)
-        self._needs = reduce(or_, [m.needs for m in self._methods], Needs(replaces=rescale != "none"))
+        self._methods = Methods(self.weighting, self.aggregator, penalties, rescale != "none")
         self.rescale, self.measure_at, self.read = rescale, measure_at, read
         self.distributed, self.low_memory = distributed, low_memory
         self.observers: list[Observer] = []
+        self.cuts = Cuts()
         self.told = Told()
         self.last: StepResult | None = None
         self._run = _Run()
@@ -163,7 +162,7 @@ class MultiLoss(nn.Module):
                 the first call. None is a loss that is absent in this step: it is left out of every statistic
                 and keeps its weight and state.
             features: [B, *F], or a sequence or mapping of such, where the gradients are merged: the
-                activations where the encoder ends.
+                activations where the encoder ends. Left out, those that `cut` remembers.
             shared_params: parameters, or a module (those that require grad). Without ``features`` gradients
                 are merged there. With ``features`` they are merged at the features and measured here
                 (GradNorm's W, CosReg's last encoder layer, the Gramian of a gradient weighting).
@@ -185,7 +184,8 @@ class MultiLoss(nn.Module):
 
         """
         checks.positive("divide_by", divide_by)
-        with _out_of_autocast(), torch.enable_grad():
+        features = self.cuts.take(features)
+        with out_of_autocast(), torch.enable_grad():
             self._ask_deferred()
             due = [observer for observer in self.observers if observer.due()]
             skips = grad_scaler is not None and grad_scaler.is_enabled()
@@ -205,23 +205,15 @@ class MultiLoss(nn.Module):
 
     def _take(self, step: Step, checked: Checked, wanted: Wanted, due: list[Observer]) -> StepResult:
         """Weigh, plan and run; leave no trace in the methods when that fails or is skipped."""
-        draws = [None if m.generator is None else m.generator.get_state() for m in self._methods]
-        first = self._start(checked.given.names, step.ranks)
+        before = self._methods.begin(checked.given.names, step.ranks)
         outcome = None
         try:
-            values = step.losses.values if wanted.needs.values else None
-            for method in self._methods:
-                method.check(step.names, values)
-            weights = self.weighting.weigh_losses(step.names, values)
-            if weights is not None:
-                step.weights = weights.tolist()
-            facts = _facts(step, checked)
-            virtual = self.measure_at == "virtual_layer"
+            values = self._methods.weigh(step)
             step.plan = plan(
                 wanted.needs,
-                facts,
+                _facts(step, checked),
                 measure=wanted.measure,
-                virtual_layer=virtual,
+                virtual_layer=self.measure_at == "virtual_layer",
                 read=self.read,
                 low_memory=self.low_memory,
             )
@@ -230,9 +222,9 @@ class MultiLoss(nn.Module):
             outcome = RUN[step.plan.strategy](step)
         finally:
             if outcome is None or outcome.skipped:
-                self._undo(draws, first)
+                self._methods.undo(before)
         if not outcome.skipped:
-            self._learn(step, outcome, values, due)
+            self._written(step, outcome, values, due)
         return StepResult.of(step, outcome)
 
     def total(
@@ -273,16 +265,38 @@ class MultiLoss(nn.Module):
                 of a DistributedDataParallel that looks for unused parameters.
 
         """
+        features = self.cuts.take(features) if torch.is_grad_enabled() else features
         return total(self, losses, features, shared_params, grad_scaler, measure)
+
+    def cut(self, tensors: Cuttable) -> Cuttable:
+        """Mark, in the forward, where losses leave the encoder; features are then left out of the step. ::
+
+            for stage in self.stages:
+                z = multi.cut(stage(z))  # heads and the next stage take it
+                levels.append(z)
+
+        An identity. It makes features independent that are computed from each other (the stages of an
+        encoder, the levels of a pyramid): at each, what the losses send there directly is merged, and what
+        comes back through a later one passes. It costs no copy. Without gradients it does nothing; under
+        ``torch.no_grad()``, an evaluation in between leaves no trace.
+
+        Args:
+            tensors: a tensor, or a sequence or mapping of tensors.
+
+        Returns:
+            The same numbers, to be used from here on.
+
+        """
+        return cut_apart(self.cuts, tensors)
 
     def set_progress(self, fraction: float) -> None:
         """Tell all methods which fraction of the training is done, in [0, 1]."""
-        for method in self._methods:
+        for method in self._methods.all:
             method.set_progress(fraction)
 
     def end_epoch(self) -> None:
         """Tell all methods that an epoch is over."""
-        for method in self._methods:
+        for method in self._methods.all:
             method.end_epoch()
 
     # ------------------------------------------------------------------ wiring
@@ -293,7 +307,8 @@ class MultiLoss(nn.Module):
         return self.weighting.names
 
     def _wanted(self, measure: bool, skips: bool) -> Wanted:
-        return Wanted(self._methods, self._needs, self.rescale, measure, skips, self.names)
+        look = self._run.steps % LOOK_CLOSELY_EVERY == 0
+        return Wanted(self._methods.all, self._methods.needs, self.rescale, measure, skips, look, self.names)
 
     def _ranks_of_step(self) -> Ranks:
         if self._run.ranks is None:
@@ -313,53 +328,20 @@ class MultiLoss(nn.Module):
             device=checked.device,
             weighting=self.weighting,
             aggregator=self.aggregator,
-            penalties=self._methods[2:],  # type: ignore[arg-type]
+            penalties=self._methods.penalties,
             rescale=self.rescale,
             weights=[1.0] * len(checked.losses.names),
             retain_graph=retain_graph,
+            nested=checked.given.nested,
             look_closely=measure or self._run.steps % LOOK_CLOSELY_EVERY == 0,
         )
 
-    def _start(self, names: tuple[str, ...], ranks: Ranks) -> bool:
-        """Once: fit the methods to the names of the losses, and let all ranks begin alike."""
-        first = self.names is None
-        if first:
-            try:
-                for method in self._methods:
-                    method.start(names)
-            except BaseException:
-                self._reset()
-                raise
-        if self.weighting.ranks is not ranks:
-            for method in self._methods:
-                method.ranks = ranks
-                if method.generator is not None:
-                    ranks.share_generator(method.generator)
-        return first
-
-    def _undo(self, draws: list[Tensor | None], first: bool) -> None:
-        for method, state in zip(self._methods, draws, strict=True):
-            method.discard()
-            if method.generator is not None and state is not None:
-                method.generator.set_state(state)
-        if first:
-            self._reset()
-
-    def _reset(self) -> None:
-        for method in self._methods:
-            method.reset()
-
-    def _learn(self, step: Step, outcome: Outcome, values: Tensor | None, due: list[Observer]) -> None:
+    def _written(self, step: Step, outcome: Outcome, values: Tensor | None, due: list[Observer]) -> None:
         """The step was written: observers see it, methods learn from it."""
         self._run.steps += 1
         for observer in due:
             observer.record(outcome, step.features)
-        norms = outcome.measured.norms if outcome.measured is not None and step.plan.norms else None
-        self.weighting.learn(step.names, values, norms)  # type: ignore[arg-type]
-        for penalty in step.penalties:
-            penalty.learn(outcome.measured)  # type: ignore[arg-type]
-        for method in self._methods:
-            method.commit()
+        self._methods.learn(step, outcome, values)
         if not (step.losses.on_host or step.scale.skips):
             step.deferred.append(torch.isfinite(torch.stack(list(step.losses.held))).all())  # type: ignore[arg-type]
         self._run.deferred = step.deferred
@@ -386,34 +368,8 @@ class MultiLoss(nn.Module):
             )
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        """Look at what is saved for every method before any of them takes it over."""
-        mine = {"weighting": self.weighting, "aggregator": self.aggregator}
-        mine |= {f"penalties.{i}": penalty for i, penalty in enumerate(self.penalties)}  # type: ignore[misc]
-        saved = {
-            key.removeprefix(prefix).removesuffix(".method"): tensor_to_text(value)
-            for key, value in state_dict.items()
-            if key.startswith(prefix) and key.endswith(".method")
-        }
-        labels = {name: method.label for name, method in mine.items()}
-        if saved and saved != labels:
-            raise CheckpointError(
-                f"The checkpoint holds the state of {', '.join(saved.values())}, this object is "
-                f"{', '.join(labels.values())}: build the same MultiLoss as the one that was saved."
-            )
-        for name, method in mine.items():
-            method.check_saved(state_dict, f"{prefix}{name}.")
+        self._methods.check_saved(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
-
-
-def _out_of_autocast() -> AbstractContextManager[Any]:
-    """A backward runs in the types of its forward, as torch advises."""
-    on = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
-    if not on:
-        return nullcontext()
-    stack = ExitStack()
-    for device in on:
-        stack.enter_context(torch.autocast(device, enabled=False))
-    return stack
 
 
 def _facts(step: Step, checked: Checked) -> Facts:

@@ -61,12 +61,20 @@ class Replace:
         merged: real, unscaled, one per place.
         own: the penalties' gradient there, unscaled, or None.
         scale: of the backward.
+        plain: given, only these parts of what arrives are replaced; unscaled.
 
     """
 
-    def __init__(self, merged: Sequence[Tensor], own: Sequence[Tensor | None], scale: LossScale) -> None:
+    def __init__(
+        self,
+        merged: Sequence[Tensor],
+        own: Sequence[Tensor | None],
+        scale: LossScale,
+        plain: Sequence[Tensor] | None = None,
+    ) -> None:
         self.merged = merged
         self.own = own
+        self.plain = plain
         self.scale = scale
         self.fired: set[int] = set()
 
@@ -77,6 +85,8 @@ class Replace:
         if number in self.fired:
             return torch.zeros_like(grad)
         self.fired.add(number)
+        if self.plain is not None:
+            return grad + in_place_of(grad, self.merged[number] - self.plain[number], self.scale)
         extra, total = self.own[number], self.merged[number]
         if extra is not None:
             total = total + as_real(full_precision(extra))

@@ -1,4 +1,4 @@
-"""multi.total on two ranks: outside of DDP's forward, inside of it, and accumulated."""
+"""multi.total on two ranks: outside of DDP's forward, inside of it, and accumulated; and multi.cut."""
 
 from __future__ import annotations
 
@@ -58,6 +58,35 @@ def inside(place: Place, method: str, **ddp: bool) -> list[Tensor]:
     return list(module.parameters())
 
 
+class Nested(nn.Module):
+    """Two stages, both cut; every head looks at both. The second rank's forward is wrapped by DDP."""
+
+    def __init__(self, multi: MultiLoss) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stages = nn.ModuleList([nn.Linear(4, 5), nn.Linear(5, 5)]).double()
+        self.heads = nn.ModuleDict({name: nn.Linear(10, 1) for name in "abc"}).double()
+        self.multi = multi
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        first = self.multi.cut(torch.tanh(self.stages[0](inputs)))
+        second = self.multi.cut(torch.tanh(self.stages[1](first)))
+        outputs = {name: head(torch.cat([first, second], 1)) for name, head in self.heads.items()}
+        return losses_of(outputs, targets)
+
+
+def nested(place: Place, method: str, read: str, **ddp: bool) -> list[Tensor]:
+    module = Nested(make(method, place, read=read))
+    wrapped = module if place.world == 1 else DistributedDataParallel(module, **ddp)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        inputs, targets = batch(step)
+        result = module.multi.backward(wrapped(place.part(inputs), place.part(targets)))
+        optimizer.step()
+    return [*module.parameters(), *result.weights.values()]
+
+
 def refused(place: Place) -> list[Tensor]:
     if place.world > 1:
         wrapped = DistributedDataParallel(WithTotal(MultiLoss()), find_unused_parameters=True)
@@ -82,5 +111,14 @@ def test_two_ranks_are_one_process(tmp_path: Path) -> None:
     ]
     runs += [Run(f"{method}, inside", inside, {"method": method}) for method in methods]
     runs += [Run("inside, static_graph", inside, {"method": "MGDA", "static_graph": True})]
+    runs += [
+        Run(f"nested, {method}, {read}", nested, {"method": method, "read": read})
+        for method in ("MGDA", "GradDrop per example")
+        for read in ("auto", "per_loss")
+    ]
+    runs += [
+        Run(f"nested, {mode}", nested, {"method": "MGDA", "read": "auto", mode: True})
+        for mode in ("static_graph", "find_unused_parameters")
+    ]
     runs += [Run("refused", refused)]
     assert not (wrong := differences(runs, on_ranks(runs, 2, tmp_path))), "\n".join(wrong)

@@ -3,6 +3,7 @@
 import warnings
 
 import pytest
+import torch
 
 from manyloss import MultiLoss
 from manyloss.interop import FeaturesOf
@@ -15,6 +16,7 @@ from tests.interop.tiny import (
     collate,
     examples,
     losses_of,
+    micro_batches,
     new_multi,
     plain_loop,
 )
@@ -46,7 +48,7 @@ def arguments(folder, **keywords):
     return transformers.TrainingArguments(**{**settings, **keywords})
 
 
-def trainer(folder, multi, model=None, **keywords):
+def trainer(folder, multi, model=None, features=lambda outputs: outputs["features"], **keywords):
     return MultiLossTrainer(
         model=Tiny() if model is None else model,
         args=arguments(folder, **keywords),
@@ -54,22 +56,89 @@ def trainer(folder, multi, model=None, **keywords):
         eval_dataset=examples(),
         data_collator=collate,
         multi=multi,
-        compute_losses=lambda outputs, inputs: (losses_of(outputs, inputs), outputs["features"]),
+        compute_losses=lambda outputs, inputs: (losses_of(outputs, inputs), features(outputs)),
     )
 
 
 def test_training_equals_the_plain_loop(tmp_path) -> None:
     run = trainer(tmp_path, new_multi())
     run.train()
-    assert_same_parameters(run.model, plain_loop(new_multi(), [[b] for b in batches()]))
+    assert_same_parameters(run.model, plain_loop(new_multi(), micro_batches(1)))
     assert set(run.last_result.losses) == {"near", "far"}
 
 
-def test_micro_batches_are_averaged(tmp_path) -> None:
-    run = trainer(tmp_path, MultiLoss(MGDA()), gradient_accumulation_steps=2)
+def by_steps(optimizer):
+    """The linear schedule of the Trainer, over three steps."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 3)
+
+
+@pytest.mark.parametrize("ours", [MultiLoss, lambda: MultiLoss(MGDA()), new_multi])
+@pytest.mark.parametrize(
+    ("clip", "scheduler"), [(None, None), (0.5, None), (None, by_steps), (0.5, by_steps)]
+)
+def test_its_own_accumulation_clipping_and_schedule(tmp_path, ours, clip, scheduler) -> None:
+    """Two micro-batches to a step; the plain sum is compared with a loop that knows nothing of manyloss."""
+    run = trainer(
+        tmp_path,
+        ours(),
+        gradient_accumulation_steps=2,
+        max_grad_norm=clip or 0.0,
+        lr_scheduler_type="constant" if scheduler is None else "linear",
+    )
     run.train()
-    pairs = [batches()[i : i + 2] for i in range(0, len(batches()), 2)]
-    assert_same_parameters(run.model, plain_loop(MultiLoss(MGDA()), pairs))
+    multi = None if ours is MultiLoss else ours()
+    assert_same_parameters(run.model, plain_loop(multi, micro_batches(2), clip=clip, scheduler=scheduler))
+
+
+def test_bfloat16_is_its_own(tmp_path) -> None:
+    model = Tiny()
+    encoded = FeaturesOf(model.encoder)
+    run = trainer(tmp_path, new_multi(), model, lambda *_: encoded.take(), bf16=True)
+    run.train()
+    for name, parameter in plain_loop(new_multi(), micro_batches(1)).named_parameters():
+        torch.testing.assert_close(dict(model.named_parameters())[name], parameter, rtol=0.1, atol=0.05)
+
+
+def test_without_a_scaler_what_is_not_finite_is_an_error(tmp_path) -> None:
+    run = trainer(tmp_path, new_multi(), gradient_accumulation_steps=2)
+    run.model.near.weight.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="Loss 'near' is nan"):
+        run.train()
+
+
+class Inside(torch.nn.Module):
+    """A model that computes its losses in its forward, as those of the library do, for a plain Trainer."""
+
+    def __init__(self, multi):
+        super().__init__()
+        self.tiny, self.multi = Tiny(), multi
+
+    def forward(self, inputs, near, far):
+        outputs = self.tiny(inputs)
+        losses = losses_of(outputs, {"near": near, "far": far})
+        return {"loss": self.multi.total(losses, features=outputs["features"]), "near": outputs["near"]}
+
+
+def test_a_plain_trainer_with_losses_inside_the_forward(tmp_path) -> None:
+    """Everything but the epochs' end is there without the adapter; the state is saved with the model."""
+    model = Inside(new_multi())
+    run = transformers.Trainer(
+        model=model,
+        args=arguments(tmp_path, gradient_accumulation_steps=2, save_strategy="steps", save_steps=3),
+        train_dataset=examples(),
+        data_collator=collate,
+    )
+    run.train()
+    assert_same_parameters(model.tiny, plain_loop(new_multi(), micro_batches(2)))
+    fresh = Inside(new_multi())
+    run = transformers.Trainer(
+        model=fresh,
+        args=arguments(tmp_path, gradient_accumulation_steps=2, num_train_epochs=2),
+        train_dataset=examples(),
+        data_collator=collate,
+    )
+    run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert_same_parameters(fresh.tiny, plain_loop(new_multi(), micro_batches(2, epochs=2)))
 
 
 def test_evaluation_gives_the_sum_of_the_losses(tmp_path) -> None:
@@ -83,7 +152,7 @@ def test_a_resumed_run_ends_where_a_straight_one_does(tmp_path) -> None:
     trainer(tmp_path, new_multi(), save_strategy="steps", save_steps=3, max_steps=3).train()
     resumed = trainer(tmp_path, new_multi(), max_steps=6)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
-    assert_same_parameters(resumed.model, plain_loop(new_multi(), [[b] for b in batches()]))
+    assert_same_parameters(resumed.model, plain_loop(new_multi(), micro_batches(1)))
     (tmp_path / "checkpoint-3" / "manyloss.pt").unlink()
     with pytest.raises(FileNotFoundError, match="was not written by MultiLossTrainer"):
         trainer(tmp_path, new_multi()).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
@@ -91,7 +160,6 @@ def test_a_resumed_run_ends_where_a_straight_one_does(tmp_path) -> None:
 
 def test_a_real_transformer_with_features_from_inside(tmp_path) -> None:
     """BERT, two classifiers, features = the last hidden state of the encoder inside."""
-    import torch
     from torch import nn
     from torch.nn import functional as F
 

@@ -12,8 +12,8 @@ OPTIONAL = ("torchjd", "lightning", "accelerate", "transformers", "tensorboard")
 
 def test_no_optional_library_is_imported_before_it_is_used() -> None:
     code = (
-        "import sys, manyloss, manyloss.interop, manyloss.diagnostics, manyloss.interop.lightning, "
-        "manyloss.interop.accelerate, manyloss.interop.torchjd\n"
+        "import sys, manyloss, manyloss.interop, manyloss.diagnostics, "
+        "manyloss.interop.torchjd\n"
         f"print([name for name in {OPTIONAL!r} if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,6 +1,7 @@
 """One small model for all adapters: encoder, two heads, two losses, and the plain loop they are held to."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,22 +50,40 @@ def new_multi() -> MultiLoss:
     return MultiLoss(GradNorm(lr=0.1))
 
 
-def plain_loop(multi: MultiLoss, given: Iterable[list[dict[str, Tensor]]], lr: float = 0.1) -> Tiny:
-    """One optimiser step per list of micro-batches."""
+def micro_batches(count: int, epochs: int = 1) -> list[list[dict[str, Tensor]]]:
+    """All batches, ``count`` to an optimiser step."""
+    given = batches() * epochs
+    return [given[i : i + count] for i in range(0, len(given), count)]
+
+
+Scheduler = Callable[[torch.optim.Optimizer], Any]
+
+
+def plain_loop(
+    multi: MultiLoss | None,
+    given: Iterable[list[dict[str, Tensor]]],
+    *,
+    clip: float | None = None,
+    scheduler: Scheduler | None = None,
+) -> Tiny:
+    """One optimiser step per list of micro-batches; without ``multi``, as one trains without manyloss."""
     model = Tiny()
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    rates = None if scheduler is None else scheduler(optimizer)
     for micro in given:
         optimizer.zero_grad()
         for batch in micro:
             outputs = model(batch["inputs"])
-            before = [
-                p.grad.clone() if p.grad is not None else torch.zeros_like(p) for p in model.parameters()
-            ]
-            multi.backward(losses_of(outputs, batch), features=outputs["features"])
-            with torch.no_grad():
-                for param, old in zip(model.parameters(), before, strict=True):
-                    param.grad = old + (param.grad - old) / len(micro)
+            losses = losses_of(outputs, batch)
+            if multi is None:
+                (sum(losses.values()) / len(micro)).backward()
+            else:
+                multi.backward(losses, features=outputs["features"], divide_by=len(micro))
+        if clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
+        if rates is not None:
+            rates.step()
     return model
 
 

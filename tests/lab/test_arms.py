@@ -90,11 +90,14 @@ def test_values_may_hold_colons_in_brackets():
     assert chosen.options["lr"] == 0.1
 
 
-@pytest.mark.parametrize("text", ["upgrad", "torchjd:UPGrad"])
-def test_methods_of_torchjd_need_no_arm(text):
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("dualproj", "torchjd:DualProj"), ("torchjd:UPGrad", "torchjd:UPGrad"), ("upgrad", "upgrad")],
+)
+def test_methods_of_torchjd_need_no_arm(text, name):
     pytest.importorskip("torchjd")
     chosen = choose_arm(text, Plain())
-    assert chosen.name == "torchjd:UPGrad"
+    assert chosen.name == name
     x = torch.ones(3, requires_grad=True)
     multi = chosen.build(ArmContext(("left", "right"), 0))
     multi.backward({"left": x.sum(), "right": (2 * x).sum()}, shared_params=[x])
@@ -119,7 +122,7 @@ def test_a_problem_changes_arms_and_arms_change_a_problem():
     [
         ("gradnrom", "no method 'gradnrom'.* Did you mean 'gradnorm'"),
         ("single:lef", "Did you mean 'single:left'"),
-        ("zzzz", "Known: cagrad, cosreg"),
+        ("zzzz", "Known: aligned-mtl, cagrad, cosreg"),
         ("gradnorm:alhpa=1", "'gradnorm' has no option 'alhpa'. Did you mean 'alpha'"),
         ("cosreg:alpha=-1", "'cosreg:alpha=-1' cannot be built: alpha must be"),
         ("static:lft=1", "'static' has no option 'lft'. Did you mean 'left'"),

@@ -1,6 +1,8 @@
-"""Other libraries: TorchJD's methods, and thin adapters for Lightning, Accelerate and Hugging Face's Trainer.
+"""Other libraries: features from inside a model, TorchJD's methods, Hugging Face's Trainer.
 
-Each module needs its library only when it is used; ``import manyloss`` needs none of them.
+Trainers that call ``backward`` themselves (Lightning, Accelerate, your own) need no adapter: give them
+``multi.total(losses, ...)`` as the loss. Each module needs its library only when it is used;
+``import manyloss`` needs none of them.
 """
 
 from manyloss.interop.features import FeaturesOf

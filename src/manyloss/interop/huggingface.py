@@ -1,8 +1,8 @@
-"""Hugging Face's Trainer with ``MultiLoss.backward`` in place of ``loss.backward``; needs transformers."""
+"""Hugging Face's Trainer on several losses: ``multi.total`` as its loss; needs transformers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from manyloss.interop.accelerate import backward, refuse_own_backward
+from manyloss.losses import Features, Losses, SharedParams
 from manyloss.result import StepResult
 from manyloss.step import MultiLoss
 
-LossesAndFeatures = tuple[Mapping[str, Tensor | None], Tensor | Sequence[Tensor] | None]
 STATE = "manyloss.pt"
 
 
@@ -26,57 +25,48 @@ class MultiLossTrainer(Trainer):  # type: ignore[misc]
 
     Args:
         multi: the MultiLoss; ``multi.end_epoch`` is called for you.
-        compute_losses: (model outputs, inputs) -> (losses by name, features). The features may be None when
-            ``shared_params`` are given, and come from `FeaturesOf` where the model does not return them.
+        compute_losses: (model outputs, inputs) -> (losses, features). The features may be None when
+            ``shared_params`` are given or the model uses ``multi.cut``, and come from `FeaturesOf` where the
+            model does not return them.
         shared_params: as in ``MultiLoss.backward``.
         **keywords: the Trainer's.
-
-    Attributes:
-        last_result: StepResult of the last training step, for callbacks.
 
     Raises:
         NotImplementedError: DataParallel, DeepSpeed or a LOMO optimiser, which run the backward themselves.
 
     """
 
+    loss_is_scaled_for_ga = False  # the losses are means of one micro-batch; the Trainer divides their sum
+
     def __init__(
         self,
         *,
         multi: MultiLoss,
-        compute_losses: Callable[[Any, Mapping[str, Any]], LossesAndFeatures],
-        shared_params: Iterable[Tensor] | None = None,
+        compute_losses: Callable[[Any, Mapping[str, Any]], tuple[Losses, Features | None]],
+        shared_params: SharedParams | None = None,
         **keywords: Any,
     ) -> None:
         super().__init__(**keywords)
-        if self.args.n_gpu > 1:
-            refuse_own_backward("DataParallel")
-        if "lomo" in str(self.args.optim).lower():
-            refuse_own_backward("LOMO")
+        own = {
+            "DataParallel": self.args.n_gpu > 1,
+            "DeepSpeed": self.is_deepspeed_enabled,
+            "LOMO": "lomo" in str(self.args.optim).lower(),
+        }
+        for kind in (kind for kind, used in own.items() if used):
+            raise NotImplementedError(
+                f"{kind} runs the backward itself, so gradients cannot be merged in it: use "
+                "DistributedDataParallel or FSDP2 (torchrun), and an ordinary optimiser."
+            )
         self.multi = multi
         self.compute_losses = compute_losses
-        self.shared_params = None if shared_params is None else list(shared_params)
-        self.last_result: StepResult | None = None
+        given = shared_params is None or isinstance(shared_params, (nn.Module, Tensor))
+        self.shared_params = shared_params if given else list(shared_params)  # type: ignore[arg-type]
         self.add_callback(_EndEpoch(multi))
 
-    def training_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:
-        """Forward and backward of one micro-batch."""
-        model.train()
-        if callable(getattr(self.optimizer, "train", None)):
-            self.optimizer.train()
-        inputs = self._prepare_inputs(inputs)
-        with self.compute_loss_context_manager():
-            losses, features = self.compute_losses(model(**inputs), inputs)
-        steps = self.current_gradient_accumulation_steps
-        self.last_result = backward(
-            self.accelerator, self.multi, losses, features, self.shared_params, divide_by=steps
-        )
-        total = _total(losses).detach()
-        return total / float(steps)
+    @property
+    def last_result(self) -> StepResult | None:
+        """What the last training step measured, for callbacks."""
+        return self.multi.last
 
     def compute_loss(
         self,
@@ -85,10 +75,17 @@ class MultiLossTrainer(Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The sum of the losses, for evaluation."""
+        """``multi.total`` of the losses: their sum, whose backward is the step."""
         outputs = model(**inputs)
-        losses, _ = self.compute_losses(outputs, inputs)
-        return (_total(losses), outputs) if return_outputs else _total(losses)
+        losses, features = self.compute_losses(outputs, inputs)
+        scaler = self.accelerator.scaler
+        loss = self.multi.total(
+            losses,
+            features,
+            self.shared_params,
+            grad_scaler=torch.amp.GradScaler(enabled=False) if scaler is None else scaler,
+        )
+        return (loss, outputs) if return_outputs else loss
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
@@ -105,10 +102,6 @@ class MultiLossTrainer(Trainer):  # type: ignore[misc]
                     "one that was, or load the model's weights and start anew."
                 )
             self.multi.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-
-
-def _total(losses: Mapping[str, Tensor | None]) -> Tensor:
-    return torch.stack([loss for loss in losses.values() if loss is not None]).sum()
 
 
 class _EndEpoch(TrainerCallback):  # type: ignore[misc]

@@ -1,13 +1,13 @@
 """Arms: what a table compares. An arm is a method with its settings, or a change of the problem itself.
 
-On the command line an arm is written ``name`` or ``name:option=value:option=value``. The lab's own arms are
-in `BUILT_IN`; a problem may add arms or change these in its ``arms``. ``single`` means one arm per loss.
+On the command line an arm is written ``name`` or ``name:option=value:option=value``. The methods of the
+library are arms by themselves, in `BUILT_IN`; a problem may add arms or change these in its ``arms``.
+``single`` means one arm per loss.
 """
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from manyloss import catalog
 from manyloss.lab import checks
 from manyloss.lab.runs import storage
 
@@ -114,22 +115,26 @@ class ChosenArm:
 # -- the lab's own arms -----------------------------------------------------------------------------------
 
 
-def _static(context: ArmContext, **weights: float) -> MultiLoss:
-    from manyloss import MultiLoss
-    from manyloss.weighting import Static
+def _arm_of(info: catalog.MethodInfo) -> Arm:
+    """A method of the library as a row; what it does to the norm of the step can be undone by ``rescale``."""
 
-    # A script's losses are known when it runs: those that were given a weight.
-    return MultiLoss(Static({name: weights[name] for name in context.losses or weights}))
+    def build(context: ArmContext, rescale: str = "none", **options: Any) -> MultiLoss:
+        return catalog.placed(catalog.build(info, options, context.seed), rescale=rescale)
+
+    def build_per_loss(context: ArmContext, **values: float) -> MultiLoss:
+        assert info.per_loss is not None
+        # A script's losses are known when it runs: those that were given a value.
+        options: dict[str, Any] = {info.per_loss: {name: values[name] for name in context.losses or values}}
+        return build(context, **options)
+
+    if info.per_loss is not None:
+        return Arm(info.name, info.summary, build_per_loss, option_per_loss=1.0)
+    merges = info.family in ("gradient weighting", "aggregator")
+    options = {**info.options, "rescale": "none"} if merges else info.options
+    return Arm(info.name, info.summary, build, options, search=info.search)
 
 
-def _gradnorm(context: ArmContext, alpha: float, lr: float, initial: Any) -> MultiLoss:  # noqa: ARG001
-    from manyloss import MultiLoss
-    from manyloss.weighting import GradNorm
-
-    return MultiLoss(GradNorm(alpha=alpha, lr=lr, initial=initial))
-
-
-def _gradnorm_static(context: ArmContext, alpha: float, lr: float, initial: Any) -> MultiLoss:  # noqa: ARG001
+def _gradnorm_static(context: ArmContext, **options: Any) -> MultiLoss:  # noqa: ARG001
     from manyloss import MultiLoss
     from manyloss.weighting import Static
 
@@ -137,178 +142,35 @@ def _gradnorm_static(context: ArmContext, alpha: float, lr: float, initial: Any)
     return MultiLoss(Static(gradnorm["mean_weights"]))
 
 
-def _uncertainty(
-    context: ArmContext,  # noqa: ARG001
-    kinds: Any,
-    lr: float,
-    normalize: Any,
-) -> MultiLoss:
-    from manyloss import MultiLoss
-    from manyloss.weighting import Uncertainty
-
-    return MultiLoss(Uncertainty(kinds=kinds, lr=lr, normalize=normalize))
+#: "sum" is "equal"; the others ask for more than a name: a weight, residuals, a second method.
+_NO_ARM_OF_THEIR_OWN = ("sum", "gradient-penalty", "ntk", "alignment")
 
 
-def _initial_loss(context: ArmContext) -> MultiLoss:  # noqa: ARG001
-    from manyloss import MultiLoss
-    from manyloss.weighting import InitialLoss
-
-    return MultiLoss(InitialLoss())
-
-
-def _dwa(context: ArmContext, temperature: float) -> MultiLoss:  # noqa: ARG001
-    from manyloss import MultiLoss
-    from manyloss.weighting import DWA
-
-    return MultiLoss(DWA(temperature=temperature))
-
-
-def _random(context: ArmContext) -> MultiLoss:
-    from manyloss import MultiLoss
-    from manyloss.weighting import Random
-
-    return MultiLoss(Random(seed=context.seed))
-
-
-def _mgda(context: ArmContext, normalize: Any, rescale: Any) -> MultiLoss:  # noqa: ARG001
-    from manyloss import MultiLoss
-    from manyloss.weighting import MGDA
-
-    return MultiLoss(MGDA(normalize=normalize), rescale=rescale)
-
-
-def _pcgrad(context: ArmContext, rescale: Any) -> MultiLoss:
-    from manyloss import MultiLoss
-    from manyloss.weighting import PCGrad
-
-    return MultiLoss(PCGrad(seed=context.seed), rescale=rescale)
-
-
-def _iterative_pcgrad(context: ArmContext, rescale: Any) -> MultiLoss:
-    from manyloss import MultiLoss
-    from manyloss.weighting import IterativePCGrad
-
-    return MultiLoss(IterativePCGrad(seed=context.seed), rescale=rescale)
-
-
-def _cagrad(context: ArmContext, c: float, rescale: Any) -> MultiLoss:  # noqa: ARG001
-    from manyloss import MultiLoss
-    from manyloss.weighting import CAGrad
-
-    return MultiLoss(CAGrad(c=c), rescale=rescale)
-
-
-def _graddrop(
-    context: ArmContext, leak: Any, k: float, sum_over_batch: bool, renormalize: bool, rescale: Any
-) -> MultiLoss:
-    from manyloss import MultiLoss
-    from manyloss.aggregation import GradDrop
-
-    aggregator = GradDrop(
-        leak=leak, k=k, sum_over_batch=sum_over_batch, renormalize=renormalize, seed=context.seed
-    )
-    return MultiLoss(aggregator=aggregator, rescale=rescale)
-
-
-def _cosreg(context: ArmContext, alpha: float, scale_by_loss: bool) -> MultiLoss:  # noqa: ARG001
-    from manyloss import MultiLoss
-    from manyloss.penalties import CosReg
-
-    return MultiLoss(penalties=[CosReg(alpha=alpha, scale_by_loss=scale_by_loss)])
-
-
-_GRADNORM_OPTIONS = {"alpha": 1.5, "lr": 0.025, "initial": "first"}
-_GRADDROP_OPTIONS = {
-    "leak": 0.0,
-    "k": 1.0,
-    "sum_over_batch": True,
-    "renormalize": False,
-    "rescale": "none",
-}
-
-BUILT_IN: dict[str, Arm] = {
-    arm.name: arm
-    for arm in (
-        Arm("equal", "The plain sum of the losses."),
-        Arm("static", "Fixed weights: static:left=0.7:right=1.3.", _static, option_per_loss=1.0),
-        Arm("random", "Random weights in every step (softmax of normals, times T).", _random),
-        Arm(
-            "uncertainty",
-            "Kendall's learned uncertainties.",
-            _uncertainty,
-            {"kinds": "regression", "lr": 0.025, "normalize": False},
-            search={"lr": (0.001, 0.025)},
-        ),
-        Arm("initial-loss", "Every loss divided by its first value.", _initial_loss),
-        Arm(
-            "dwa",
-            "Dynamic weight average: by how fast each loss fell over the last epochs.",
-            _dwa,
-            {"temperature": 2.0},
-            search={"temperature": (1.0, 2.0, 5.0)},
-        ),
-        Arm(
-            "gradnorm",
-            "GradNorm: learned weights that balance gradient norms by training rate.",
-            _gradnorm,
-            _GRADNORM_OPTIONS,
-            search={"alpha": (0.06, 0.12, 0.5, 1.0, 1.5, 3.0)},
-        ),
+def _built_in() -> dict[str, Arm]:
+    arms = {
+        name: _arm_of(info) for name, info in catalog.methods().items() if name not in _NO_ARM_OF_THEIR_OWN
+    }
+    gradnorm, graddrop = arms["gradnorm"], arms["graddrop"]
+    kept = {option: gradnorm.options[option] for option in ("alpha", "lr", "initial")}
+    more = (
         Arm(
             "gradnorm-static",
             "Fixed weights: the time average of the same seed's GradNorm trial.",
             _gradnorm_static,
-            _GRADNORM_OPTIONS,
+            kept,
             requires=("gradnorm:alpha={alpha}:lr={lr}:initial={initial}",),
-        ),
-        Arm(
-            "mgda",
-            "MGDA: the minimum-norm point of the gradients' convex hull.",
-            _mgda,
-            {"normalize": None, "rescale": "none"},
-            search={"normalize": (None, "l2", "loss", "loss+")},
-        ),
-        Arm(
-            "pcgrad",
-            "PCGrad: project conflicting gradients off each other.",
-            _pcgrad,
-            {"rescale": "none"},
-        ),
-        Arm(
-            "iterative-pcgrad",
-            "PCGrad that updates in place as it goes.",
-            _iterative_pcgrad,
-            {"rescale": "none"},
-        ),
-        Arm(
-            "cagrad",
-            "CAGrad: the best worst-case loss decrease near the mean gradient.",
-            _cagrad,
-            {"c": 0.4, "rescale": "none"},
-            search={"c": (0.2, 0.4, 0.6, 0.8)},
-        ),
-        Arm(
-            "graddrop",
-            "GradDrop: keep one sign per position, drawn by how pure the sign is.",
-            _graddrop,
-            _GRADDROP_OPTIONS,
-            search={"leak": (0.0, 0.2, 0.4, 0.6, 0.8), "k": (0.25, 0.5, 1.0, 2.0)},
         ),
         Arm(
             "random-graddrop",
             "GradDrop with a fair coin for the sign (k = 0).",
-            _graddrop,
-            _GRADDROP_OPTIONS | {"k": 0.0},
-        ),
-        Arm(
-            "cosreg",
-            "CosReg: a penalty on the cosine between the losses' gradients.",
-            _cosreg,
-            {"alpha": 10.0, "scale_by_loss": False},
-            search={"alpha": (0.1, 1.0, 10.0, 100.0)},
+            graddrop.method,
+            {**graddrop.options, "k": 0.0},
         ),
     )
-}
+    return arms | {arm.name: arm for arm in more}
+
+
+BUILT_IN: dict[str, Arm] = _built_in()
 
 
 def torchjd_arm(text: str) -> Arm | None:
@@ -374,12 +236,12 @@ def choose_arm(text: str, problem: Problem) -> ChosenArm:
     defaults = dict(arm.options)
     if arm.option_per_loss is not None:
         defaults |= dict.fromkeys(problem.loss_names, arm.option_per_loss)
-    given = dict(_given_options(text[len(name) :], defaults))
+    given = {option: value or "" for option, value in catalog.options_in(text[len(name) :], defaults)}
     anything = arm.option_per_loss is not None and getattr(problem, "any_losses", False)
     for option in given:
         if option not in defaults and not anything:
             raise checks.unknown_option(name, option, defaults)
-    options = {**defaults, **{option: _value(value) for option, value in given.items()}}
+    options = {**defaults, **{option: catalog.value_of(value) for option, value in given.items()}}
     defaults = {**dict.fromkeys(given), **defaults}
     changed = "".join(f":{o}={options[o]}" for o in sorted(options) if options[o] != defaults[o])
     requires = tuple(choose_arm(need.format(**options), problem).name for need in arm.requires)
@@ -387,37 +249,6 @@ def choose_arm(text: str, problem: Problem) -> ChosenArm:
     if not requires:
         _try_to_build(chosen, problem)
     return chosen
-
-
-def _given_options(text: str, known: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """``:option=value:option=value`` as pairs.
-
-    Names may hold ":", and a known one is found whole, with any "=" in it; a value ends at the first ":"
-    outside of brackets.
-    """
-    longest_first = sorted(known, key=len, reverse=True)
-    while text:
-        text = text.removeprefix(":")
-        option = next((name for name in longest_first if text.startswith(name + "=")), text.partition("=")[0])
-        rest = text[len(option) + 1 :]
-        depth, end = 0, len(rest)
-        for place, letter in enumerate(rest):
-            depth += (letter in "([{") - (letter in ")]}")
-            if letter == ":" and depth == 0:
-                end = place
-                break
-        yield option, rest[:end]
-        text = rest[end:]
-
-
-def _value(text: str) -> Any:
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def _try_to_build(chosen: ChosenArm, problem: Problem) -> None:

@@ -30,6 +30,7 @@ class Step:
         features: [B, *F] each, made at ``edges``.
         params: shared parameters.
         scale: of the losses.
+        nested: features depend on each other.
         look_closely: whether rows that losses have in common are counted in this step in any case.
         deferred: flags on a device, which nobody waits for in this step; all must turn out true.
 
@@ -51,6 +52,7 @@ class Step:
     weights: list[float]
     retain_graph: bool = False
     look_closely: bool = False
+    nested: bool = False
     deferred: list[Tensor] = field(default_factory=list)
 
     @property
@@ -74,6 +76,16 @@ class Step:
         if self.plan.measured_at == "virtual_layer":
             return gradients.at_virtual_layer(self.features)
         return gradients if self.plan.measured_at == gradients.place else None
+
+    def plain_sums(self, gradients: LossGradients) -> list[Tensor] | None:
+        """Where features depend on each other: what the losses send to each directly, weighted and summed.
+
+        What arrives there also holds what the merged gradient of another sends on, and that has to stay.
+        """
+        if not self.nested or gradients.place != "features":
+            return None
+        weights = torch.tensor(self.weights, dtype=torch.float64, device="cpu")
+        return gradients.combine(weights)  # type: ignore[return-value]  # a part per features tensor
 
     def backward(self, objective: Tensor | None = None) -> None:
         """One ordinary backward of the weighted losses, plus an objective of its own."""

@@ -24,7 +24,9 @@ from manyloss.strategies._step import Outcome, Step
 from manyloss.writing import Undo, hooked, in_place_of
 
 
-def obstacle(features: Sequence[Tensor], edges: Sequence[graph.Edge], walk: graph.Walk) -> str:
+def obstacle(
+    features: Sequence[Tensor], edges: Sequence[graph.Edge], walk: graph.Walk, nested: bool = False
+) -> str:
     """What keeps one backward from telling the losses apart; "" if nothing does.
 
     The first features hook to fire merges for all features, so every consumer of any has to have run by then:
@@ -40,6 +42,10 @@ def obstacle(features: Sequence[Tensor], edges: Sequence[graph.Edge], walk: grap
             return "the features lie on several devices"
         if any(consumer.node._sequence_nr() <= newest for consumer in walk.consumers):
             return "some of the features are made after others were used"
+    if nested:
+        behind = graph.nodes_behind(edges)
+        if any(consumer.node in behind for consumer in walk.consumers):
+            return "a loss reaches a feature through what another feature is computed by"
     return ""
 
 
@@ -110,6 +116,7 @@ class MergeInside:
         self.pick_up = pick_up
         self.undo = undo
         self.merged: Merged | None = None
+        self.plain: list[Tensor] | None = None
         self.error: Exception | None = None
         self._reading = False
 
@@ -121,6 +128,8 @@ class MergeInside:
         if self.error is not None:
             return torch.zeros_like(grad)
         new = None if merged.tensors is None else merged.tensors[number]
+        if new is not None and self.plain is not None:
+            return grad + in_place_of(grad, new - self.plain[number], self.step.scale)
         return None if new is None else in_place_of(grad, new, self.step.scale)
 
     def finish(self) -> Merged:
@@ -130,6 +139,7 @@ class MergeInside:
             try:
                 with torch.enable_grad():
                     gradients = self.step.gradients(self.pick_up.rows(), "features")
+                    self.plain = self.step.plain_sums(gradients)
                     self.merged = merge(self.step, gradients, self._measured(gradients))
             except Exception as error:
                 self.error = error

@@ -35,7 +35,9 @@ def run(step: Step) -> Outcome:
         else:
             places = step.features or step.params
             edges = step.edges or [graph.edge_of(param) for param in step.params]
-            put = Replace(_shared(step, merged.tensors), _own(step, objective, places), step.scale)
+            plain = step.plain_sums(gradients)
+            own = _own(step, None if plain else objective, places)
+            put = Replace(_shared(step, merged.tensors), own, step.scale, plain)
             with hooked(places, edges, put):
                 step.backward(objective)
     except BaseException:
@@ -52,20 +54,27 @@ def _read(step: Step) -> tuple[LossGradients, LossGradients | None]:
     at_features = bool(step.features) and (plan.merged_at is not None or not at_params)
     if plan.differentiable:
         _refuse_once_only(step)
+    read = partial(
+        read_losses,
+        step.roots,
+        step.names,
+        scale=step.scale,
+        refuse=partial(_refuse_missing, step) if plan.differentiable else None,
+    )
+    ends, there = (graph.roots_of(step.edges), step.features) if at_features else ([], [])
     with graph.reads_only(step.roots, [*step.features, *step.params]):
-        there, behind = read_losses(
-            step.roots,
-            step.names,
-            graph.roots_of(step.edges) if at_features else [],
-            step.features if at_features else [],
-            step.params if at_params else [],
-            step.scale,
-            refuse=partial(_refuse_missing, step) if plan.differentiable else None,
-        )
+        if (
+            step.nested and at_features
+        ):  # what the losses send to each directly, and what params get through all
+            with graph.severed(step.edges):
+                at, _ = read(ends, there, [])
+            _, behind = read([], [], step.params) if at_params else ([], [])
+        else:
+            at, behind = read(ends, there, step.params if at_params else [])
     params = step.gradients([mean_over_ranks(part, step.ranks) for part in behind], "shared_params")
     if not at_features:
         return params, params if plan.measured_at == "shared_params" else None
-    gradients = step.gradients(there, "features")
+    gradients = step.gradients(at, "features")
     return gradients, params if at_params else step.measured_from(gradients)
 
 

@@ -311,8 +311,8 @@ def _depend(edges: Sequence[Edge], *, may: bool) -> bool:
         if found is not None:
             raise ValueError(
                 f"features item {i} is computed from features item {found + (found >= i)}: gradients are "
-                "aggregated where the encoder ends, so pass only tensors that do not depend on each other. Or "
-                "let the forward cut each of them, z = multi.cut(z), and leave features out; or pass "
+                "aggregated where the encoder ends, so pass only tensors that do not depend on each other. "
+                "Or let the forward cut each of them, z = multi.cut(z), and leave features out; or pass "
                 "shared_params= without features."
             )
     return False

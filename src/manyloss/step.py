@@ -17,10 +17,12 @@ from manyloss.cuts import Cuts, Cuttable, cut_apart
 from manyloss.distributed import Ranks, Setting, ranks_of
 from manyloss.errors import NotFiniteError
 from manyloss.exchange import PresentLosses
+from manyloss.explain import Explanation, explain, partly_merged, warning_of_partly
 from manyloss.losses import Features, Losses, SharedParams
 from manyloss.methods import Methods
+from manyloss.neglect import EVERY, LOOKS, Neglect
 from manyloss.penalties import Penalty
-from manyloss.plan import Facts, Plan, Read, plan
+from manyloss.plan import Facts, Needs, Plan, Read, plan
 from manyloss.precision import out_of_autocast
 from manyloss.result import StepResult
 from manyloss.scaling import LossScale
@@ -139,6 +141,7 @@ class MultiLoss(nn.Module):
         self.observers: list[Observer] = []
         self.cuts = Cuts()
         self.told = Told()
+        self.neglect = Neglect()
         self.last: StepResult | None = None
         self._run = _Run()
 
@@ -217,6 +220,10 @@ class MultiLoss(nn.Module):
                 read=self.read,
                 low_memory=self.low_memory,
             )
+            if self._run.steps == 0 and step.plan.merged_at == "features":
+                self._warn_of_partly_merged(step)
+            if self._run.steps == 0 and step.plan.merged_at == "features":
+                self._warn_of_partly_merged(step)
             for observer in due:
                 observer.before(step.losses)
             outcome = RUN[step.plan.strategy](step)
@@ -289,6 +296,25 @@ class MultiLoss(nn.Module):
         """
         return cut_apart(self.cuts, tensors)
 
+    def explain(
+        self, losses: Losses, features: Features | None = None, model: nn.Module | None = None
+    ) -> Explanation:
+        """Which parameters a step would merge, as words and a table by module; nothing is run or changed. ::
+
+            print(multi.explain(losses, features=z, model=model))
+
+        Where no features are given, or parameters that losses share are not (all) behind them, it proposes
+        the tensors where the losses' graphs meet.
+
+        Args:
+            losses: as in `backward`.
+            features: as in `backward`; left out, those that `cut` remembers, if any.
+            model: whose parameters are named; without it, parameters go by number and shape.
+
+        """
+        with torch.enable_grad():
+            return explain(losses, features, model, self.cuts.waiting)
+
     def set_progress(self, fraction: float) -> None:
         """Tell all methods which fraction of the training is done, in [0, 1]."""
         for method in self._methods.all:
@@ -339,9 +365,11 @@ class MultiLoss(nn.Module):
     def _written(self, step: Step, outcome: Outcome, values: Tensor | None, due: list[Observer]) -> None:
         """The step was written: observers see it, methods learn from it."""
         self._run.steps += 1
+        self._warn_of_neglect(step.names, outcome)
         for observer in due:
             observer.record(outcome, step.features)
         self._methods.learn(step, outcome, values)
+        self._warn_of_neglect(step.names, outcome)
         if not (step.losses.on_host or step.scale.skips):
             step.deferred.append(torch.isfinite(torch.stack(list(step.losses.held))).all())  # type: ignore[arg-type]
         self._run.deferred = step.deferred
@@ -356,6 +384,23 @@ class MultiLoss(nn.Module):
                 f"Loss {whole!r} is a sum that has loss {term!r} as a term (as after `{whole} += {term}`), "
                 f"and {term!r} is passed as well: it counts twice. Pass the terms, each once.",
             )
+
+    def _warn_of_neglect(self, names: Sequence[str], outcome: Outcome) -> None:
+        """A method made for peers may switch off the loss that matters; fixed weights are the user's own."""
+        found = None if self._methods.needs == Needs() else self.neglect.look(names, outcome.weights)
+        if found is not None:
+            name, share = found
+            self.told.once(
+                "neglect",
+                f"Loss {name!r} has held less than 1 % of {type(self.weighting).__name__}'s weight for "
+                f"{EVERY * LOOKS} steps (now {share:.2g}): it hardly trains what the losses share. If it is "
+                f"the one that matters, keep it whole with MultiLoss(Primary({name!r})).",
+            )
+
+    def _warn_of_partly_merged(self, step: Step) -> None:
+        partly = partly_merged(step.walk.leaves, step.edges)
+        if partly:
+            self.told.once("partly merged", warning_of_partly(partly))
 
     def _ask_deferred(self) -> None:
         """A device that was not waited for in the last step has its answer by now."""

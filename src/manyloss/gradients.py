@@ -224,6 +224,19 @@ class OnlyMeasured(LossGradients):
         self._found = norms, gramian
 
     @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """There are none.
+
+        Raises:
+            RuntimeError: always.
+
+        """
+        raise RuntimeError(
+            "The gradients themselves were not formed in this step, only their norms and inner products: a "
+            "method that reads LossGradients.tensors says so, with needs = Needs(gradients=True, ...)."
+        )
+
+    @property
     def norms(self) -> Tensor:
         """||g_i||. [T], float64, CPU."""
         return self._found[0]

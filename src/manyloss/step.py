@@ -222,8 +222,6 @@ class MultiLoss(nn.Module):
             )
             if self._run.steps == 0 and step.plan.merged_at == "features":
                 self._warn_of_partly_merged(step)
-            if self._run.steps == 0 and step.plan.merged_at == "features":
-                self._warn_of_partly_merged(step)
             for observer in due:
                 observer.before(step.losses)
             outcome = RUN[step.plan.strategy](step)
@@ -365,7 +363,6 @@ class MultiLoss(nn.Module):
     def _written(self, step: Step, outcome: Outcome, values: Tensor | None, due: list[Observer]) -> None:
         """The step was written: observers see it, methods learn from it."""
         self._run.steps += 1
-        self._warn_of_neglect(step.names, outcome)
         for observer in due:
             observer.record(outcome, step.features)
         self._methods.learn(step, outcome, values)

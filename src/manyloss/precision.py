@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,3 +19,14 @@ def full_precision(tensor: Tensor) -> Tensor:
 def has_to_be_waited_for(device: torch.device) -> bool:
     """Whether reading a number from the device makes the host wait until it has come so far."""
     return device.type != "cpu"
+
+
+def out_of_autocast() -> AbstractContextManager[Any]:
+    """A backward runs in the types of its forward, as torch advises."""
+    on = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
+    if not on:
+        return nullcontext()
+    stack = ExitStack()
+    for device in on:
+        stack.enter_context(torch.autocast(device, enabled=False))
+    return stack

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from functools import reduce
-from operator import or_
 from typing import Any, Literal, Protocol
 
 import torch
@@ -18,16 +15,16 @@ from manyloss.aggregation import Aggregator, Sum
 from manyloss.checking import Checked, Wanted, check_step
 from manyloss.cuts import Cuts, Cuttable, cut_apart
 from manyloss.distributed import Ranks, Setting, ranks_of
-from manyloss.errors import CheckpointError, NotFiniteError
+from manyloss.errors import NotFiniteError
 from manyloss.exchange import PresentLosses
-from manyloss.explain import Explanation, explain, partly_merged, warning_of_partly
+from manyloss.explain import Explanation, explain
 from manyloss.losses import Features, Losses, SharedParams
-from manyloss.neglect import EVERY, LOOKS, Neglect
+from manyloss.methods import Methods
 from manyloss.penalties import Penalty
 from manyloss.plan import Facts, Needs, Plan, Read, plan
+from manyloss.precision import out_of_autocast
 from manyloss.result import StepResult
 from manyloss.scaling import LossScale
-from manyloss.state import Method, tensor_to_text
 from manyloss.strategies import RUN, Outcome, Step
 from manyloss.strategies.plain import pass_on
 from manyloss.telling import Told
@@ -137,14 +134,12 @@ class MultiLoss(nn.Module):
                 "norm of the merged gradient: use one of them."
             )
         self.penalties = nn.ModuleList(penalties)
-        self._methods: tuple[Method, ...] = (self.weighting, self.aggregator, *penalties)
-        self._needs = reduce(or_, [m.needs for m in self._methods], Needs(replaces=rescale != "none"))
+        self._methods = Methods(self.weighting, self.aggregator, penalties, rescale != "none")
         self.rescale, self.measure_at, self.read = rescale, measure_at, read
         self.distributed, self.low_memory = distributed, low_memory
         self.observers: list[Observer] = []
         self.cuts = Cuts()
         self.told = Told()
-        self.neglect = Neglect()
         self.last: StepResult | None = None
         self._run = _Run()
 
@@ -191,7 +186,7 @@ class MultiLoss(nn.Module):
         """
         checks.positive("divide_by", divide_by)
         features = self.cuts.take(features)
-        with _out_of_autocast(), torch.enable_grad():
+        with out_of_autocast(), torch.enable_grad():
             self._ask_deferred()
             due = [observer for observer in self.observers if observer.due()]
             skips = grad_scaler is not None and grad_scaler.is_enabled()
@@ -200,7 +195,7 @@ class MultiLoss(nn.Module):
                 losses, features, shared_params, wanted, self._ranks_of_step(), self._run.met
             )
             self._run.met = True
-            self._warn_of_sums(checked)
+            self.told.of_sums(checked.losses.names, checked.walk.contains)
             scale = LossScale.of(grad_scaler, checked.device).divided_by(divide_by)
             step = self._step(checked, scale, retain_graph, wanted.measure)
             if checked.finite:
@@ -211,36 +206,28 @@ class MultiLoss(nn.Module):
 
     def _take(self, step: Step, checked: Checked, wanted: Wanted, due: list[Observer]) -> StepResult:
         """Weigh, plan and run; leave no trace in the methods when that fails or is skipped."""
-        draws = [None if m.generator is None else m.generator.get_state() for m in self._methods]
-        first = self._start(checked.given.names, step.ranks)
+        before = self._methods.begin(checked.given.names, step.ranks)
         outcome = None
         try:
-            values = step.losses.values if wanted.needs.values else None
-            for method in self._methods:
-                method.check(step.names, values)
-            weights = self.weighting.weigh_losses(step.names, values)
-            if weights is not None:
-                step.weights = weights.tolist()
-            facts = _facts(step, checked)
-            virtual = self.measure_at == "virtual_layer"
+            values = self._methods.weigh(step)
             step.plan = plan(
                 wanted.needs,
-                facts,
+                _facts(step, checked),
                 measure=wanted.measure,
-                virtual_layer=virtual,
+                virtual_layer=self.measure_at == "virtual_layer",
                 read=self.read,
                 low_memory=self.low_memory,
             )
             if self._run.steps == 0 and step.plan.merged_at == "features":
-                self._warn_of_partly_merged(step)
+                self.told.of_partly_merged(step.walk.leaves, step.edges)
             for observer in due:
                 observer.before(step.losses)
             outcome = RUN[step.plan.strategy](step)
         finally:
             if outcome is None or outcome.skipped:
-                self._undo(draws, first)
+                self._methods.undo(before)
         if not outcome.skipped:
-            self._learn(step, outcome, values, due)
+            self._written(step, outcome, values, due)
         return StepResult.of(step, outcome)
 
     def total(
@@ -326,12 +313,12 @@ class MultiLoss(nn.Module):
 
     def set_progress(self, fraction: float) -> None:
         """Tell all methods which fraction of the training is done, in [0, 1]."""
-        for method in self._methods:
+        for method in self._methods.all:
             method.set_progress(fraction)
 
     def end_epoch(self) -> None:
         """Tell all methods that an epoch is over."""
-        for method in self._methods:
+        for method in self._methods.all:
             method.end_epoch()
 
     # ------------------------------------------------------------------ wiring
@@ -343,7 +330,7 @@ class MultiLoss(nn.Module):
 
     def _wanted(self, measure: bool, skips: bool) -> Wanted:
         look = self._run.steps % LOOK_CLOSELY_EVERY == 0
-        return Wanted(self._methods, self._needs, self.rescale, measure, skips, look, self.names)
+        return Wanted(self._methods.all, self._methods.needs, self.rescale, measure, skips, look, self.names)
 
     def _ranks_of_step(self) -> Ranks:
         if self._run.ranks is None:
@@ -363,7 +350,7 @@ class MultiLoss(nn.Module):
             device=checked.device,
             weighting=self.weighting,
             aggregator=self.aggregator,
-            penalties=self._methods[2:],  # type: ignore[arg-type]
+            penalties=self._methods.penalties,
             rescale=self.rescale,
             weights=[1.0] * len(checked.losses.names),
             retain_graph=retain_graph,
@@ -371,78 +358,17 @@ class MultiLoss(nn.Module):
             look_closely=measure or self._run.steps % LOOK_CLOSELY_EVERY == 0,
         )
 
-    def _start(self, names: tuple[str, ...], ranks: Ranks) -> bool:
-        """Once: fit the methods to the names of the losses, and let all ranks begin alike."""
-        first = self.names is None
-        if first:
-            try:
-                for method in self._methods:
-                    method.start(names)
-            except BaseException:
-                self._reset()
-                raise
-        if self.weighting.ranks is not ranks:
-            for method in self._methods:
-                method.ranks = ranks
-                if method.generator is not None:
-                    ranks.share_generator(method.generator)
-        return first
-
-    def _undo(self, draws: list[Tensor | None], first: bool) -> None:
-        for method, state in zip(self._methods, draws, strict=True):
-            method.discard()
-            if method.generator is not None and state is not None:
-                method.generator.set_state(state)
-        if first:
-            self._reset()
-
-    def _reset(self) -> None:
-        for method in self._methods:
-            method.reset()
-
-    def _learn(self, step: Step, outcome: Outcome, values: Tensor | None, due: list[Observer]) -> None:
+    def _written(self, step: Step, outcome: Outcome, values: Tensor | None, due: list[Observer]) -> None:
         """The step was written: observers see it, methods learn from it."""
         self._run.steps += 1
-        self._warn_of_neglect(step.names, outcome)
+        if self._methods.needs != Needs():  # otherwise the weights are the user's own
+            self.told.of_neglect(step.names, outcome.weights, type(self.weighting).__name__)
         for observer in due:
             observer.record(outcome, step.features)
-        norms = outcome.measured.norms if outcome.measured is not None and step.plan.norms else None
-        self.weighting.learn(step.names, values, norms)  # type: ignore[arg-type]
-        for penalty in step.penalties:
-            penalty.learn(outcome.measured)  # type: ignore[arg-type]
-        for method in self._methods:
-            method.commit()
+        self._methods.learn(step, outcome, values)
         if not (step.losses.on_host or step.scale.skips):
             step.deferred.append(torch.isfinite(torch.stack(list(step.losses.held))).all())  # type: ignore[arg-type]
         self._run.deferred = step.deferred
-
-    def _warn_of_sums(self, checked: Checked) -> None:
-        """A loss that already holds another one as a term counts it twice."""
-        if checked.walk.contains:
-            i, j = checked.walk.contains[0]
-            whole, term = checked.losses.names[i], checked.losses.names[j]
-            self.told.once(
-                "sums",
-                f"Loss {whole!r} is a sum that has loss {term!r} as a term (as after `{whole} += {term}`), "
-                f"and {term!r} is passed as well: it counts twice. Pass the terms, each once.",
-            )
-
-    def _warn_of_neglect(self, names: Sequence[str], outcome: Outcome) -> None:
-        """A method made for peers may switch off the loss that matters; fixed weights are the user's own."""
-        found = None if self._needs == Needs() else self.neglect.look(names, outcome.weights)
-        if found is not None:
-            name, share = found
-            self.told.once(
-                "neglect",
-                f"Loss {name!r} has held less than 1 % of {type(self.weighting).__name__}'s weight for "
-                f"{EVERY * LOOKS} steps (now {share:.2g}): it hardly trains what the losses share. If it is "
-                f"the one that matters, keep it whole with MultiLoss(Primary({name!r})).",
-            )
-
-    def _warn_of_partly_merged(self, step: Step) -> None:
-        partly = partly_merged(step.walk.leaves, step.edges)
-        if partly:
-            self.told.once("partly merged", warning_of_partly(partly))
 
     def _ask_deferred(self) -> None:
         """A device that was not waited for in the last step has its answer by now."""
@@ -455,34 +381,8 @@ class MultiLoss(nn.Module):
             )
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        """Look at what is saved for every method before any of them takes it over."""
-        mine = {"weighting": self.weighting, "aggregator": self.aggregator}
-        mine |= {f"penalties.{i}": penalty for i, penalty in enumerate(self.penalties)}  # type: ignore[misc]
-        saved = {
-            key.removeprefix(prefix).removesuffix(".method"): tensor_to_text(value)
-            for key, value in state_dict.items()
-            if key.startswith(prefix) and key.endswith(".method")
-        }
-        labels = {name: method.label for name, method in mine.items()}
-        if saved and saved != labels:
-            raise CheckpointError(
-                f"The checkpoint holds the state of {', '.join(saved.values())}, this object is "
-                f"{', '.join(labels.values())}: build the same MultiLoss as the one that was saved."
-            )
-        for name, method in mine.items():
-            method.check_saved(state_dict, f"{prefix}{name}.")
+        self._methods.check_saved(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
-
-
-def _out_of_autocast() -> AbstractContextManager[Any]:
-    """A backward runs in the types of its forward, as torch advises."""
-    on = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
-    if not on:
-        return nullcontext()
-    stack = ExitStack()
-    for device in on:
-        stack.enter_context(torch.autocast(device, enabled=False))
-    return stack
 
 
 def _facts(step: Step, checked: Checked) -> Facts:

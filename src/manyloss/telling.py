@@ -94,6 +94,6 @@ class Told:
                 self.once(
                     "neglect",
                     f"Loss {name!r} has held less than 1 % of {who}'s weight for {EVERY * LOOKS} steps (now "
-                    f"{size / sum(sizes):.2g}): it hardly trains what the losses share. If it is the one that "
-                    f"matters, keep it whole with MultiLoss(Primary({name!r})).",
+                    f"{size / sum(sizes):.2g}): it hardly trains what the losses share. If it is the one "
+                    f"that matters, keep it whole with MultiLoss(Primary({name!r})).",
                 )

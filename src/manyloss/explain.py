@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from manyloss import checks
@@ -136,12 +135,6 @@ def explain(
     return Explanation(tuple(names), tuple(parameters), _places(starts, names, titles), len(given.features))
 
 
-def partly_merged(around: Iterable[Tensor], edges: Sequence[Edge]) -> list[Tensor]:
-    """Of the leaves that losses reach around the features, those that also lie behind them."""
-    behind = {id(leaf) for leaf in leaves_behind(edges)}
-    return [leaf for leaf in around if id(leaf) in behind]
-
-
 def _kind(behind: bool, users: int) -> Kind:
     if behind:
         return "partly merged" if users else "merged"
@@ -260,18 +253,3 @@ def _line(row: tuple[str, int, Kind, tuple[str, ...]], width: int, count: int) -
     name, size, kind, around = row
     who = "all losses" if len(around) == count > 1 else checks.listed(around) if around else ""
     return f"  {name:<{width}}  {size:>12,}  {kind}{f' ({who})' if who else ''}"
-
-
-def warning_of_partly(leaves: Sequence[Tensor]) -> str:
-    """What a first step says about parameters that are only partly behind the features."""
-    shape = list(max(leaves, key=torch.numel).shape)
-    many = (
-        f"{len(leaves)} parameters (the largest of shape {shape}) are"
-        if len(leaves) > 1
-        else (f"A parameter of shape {shape} is")
-    )
-    return (
-        f"{many} reached through the features and around them, so that only a part of the gradient there is "
-        "merged; the rest is added plainly. multi.explain(losses, features=..., model=model) says which, and "
-        "where features could be taken."
-    )

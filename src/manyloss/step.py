@@ -17,10 +17,9 @@ from manyloss.cuts import Cuts, Cuttable, cut_apart
 from manyloss.distributed import Ranks, Setting, ranks_of
 from manyloss.errors import NotFiniteError
 from manyloss.exchange import PresentLosses
-from manyloss.explain import Explanation, explain, partly_merged, warning_of_partly
+from manyloss.explain import Explanation, explain
 from manyloss.losses import Features, Losses, SharedParams
 from manyloss.methods import Methods
-from manyloss.neglect import EVERY, LOOKS, Neglect
 from manyloss.penalties import Penalty
 from manyloss.plan import Facts, Needs, Plan, Read, plan
 from manyloss.precision import out_of_autocast
@@ -141,7 +140,6 @@ class MultiLoss(nn.Module):
         self.observers: list[Observer] = []
         self.cuts = Cuts()
         self.told = Told()
-        self.neglect = Neglect()
         self.last: StepResult | None = None
         self._run = _Run()
 
@@ -197,7 +195,7 @@ class MultiLoss(nn.Module):
                 losses, features, shared_params, wanted, self._ranks_of_step(), self._run.met
             )
             self._run.met = True
-            self._warn_of_sums(checked)
+            self.told.of_sums(checked.losses.names, checked.walk.contains)
             scale = LossScale.of(grad_scaler, checked.device).divided_by(divide_by)
             step = self._step(checked, scale, retain_graph, wanted.measure)
             if checked.finite:
@@ -221,7 +219,7 @@ class MultiLoss(nn.Module):
                 low_memory=self.low_memory,
             )
             if self._run.steps == 0 and step.plan.merged_at == "features":
-                self._warn_of_partly_merged(step)
+                self.told.of_partly_merged(step.walk.leaves, step.edges)
             for observer in due:
                 observer.before(step.losses)
             outcome = RUN[step.plan.strategy](step)
@@ -363,41 +361,14 @@ class MultiLoss(nn.Module):
     def _written(self, step: Step, outcome: Outcome, values: Tensor | None, due: list[Observer]) -> None:
         """The step was written: observers see it, methods learn from it."""
         self._run.steps += 1
+        if self._methods.needs != Needs():  # otherwise the weights are the user's own
+            self.told.of_neglect(step.names, outcome.weights, type(self.weighting).__name__)
         for observer in due:
             observer.record(outcome, step.features)
         self._methods.learn(step, outcome, values)
-        self._warn_of_neglect(step.names, outcome)
         if not (step.losses.on_host or step.scale.skips):
             step.deferred.append(torch.isfinite(torch.stack(list(step.losses.held))).all())  # type: ignore[arg-type]
         self._run.deferred = step.deferred
-
-    def _warn_of_sums(self, checked: Checked) -> None:
-        """A loss that already holds another one as a term counts it twice."""
-        if checked.walk.contains:
-            i, j = checked.walk.contains[0]
-            whole, term = checked.losses.names[i], checked.losses.names[j]
-            self.told.once(
-                "sums",
-                f"Loss {whole!r} is a sum that has loss {term!r} as a term (as after `{whole} += {term}`), "
-                f"and {term!r} is passed as well: it counts twice. Pass the terms, each once.",
-            )
-
-    def _warn_of_neglect(self, names: Sequence[str], outcome: Outcome) -> None:
-        """A method made for peers may switch off the loss that matters; fixed weights are the user's own."""
-        found = None if self._methods.needs == Needs() else self.neglect.look(names, outcome.weights)
-        if found is not None:
-            name, share = found
-            self.told.once(
-                "neglect",
-                f"Loss {name!r} has held less than 1 % of {type(self.weighting).__name__}'s weight for "
-                f"{EVERY * LOOKS} steps (now {share:.2g}): it hardly trains what the losses share. If it is "
-                f"the one that matters, keep it whole with MultiLoss(Primary({name!r})).",
-            )
-
-    def _warn_of_partly_merged(self, step: Step) -> None:
-        partly = partly_merged(step.walk.leaves, step.edges)
-        if partly:
-            self.told.once("partly merged", warning_of_partly(partly))
 
     def _ask_deferred(self) -> None:
         """A device that was not waited for in the last step has its answer by now."""

@@ -395,7 +395,7 @@ def test_a_users_hook_on_the_features_fires_once(case: MethodCase) -> None:
     assert_same(network.gradients(), expected)
 
 
-@pytest.mark.filterwarnings("ignore:A parameter of shape .* is reached through the features and around them")
+@pytest.mark.filterwarnings("ignore:A parameter .* is reached through the features and around them")
 @methods(lambda case: not case.measures_at_shared_params)
 def test_ways_around_the_features_keep_the_plain_sum(case: MethodCase) -> None:
     """Weight decay inside a loss, and a head that reads an earlier activation."""

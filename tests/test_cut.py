@@ -164,6 +164,7 @@ def merging(method: str, multi: MultiLoss, levels: int) -> Callable[[list[list[T
     return merge
 
 
+@pytest.mark.filterwarnings("ignore:2 parameters .* are reached through the features and around them")
 @every_net
 @pytest.mark.parametrize("read", ["auto", "per_loss"])
 @pytest.mark.parametrize("method", ["Equal", "MGDA", "PCGrad"])

@@ -39,6 +39,11 @@ class Cuts:
             f"multi.cut takes a tensor, or a sequence or mapping of tensors, got {type(tensors).__name__}."
         )
 
+    @property
+    def waiting(self) -> CutFeatures:
+        """What a step would take."""
+        return self._tensors
+
     def take(self, features: Any) -> Any:
         """The features of a step: those that were passed, or those that were cut; the latter are let go.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from manyloss import linalg
 from manyloss.distributed import ALONE, Ranks
-from manyloss.graph import Root
+from manyloss.graph import Root, edge_of, nodes_below
 from manyloss.plan import Place
 from manyloss.precision import full_precision
 from manyloss.rows import Rows
@@ -224,6 +224,19 @@ class OnlyMeasured(LossGradients):
         self._found = norms, gramian
 
     @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """There are none.
+
+        Raises:
+            RuntimeError: always.
+
+        """
+        raise RuntimeError(
+            "The gradients themselves were not formed in this step, only their norms and inner products: a "
+            "method that reads LossGradients.tensors says so, with needs = Needs(gradients=True, ...)."
+        )
+
+    @property
     def norms(self) -> Tensor:
         """||g_i||. [T], float64, CPU."""
         return self._found[0]
@@ -321,7 +334,7 @@ def read(
     """The gradient of one loss at the places, None where it has none."""
     starts: list[Any] = list(roots)  # torch takes tensors and edges together, its types say otherwise
     ends: list[Any] = list(places)
-    with _second_pass(name):
+    with _second_pass(name, roots):
         found: tuple[Tensor | None, ...] = torch.autograd.grad(
             starts, ends, list(seeds), retain_graph=retain_graph, create_graph=create_graph, allow_unused=True
         )
@@ -351,23 +364,25 @@ def seed_of(root: Root, device: torch.device, factor: float = 1.0) -> Tensor:
 
 
 @contextmanager
-def _second_pass(name: str) -> Iterator[None]:
-    """Turn torch's own complaints about a second pass into advice."""
+def _second_pass(name: str, roots: Sequence[Root]) -> Iterator[None]:
+    """When torch cannot pass a graph a second time, say what in the graph is known to forbid it."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
-        text = str(error)
-        if "donated buffers" in text:
+        passed = {node.name() for node in nodes_below([edge_of(root)[0] for root in roots])}
+        if "CheckpointFunctionBackward" in passed:
+            raise RuntimeError(
+                f"The gradient of loss {name!r} cannot be read apart: it passes a reentrant checkpoint. "
+                "Use checkpoint(..., use_reentrant=False)."
+            ) from error
+        if "CompiledFunctionBackward" in passed and torch._functorch.config.donated_buffer:
             raise RuntimeError(
                 f"The gradient of loss {name!r} cannot be read apart: a compiled module has given its "
                 "buffers away. Before compiling, set torch._functorch.config.donated_buffer = False and "
                 "torch._inductor.config.fx_graph_cache = False (a cached kernel would give them away again, "
                 "without a word), or give every loss a head of its own."
-            ) from error
-        if "use_reentrant" in text or "checkpoint" in text.lower():
-            raise RuntimeError(
-                f"The gradient of loss {name!r} cannot be read apart: it passes a reentrant checkpoint. "
-                "Use checkpoint(..., use_reentrant=False)."
             ) from error
         raise
 

@@ -172,20 +172,23 @@ def walk(losses: Sequence[Edge | None], features: Sequence[Edge]) -> Walk:
     return found
 
 
-def leaves_behind(edges: Iterable[Edge]) -> list[Tensor]:
-    """All leaves that gradients arriving at ``edges`` are sent on to."""
-    stack = [node for node, _ in edges]
-    seen = set(stack)
-    leaves = []
+def nodes_below(starts: Iterable[Any]) -> Iterator[Any]:
+    """Every node that gradients arriving at ``starts`` are sent on to, these and DDP's sinks included."""
+    stack = list(starts)
+    seen: set[Any] = set(stack)
     while stack:
         node = stack.pop()
-        if node.name() == _LEAF:
-            leaves.append(node.variable)
-        for child, _ in children(node):
+        yield node
+        for child, _ in node.next_functions:
             if child is not None and child not in seen:
                 seen.add(child)
                 stack.append(child)
-    return leaves
+
+
+def leaves_behind(edges: Iterable[Edge]) -> list[Tensor]:
+    """All leaves that gradients arriving at ``edges`` are sent on to."""
+    below = nodes_below(node for node, _ in edges)
+    return [node.variable for node in below if node.name() == _LEAF]
 
 
 def between(starts: Iterable[Edge], targets: Iterable[Edge]) -> list[Any]:
@@ -293,18 +296,12 @@ def reads_only(losses: Iterable[Root | None], places: Iterable[Tensor] = ()) -> 
 def _sinks(losses: Iterable[Root | None]) -> list[Any]:
     if not (dist.is_available() and dist.is_initialized()):
         return []
-    stack: list[Any] = [
+    starts = [
         (get_gradient_edge(loss) if isinstance(loss, Tensor) else loss).node
         for loss in losses
         if loss is not None
     ]
-    seen = set(stack)
-    while stack:
-        for child, _ in stack.pop().next_functions:
-            if child is not None and child not in seen:
-                seen.add(child)
-                stack.append(child)
-    return [node for node in seen if node.name() == _SINK]
+    return [node for node in nodes_below(starts) if node.name() == _SINK]
 
 
 # ---------------------------------------------------------------- what can be differentiated once only
@@ -361,7 +358,8 @@ def refuse_missing_derivatives(gradients: Iterable[Tensor], method: str, what: s
         NoDoubleBackwardError: there is such a node.
 
     """
-    for node in _below(gradient for gradient in gradients if gradient.requires_grad):
+    starts = [get_gradient_edge(gradient).node for gradient in gradients if gradient.requires_grad]
+    for node in nodes_below(starts):
         if node.name() in _MISSING:
             near = [child.name() for child, _ in node.next_functions if child is not None]
             known = [name for name in near if "AccumulateGrad" not in name]
@@ -370,19 +368,6 @@ def refuse_missing_derivatives(gradients: Iterable[Tensor], method: str, what: s
                 f"{f' (near {known[-1]})' if known else ''}: {_WRITE_IT_OUT}, or take a method that reads "
                 "gradients without differentiating them."
             )
-
-
-def _below(roots: Iterable[Tensor]) -> Iterator[Any]:
-    """Every node that the tensors are computed from."""
-    stack = [get_gradient_edge(root).node for root in roots]
-    seen: set[Any] = set(stack)
-    while stack:
-        node = stack.pop()
-        yield node
-        for child, _ in node.next_functions:
-            if child is not None and child not in seen:
-                seen.add(child)
-                stack.append(child)
 
 
 def _is_marked_once(node: Any) -> bool:

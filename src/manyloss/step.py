@@ -17,10 +17,11 @@ from manyloss.cuts import Cuts, Cuttable, cut_apart
 from manyloss.distributed import Ranks, Setting, ranks_of
 from manyloss.errors import NotFiniteError
 from manyloss.exchange import PresentLosses
+from manyloss.explain import Explanation, explain
 from manyloss.losses import Features, Losses, SharedParams
 from manyloss.methods import Methods
 from manyloss.penalties import Penalty
-from manyloss.plan import Facts, Plan, Read, plan
+from manyloss.plan import Facts, Needs, Plan, Read, plan
 from manyloss.precision import out_of_autocast
 from manyloss.result import StepResult
 from manyloss.scaling import LossScale
@@ -194,7 +195,7 @@ class MultiLoss(nn.Module):
                 losses, features, shared_params, wanted, self._ranks_of_step(), self._run.met
             )
             self._run.met = True
-            self._warn_of_sums(checked)
+            self.told.of_sums(checked.losses.names, checked.walk.contains)
             scale = LossScale.of(grad_scaler, checked.device).divided_by(divide_by)
             step = self._step(checked, scale, retain_graph, wanted.measure)
             if checked.finite:
@@ -217,6 +218,8 @@ class MultiLoss(nn.Module):
                 read=self.read,
                 low_memory=self.low_memory,
             )
+            if self._run.steps == 0 and step.plan.merged_at == "features":
+                self.told.of_partly_merged(step.walk.leaves, step.edges)
             for observer in due:
                 observer.before(step.losses)
             outcome = RUN[step.plan.strategy](step)
@@ -289,6 +292,25 @@ class MultiLoss(nn.Module):
         """
         return cut_apart(self.cuts, tensors)
 
+    def explain(
+        self, losses: Losses, features: Features | None = None, model: nn.Module | None = None
+    ) -> Explanation:
+        """Which parameters a step would merge, as words and a table by module; nothing is run or changed. ::
+
+            print(multi.explain(losses, features=z, model=model))
+
+        Where no features are given, or parameters that losses share are not (all) behind them, it proposes
+        the tensors where the losses' graphs meet.
+
+        Args:
+            losses: as in `backward`.
+            features: as in `backward`; left out, those that `cut` remembers, if any.
+            model: whose parameters are named; without it, parameters go by number and shape.
+
+        """
+        with torch.enable_grad():
+            return explain(losses, features, model, self.cuts.waiting)
+
     def set_progress(self, fraction: float) -> None:
         """Tell all methods which fraction of the training is done, in [0, 1]."""
         for method in self._methods.all:
@@ -339,23 +361,14 @@ class MultiLoss(nn.Module):
     def _written(self, step: Step, outcome: Outcome, values: Tensor | None, due: list[Observer]) -> None:
         """The step was written: observers see it, methods learn from it."""
         self._run.steps += 1
+        if self._methods.needs != Needs():  # otherwise the weights are the user's own
+            self.told.of_neglect(step.names, outcome.weights, type(self.weighting).__name__)
         for observer in due:
             observer.record(outcome, step.features)
         self._methods.learn(step, outcome, values)
         if not (step.losses.on_host or step.scale.skips):
             step.deferred.append(torch.isfinite(torch.stack(list(step.losses.held))).all())  # type: ignore[arg-type]
         self._run.deferred = step.deferred
-
-    def _warn_of_sums(self, checked: Checked) -> None:
-        """A loss that already holds another one as a term counts it twice."""
-        if checked.walk.contains:
-            i, j = checked.walk.contains[0]
-            whole, term = checked.losses.names[i], checked.losses.names[j]
-            self.told.once(
-                "sums",
-                f"Loss {whole!r} is a sum that has loss {term!r} as a term (as after `{whole} += {term}`), "
-                f"and {term!r} is passed as well: it counts twice. Pass the terms, each once.",
-            )
 
     def _ask_deferred(self) -> None:
         """A device that was not waited for in the last step has its answer by now."""

@@ -21,6 +21,7 @@ REQUIRED: dict[str, Callable[[int], dict[str, Any]]] = {
     "GradientPenalty": lambda count: {"weight": 0.3},
     # Without a name these take the first loss, so the order would decide.
     "MetaBalance": lambda count: {"target": "loss_0"},
+    "Primary": lambda count: {"loss": "loss_0"},
     "LearningRateAnnealing": lambda count: {"residual": "loss_0"},
 }
 # With one loss these give their own formula, not a plain backward.

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from manyloss import MultiLoss
+from manyloss.plan import Needs
 from manyloss.weighting import LearningRateAnnealing
 from tests.problems import Given
 from tests.reference.by_norms import Annealing
@@ -53,3 +54,30 @@ def test_a_zero_gradient_keeps_its_weight() -> None:
 def test_a_residual_that_is_no_loss_is_named() -> None:
     with pytest.raises(ValueError, match="residual of LearningRateAnnealing must be one of 'loss_0'"):
         Given(torch.eye(2)).at_shared_params(MultiLoss(LearningRateAnnealing("pde")))
+
+
+def test_entries_of_a_layer_behind_the_features_are_formed() -> None:
+    """A step forms norms of one layer without its gradients, unless a method says that it reads them."""
+    torch.manual_seed(0)
+    encoder, heads = nn.Linear(100, 80).double(), [nn.Linear(80, 1).double() for _ in "abc"]
+    inputs = torch.randn(2, 100, dtype=torch.float64)
+
+    def forward() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        features = encoder(inputs)
+        losses = [(head(features) - 1.0).square().mean() for head in heads]
+        return features, dict(zip("abc", losses, strict=True))
+
+    _, losses = forward()
+    rows = [torch.autograd.grad(loss, encoder.weight, retain_graph=True)[0] for loss in losses.values()]
+    features, losses = forward()
+    place = {"features": features, "shared_params": [encoder.weight]}
+    result = MultiLoss(LearningRateAnnealing(rate=1.0)).backward(losses, **place)
+    for name, row in list(zip(losses, rows, strict=True))[1:]:
+        assert float(result.weights[name]) == pytest.approx(float(rows[0].abs().max() / row.abs().mean()))
+
+    class Undeclared(LearningRateAnnealing):
+        needs = Needs(norms=True, replaces=True)
+
+    place["features"], losses = forward()
+    with pytest.raises(RuntimeError, match=r"says so, with needs = Needs\(gradients=True"):
+        MultiLoss(Undeclared()).backward(losses, **place)

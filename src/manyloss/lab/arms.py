@@ -188,12 +188,9 @@ def torchjd_arm(text: str) -> Arm | None:
     kind = getattr(aggregation, known[name])
 
     def build(context: ArmContext) -> MultiLoss:
-        from manyloss import MultiLoss
         from manyloss.interop import from_torchjd
-        from manyloss.weighting import GradientWeighting
 
-        made = from_torchjd(kind(), seed=context.seed)
-        return MultiLoss(made) if isinstance(made, GradientWeighting) else MultiLoss(aggregator=made)
+        return catalog.placed(from_torchjd(kind(), seed=context.seed))
 
     return Arm(f"torchjd:{known[name]}", f"TorchJD's {known[name]}, with its defaults.", build)
 

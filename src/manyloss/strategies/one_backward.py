@@ -155,7 +155,7 @@ class MergeInside:
         if step.plan.measured_at != "shared_params":
             return step.measured_from(gradients)
         with graph.reads_only(step.roots, [*step.features, *step.params]):
-            if step.ranks.world == 1:
+            if step.ranks.world == 1 and not step.weighting.needs.gradients:
                 layer = layer_norms.layer_behind(step.edges, step.params, len(step.names))
                 if layer is not None:
                     return self._at_layer(layer, gradients)

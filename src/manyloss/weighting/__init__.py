@@ -24,6 +24,7 @@ from manyloss.weighting.mgda import MGDA
 from manyloss.weighting.nash_mtl import NashMTL
 from manyloss.weighting.ntk import NTKWeights
 from manyloss.weighting.pcgrad import IterativePCGrad, PCGrad
+from manyloss.weighting.primary import Primary
 from manyloss.weighting.random import Random
 from manyloss.weighting.relobralo import ReLoBRaLo
 from manyloss.weighting.softadapt import SoftAdapt
@@ -55,6 +56,7 @@ __all__ = [
     "NashMTL",
     "NTKWeights",
     "PCGrad",
+    "Primary",
     "Random",
     "ReLoBRaLo",
     "SoftAdapt",

@@ -41,7 +41,7 @@ class LearningRateAnnealing(GradientWeighting):
     """
 
     name = "lr-annealing"
-    needs = Needs(norms=True, replaces=True)
+    needs = Needs(norms=True, gradients=True, replaces=True)
     scale = "free"
     search: ClassVar = {"rate": (0.01, 0.1, 0.5)}
     learns = AnnealingState

@@ -1,0 +1,49 @@
+"""The step warns, once, when a loss has held under 1 % of the weight for many steps."""
+
+import warnings
+
+import pytest
+import torch
+
+from manyloss import MultiLoss
+from manyloss.telling import EVERY, LOOKS, Told
+from manyloss.weighting import MGDA, Static
+from tests.problems import Given
+
+
+def steps(multi: MultiLoss, rows: torch.Tensor, count: int) -> None:
+    problem = Given(rows)
+    for _ in range(count):
+        problem.at_features(multi)
+
+
+# The minimum-norm point of these lies at the short one.
+SHORT_AND_LONG = torch.tensor([[1.0, 0.0], [1000.0, 1.0]], dtype=torch.float64)
+
+
+def test_a_neglected_loss_is_named_once() -> None:
+    multi = MultiLoss(MGDA())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        steps(multi, SHORT_AND_LONG, EVERY * LOOKS - 1)
+    with pytest.warns(
+        UserWarning, match=r"Loss 'loss_1' has held less than 1 % of MGDA's weight .* \(now 0\)"
+    ):
+        steps(multi, SHORT_AND_LONG, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        steps(multi, SHORT_AND_LONG, EVERY * LOOKS)
+
+
+def test_weights_that_the_user_chose_are_no_news() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        steps(MultiLoss(Static({"loss_0": 1.0, "loss_1": 1e-4})), SHORT_AND_LONG, EVERY * LOOKS + 1)
+
+
+def test_a_loss_that_comes_back_is_not_neglected() -> None:
+    told = Told()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in range(2 * EVERY * LOOKS):
+            told.of_neglect("ab", [1.0, 0.0 if step < EVERY * (LOOKS - 1) else 0.5], "MGDA")

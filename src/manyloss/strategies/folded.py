@@ -34,9 +34,9 @@ def run(step: Step) -> Outcome:
     written = weights * _rescale(step, weights, measured.gramian)
     undo = Undo([*step.params, *others])
     try:
-        _write(step, written.tolist(), step.params, retain_graph=bool(others) or step.retain_graph)
-        if others:
-            _write(step, step.weights, others, retain_graph=step.retain_graph)
+        if others:  # first: the shared part's activations are let go while its own gradients fill .grad
+            _write(step, step.weights, others, retain_graph=True)
+        _write(step, written.tolist(), step.params, retain_graph=step.retain_graph)
     except BaseException:
         undo.put_back()
         raise

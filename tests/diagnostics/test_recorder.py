@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from manyloss import MultiLoss
 from manyloss.aggregation import GradDrop
 from manyloss.diagnostics import ConflictRecorder, read_records
 from manyloss.penalties import CosReg
-from manyloss.weighting import GradNorm, PCGrad
+from manyloss.weighting import MGDA, GradNorm, PCGrad
 from tests.problems import Given, Network, Pyramid, assert_identical
 
 
@@ -185,8 +186,12 @@ def test_json_lines_and_a_writer(tmp_path) -> None:
     cosine = recorder.records[1]["cosines"]["loss_0|loss_1"]
     assert writer.scalars["manyloss/cosine/loss_0|loss_1", 3] == cosine
     assert {tag.split("/")[1] for tag, _ in writer.scalars} == {
-        "cosine", "layers", "negative_share", "norm_share", "purity", "sigma", "with_sum",
+        "cosine", "layers", "loss", "negative_share", "norm", "norm_share", "purity", "sigma", "weight",
+        "with_sum",
     }  # fmt: skip
+    assert writer.scalars["manyloss/weight/loss_1", 3] == recorder.records[1]["weights"]["loss_1"] == 1.0
+    assert writer.scalars["manyloss/loss/loss_0", 1] == recorder.records[0]["losses"]["loss_0"]
+    assert writer.scalars["manyloss/norm/loss_0", 1] == recorder.records[0]["norms"]["loss_0"]
 
 
 def test_with_tensorboards_own_writer(tmp_path) -> None:
@@ -244,3 +249,102 @@ def test_bit_for_bit_without_layers() -> None:
         step(network, watched)  # not recorded: the plain path
     assert_identical(network.gradients(), expected)
     assert len(recorder.records) == 1
+
+
+def test_the_trainers_own_step() -> None:
+    """Two micro-batches to a step, from step 100 of a resumed run on: the first of every third step."""
+    network, multi = Network(2), MultiLoss()
+    now = 100
+    with ConflictRecorder(multi, every=3, step=lambda: now) as recorder:
+        for now in (100, 100, 101, 101, 102, 102, 103, 103, 104, 104, 106):  # noqa: B007
+            step(network, multi)
+    assert [record["step"] for record in recorder.records] == [100, 103, 106]
+
+
+def numbers_of(writer):
+    network, multi = Network(2), MultiLoss(MGDA())
+    with ConflictRecorder(multi, every=1, writer=writer, step=lambda: 7) as recorder:
+        step(network, multi)
+    return recorder.records[0]
+
+
+class WandbRun:
+    """What a run of W&B offers of it."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def log(self, data, step=None):
+        self.kept[step] = data
+
+
+class Logger:
+    """What a logger of Lightning, and the module mlflow, offer of it."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def log_metrics(self, metrics, step=None):
+        self.kept[step] = metrics
+
+
+def test_what_trackers_are_called_with() -> None:
+    run, logger, kept = WandbRun(), Logger(), {}
+    record = numbers_of(run)
+    numbers_of(logger)
+    numbers_of(lambda numbers, at: kept.update({at: numbers}))
+    assert run.kept[7]["manyloss/cosine/loss_0|loss_1"] == record["cosines"]["loss_0|loss_1"]
+    assert logger.kept[7]["manyloss/cosine/loss_0 loss_1"] == record["cosines"]["loss_0|loss_1"]
+    assert kept == run.kept
+    with pytest.raises(TypeError, match=r"writer must be TensorBoard's .* got int"):
+        ConflictRecorder(MultiLoss(), writer=3)
+
+
+def test_with_lightnings_own_logger(tmp_path) -> None:
+    loggers = pytest.importorskip("lightning.pytorch.loggers")
+    logger = loggers.CSVLogger(str(tmp_path))
+    record = numbers_of(logger)
+    logger.save()
+    (file,) = tmp_path.rglob("metrics.csv")
+    heads, values = (line.split(",") for line in file.read_text().splitlines())
+    found = dict(zip(heads, values, strict=True))
+    assert found["step"] == "7"
+    assert float(found["manyloss/weight/loss_0"]) == record["weights"]["loss_0"]
+
+
+def test_with_weights_and_biases_offline(tmp_path, monkeypatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with wandb.init(dir=str(tmp_path)) as run:
+        record = numbers_of(run)
+        assert run.summary["manyloss/weight/loss_0"] == record["weights"]["loss_0"]
+
+
+def test_with_mlflow_on_disk(tmp_path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    mlflow.set_tracking_uri(tmp_path.as_uri())
+    with mlflow.start_run() as run:
+        record = numbers_of(mlflow)
+    kept = mlflow.get_run(run.info.run_id).data.metrics
+    assert kept["manyloss/cosine/loss_0 loss_1"] == pytest.approx(record["cosines"]["loss_0|loss_1"])
+
+
+def test_sigma_is_that_of_the_last_records() -> None:
+    """Also where a loss is absent in between, and beyond the window."""
+    network, multi = Network(3), MultiLoss()
+    with ConflictRecorder(multi, every=1) as recorder:
+        for number in range(60):
+            features, losses = network.forward(number)
+            if number == 30:
+                losses["loss_2"] = None
+            multi.backward(losses, features=features)
+    for upto in (1, 2, 30, 31, 32, 60):
+        record = recorder.records[upto - 1]
+        for pair in record["cosines"]:
+            seen = [
+                r["cosines"][pair] for r in recorder.records[max(upto - 50, 0) : upto] if pair in r["cosines"]
+            ]
+            if len(seen) == 1:
+                assert pair not in record["sigma"]
+            else:
+                assert record["sigma"][pair] == pytest.approx(float(np.std(seen, ddof=1)), rel=1e-9)

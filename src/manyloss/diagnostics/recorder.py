@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from manyloss import checks, graph, linalg
 from manyloss.diagnostics.purity import purity_of
 from manyloss.diagnostics.running import WINDOW, pair_name
 from manyloss.diagnostics.summary import Diagnosis, diagnose
+from manyloss.diagnostics.writers import writer_of
 from manyloss.exchange import PresentLosses
 from manyloss.gradients import read, row_of, seed_of
 from manyloss.scaling import NO_SCALE
@@ -31,13 +33,6 @@ Layers = Mapping[str, nn.Module | Iterable[Tensor]]
 MOST_CURVES = 45
 
 
-class ScalarWriter(Protocol):
-    """TensorBoard's SummaryWriter, or anything like it."""
-
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> Any:
-        """Take in one number."""
-
-
 class ConflictRecorder:
     """Every N steps: cosines, norms, sign purity at the features, and per layer if asked. ::
 
@@ -50,16 +45,20 @@ class ConflictRecorder:
     Args:
         multi: whose steps are looked at, from now on. Its ``backward`` needs ``features`` or
             ``shared_params`` in the steps that are recorded.
-        every: N; a step is one call of ``backward``.
+        every: N; a step is one call of ``backward``, or one of ``step``.
         layers: name -> module or parameters, to see where conflict arises. It costs one more backward
             through the whole model per loss, and T times the layers' parameters in memory, every N steps.
             Not scaled by a GradScaler: with float16, small gradients of layers may vanish.
         path: of a file of JSON lines, appended to.
-        writer: something with ``add_scalar``, such as TensorBoard's SummaryWriter.
+        writer: TensorBoard's SummaryWriter, a run of W&B, ``mlflow``, a logger of Lightning, or a function
+            of (numbers by tag, step).
         tag: prefix of what the writer gets.
+        step: gives the trainer's step (``lambda: trainer.global_step``), so that records lie beside what the
+            trainer logs, and micro-batches count once.
 
     Attributes:
-        records: one dict per recorded step, as in the file. ``cosines`` are keyed "a|b" and hold only pairs
+        records: one dict per recorded step, as in the file: ``losses``, ``weights``, ``norms`` and how the
+            gradients relate. ``cosines`` are keyed "a|b" and hold only pairs
             of which both gradients are not zero; ``separated`` are pairs of losses on separate rows of the
             features, whose cosine there would be no evidence; ``with_sum`` is the cosine of each gradient
             with the plain sum of all: below 0, a step along the sum raises that loss. ``sigma`` is the
@@ -77,21 +76,23 @@ class ConflictRecorder:
         layers: Layers | None = None,
         *,
         path: str | Path | None = None,
-        writer: ScalarWriter | None = None,
+        writer: Any = None,
         tag: str = "manyloss",
+        step: Callable[[], int] | None = None,
     ) -> None:
         checks.positive("every", every)
         self.multi = multi
         self.every = every
         self.layers = {name: _parameters(name, layer) for name, layer in (layers or {}).items()}
         self.path = None if path is None else Path(path)
-        self.writer = writer
+        self.writer = None if writer is None else writer_of(writer)
         self.tag = tag
         self.records: list[Record] = []
         self.step = 0
-        self._next = 1
+        self._step_of_trainer = step
+        self._next: int | None = None
         self._pairs: tuple[str, ...] = ()
-        self._recent: list[NDArray[np.float64]] = []
+        self._recent = np.empty((0, 0))
         self._layer_rows: dict[str, Tensor] = {}
         multi.observers.append(self)
 
@@ -114,9 +115,9 @@ class ConflictRecorder:
 
     def due(self) -> bool:
         """Whether the step that begins is to be recorded: the 1st, the (N + 1)th, ..."""
-        self.step += 1
+        self.step = self.step + 1 if self._step_of_trainer is None else int(self._step_of_trainer())
         self._layer_rows = {}
-        return self.step >= self._next
+        return self._next is None or self.step >= self._next
 
     def before(self, losses: PresentLosses) -> None:
         """Read the layers while the graph is alive: one pass per loss."""
@@ -145,6 +146,7 @@ class ConflictRecorder:
             "step": self.step,
             "place": measured.place,
             "losses": _named(names, measured.values),
+            "weights": _named(names, outcome.weights),
             **_relations(names, measured.gramian, outcome.separated),
         }
         record["sigma"] = self._sigma(record["cosines"])
@@ -165,14 +167,19 @@ class ConflictRecorder:
         pairs = tuple(cosines)
         if pairs != self._pairs:  # other losses are present than in the last record
             self._pairs = pairs
-            old = (record["cosines"] for record in self.records[1 - WINDOW :])
-            self._recent = [np.array([record.get(pair, np.nan) for pair in pairs]) for record in old]
-        self._recent = [*self._recent[1 - WINDOW :], np.array(list(cosines.values()))]
-        values = np.stack(self._recent)  # [at most WINDOW, pairs]
-        known = np.isfinite(values)
+            old = [record["cosines"] for record in self.records[1 - WINDOW :]]
+            self._recent = np.array([[seen.get(pair, np.nan) for pair in pairs] for seen in old])
+            self._recent = self._recent.reshape(len(old), len(pairs))
+        newest = np.fromiter(cosines.values(), np.float64, len(pairs))
+        self._recent = np.concatenate([self._recent[1 - WINDOW :], newest[None]])  # [at most WINDOW, pairs]
+        if np.isfinite(self._recent.sum()):
+            if len(self._recent) == 1:
+                return {}
+            return dict(zip(pairs, self._recent.std(0, ddof=1).tolist(), strict=True))
+        known = np.isfinite(self._recent)
         counts = known.sum(0)
-        means = np.where(known, values, 0.0).sum(0) / np.maximum(counts, 1)
-        squares = np.where(known, values - means, 0.0) ** 2
+        means = np.where(known, self._recent, 0.0).sum(0) / np.maximum(counts, 1)
+        squares = np.where(known, self._recent - means, 0.0) ** 2
         deviations = np.sqrt(squares.sum(0) / np.maximum(counts - 1, 1))
         found = zip(pairs, deviations.tolist(), counts.tolist(), strict=True)
         return {pair: value for pair, value, count in found if count > 1}
@@ -185,8 +192,7 @@ class ConflictRecorder:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         if self.writer is not None:
-            for name, value in _scalars(record).items():
-                self.writer.add_scalar(f"{self.tag}/{name}", value, record["step"])
+            self.writer({f"{self.tag}/{name}": n for name, n in _scalars(record).items()}, record["step"])
 
 
 def read_records(path: str | Path) -> list[Record]:
@@ -206,8 +212,16 @@ def _parameters(name: str, layer: nn.Module | Iterable[Tensor]) -> list[Tensor]:
     return found
 
 
-def _named(names: Sequence[str], values: Tensor) -> dict[str, float]:
-    return dict(zip(names, values.tolist(), strict=True))
+def _named(names: Sequence[str], values: Tensor | Sequence[float]) -> dict[str, float]:
+    return dict(zip(names, values.tolist() if isinstance(values, Tensor) else values, strict=True))
+
+
+@lru_cache(maxsize=16)
+def _pairs_of(names: tuple[str, ...]) -> tuple[list[str], NDArray[np.intp], NDArray[np.intp]]:
+    """The names of the T (T - 1) / 2 pairs, and where they lie in a Gramian."""
+    first, second = np.triu_indices(len(names), 1)
+    labels = [pair_name(names[i], names[j]) for i, j in zip(first, second, strict=True)]
+    return labels, first, second
 
 
 def _relations(names: Sequence[str], gramian: Tensor, separated: Tensor | None = None) -> Record:
@@ -216,15 +230,14 @@ def _relations(names: Sequence[str], gramian: Tensor, separated: Tensor | None =
     Pairs of losses on separate rows of the batch have no cosine: it would be 0 whatever they do.
     """
     norms = gramian.diagonal().clamp(min=0.0).sqrt()
-    cosines = linalg.cosines(gramian).tolist()
-    alive = (norms > 0).tolist()
-    apart = separated.tolist() if separated is not None else [[False] * len(names)] * len(names)
-    both = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
-    pairs = {
-        pair_name(names[i], names[j]): cosines[i][j]
-        for i, j in both
-        if alive[i] and alive[j] and not apart[i][j]
-    }
+    labels, first, second = _pairs_of(tuple(names))
+    cosines = linalg.cosines(gramian).numpy()[first, second]
+    alive = (norms > 0).numpy()
+    apart = np.zeros(len(first), bool) if separated is None else separated.cpu().numpy()[first, second]
+    shown = alive[first] & alive[second] & ~apart
+    pairs = dict(zip(labels, cosines.tolist(), strict=True))
+    if not shown.all():
+        pairs = {label: pairs[label] for label, there in zip(labels, shown, strict=True) if there}
     total = norms.sum()
     sum_norm = gramian.sum().clamp(min=0.0).sqrt()
     scale = norms * sum_norm
@@ -233,14 +246,19 @@ def _relations(names: Sequence[str], gramian: Tensor, separated: Tensor | None =
         "norms": _named(names, norms),
         "norm_shares": _named(names, norms / total) if total > 0 else dict.fromkeys(names, 0.0),
         "cosines": pairs,
-        "separated": [pair_name(names[i], names[j]) for i, j in both if apart[i][j]],
-        "negative_share": sum(cosine < 0 for cosine in pairs.values()) / len(pairs) if pairs else None,
+        "separated": [labels[k] for k in np.flatnonzero(apart)],
+        "negative_share": float((cosines[shown] < 0).mean()) if pairs else None,
         "with_sum": _named(names, against.clamp(-1.0, 1.0)),
     }
 
 
 def _scalars(record: Record) -> dict[str, float]:
-    scalars = {f"norm_share/{name}": share for name, share in record["norm_shares"].items()}
+    scalars = {
+        f"{kind}/{name}": number
+        for kind in ("loss", "weight", "norm")
+        for name, number in record["losses" if kind == "loss" else f"{kind}s"].items()
+    }
+    scalars |= {f"norm_share/{name}": share for name, share in record["norm_shares"].items()}
     scalars |= {f"with_sum/{name}": cosine for name, cosine in record["with_sum"].items()}
     scalars |= _cosine_scalars(record, "")
     if len(record["sigma"]) <= MOST_CURVES:

@@ -324,6 +324,11 @@ class MultiLoss(nn.Module):
     # ------------------------------------------------------------------ wiring
 
     @property
+    def needs(self) -> Needs:
+        """What all the methods together ask of a step."""
+        return self._methods.needs
+
+    @property
     def names(self) -> tuple[str, ...] | None:
         """Of the losses; None before the first step."""
         return self.weighting.names

@@ -82,7 +82,10 @@ class MultiLossTrainer(Trainer):
 
     def __init__(self, multi: MultiLoss, problem: Problem, shared_params: Sequence[Tensor] | None) -> None:
         super().__init__()
-        self.multi, self.problem, self.shared_params = multi, problem, shared_params
+        self.multi, self.problem = multi, problem
+        # The problem names GradNorm's W and CosReg's layer; inner products are taken at the features.
+        needs = multi.needs
+        self.shared_params = shared_params if (needs.norms or needs.differentiable) else None
 
     def step(self, model: nn.Module, inputs: Any, targets: Mapping[str, Any]) -> StepResult:
         """`Problem.training_step`."""

@@ -51,7 +51,7 @@ both_ways = pytest.mark.parametrize("how", ["rows", "tensors"])
 
 
 @both_ways
-@methods(lambda case: case.weighs_gradients)
+@methods(lambda case: case.weighs_gradients and case.cls.needs.gramian)
 def test_a_method_that_compares_gradients_refuses_with_two_ways_out(case: MethodCase, how: str) -> None:
     domains = Domains()
     features, losses = given(domains, how)

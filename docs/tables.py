@@ -313,7 +313,7 @@ def costs() -> str:
         return "Not measured yet: `make bench` measures, `make docs` writes it here."
     steps = [row for row in run["figures"] if "method" in row]
     ratio = {(row["setup"], row["method"], row["path"]): row["ratio"] for row in steps}
-    rows = ["| model | method | tap | hook |", "| --- | --- | --- | --- |"]
+    rows = ["| model | method | in one backward | per loss |", "| --- | --- | --- | --- |"]
     for setup, method in dict.fromkeys((setup, method) for setup, method, _ in ratio):
         times = [ratio.get((setup, method, path)) for path in ("one_backward", "per_loss")]
         shown = " | ".join("–" if time is None else f"{time:.2f}" for time in times)

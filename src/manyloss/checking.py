@@ -162,13 +162,14 @@ def _look_at_graph(given: Given, wanted: Wanted) -> tuple[Walk, str]:
 
 def _check_shared_by_losses(given: Given, found: Walk, wanted: Wanted) -> None:
     """An aggregator works on one features tensor at a time: there has to be something to merge in one."""
-    if not wanted.needs.gradients or len(given.edges) == 1 or not found.separate:
+    aggregators = [m for m in wanted.methods if m.family == "aggregator" and m.needs.gradients]
+    if not aggregators or len(given.edges) == 1 or not found.separate:
         return
     users: list[set[int]] = [set() for _ in given.edges]
     for consumer in found.consumers:
         users[consumer.feature].add(consumer.loss)
     if len(set().union(*users)) > 1 and all(len(losses) <= 1 for losses in users):
-        who = next(type(method).__name__ for method in wanted.methods if method.needs.gradients)
+        who = type(aggregators[0]).__name__
         raise BatchSeparatedError(
             f"{who} merges the losses' gradients within each features tensor, and each of the "
             f"{len(users)} tensors belongs to one loss alone, so nothing would be merged. Let the encoder "

@@ -10,6 +10,7 @@ from tests.properties.methods import (
     DRAWS_ONCE_BY_LOSS,
     NOT_PLAIN_FOR_ONE_LOSS,
     RANDOM_BY_LOSS,
+    TAKES_THE_FIRST,
     MethodCase,
     every_method,
     methods,
@@ -37,7 +38,7 @@ def test_one_loss_is_a_plain_backward(case: MethodCase, layout: type[Network], w
 
 
 @pytest.mark.parametrize("where", PLACES)
-@methods(lambda case: case.name not in RANDOM_BY_LOSS | DRAWS_ONCE_BY_LOSS)
+@methods(lambda case: case.name not in RANDOM_BY_LOSS | DRAWS_ONCE_BY_LOSS | TAKES_THE_FIRST)
 def test_permuted_losses_give_the_same_step(case: MethodCase, where: str) -> None:
     network, twin = Network(4), Network(4)
     multi, permuted = case.multi(4), case.multi(4)

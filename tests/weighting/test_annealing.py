@@ -22,6 +22,12 @@ def test_steps_follow_the_oracle(residual: int, rate: float) -> None:
         np.testing.assert_allclose(step_of(method, rows), oracle.merge(rows), rtol=1e-10)
 
 
+def test_with_a_residual_by_name_the_order_of_the_losses_does_not_matter() -> None:
+    rows = rows_of("lengths", 3, 0)
+    first, other = LearningRateAnnealing("0"), LearningRateAnnealing("2")
+    np.testing.assert_allclose(step_of(first, rows), step_of(other, rows[[1, 2, 0]]), rtol=1e-12)
+
+
 def test_all_of_a_model_is_shared_and_the_largest_entry_counts_over_all_parameters() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)).double()

@@ -34,6 +34,13 @@ def test_a_loss_that_comes_later_is_not_taken_for_a_small_one() -> None:
     assert weights.tolist() == pytest.approx([1.0, 1.0])
 
 
+def test_with_a_target_by_name_the_order_of_the_losses_does_not_matter() -> None:
+    rows = rows_of("lengths", 3, 0)
+    np.testing.assert_allclose(
+        step_of(MetaBalance("0"), rows), step_of(MetaBalance("2"), rows[[1, 2, 0]]), rtol=1e-12
+    )
+
+
 def test_nothing_but_norms_is_measured() -> None:
     rows = torch.randn(3, 4, 5, dtype=torch.float64)
     _, result = Given(rows).at_features(MultiLoss(MetaBalance()))

@@ -36,7 +36,7 @@ class LearningRateAnnealing(GradientWeighting):
         rate: of the moving average, in [0, 1]; the paper's code keeps 0.9 of the old weight.
 
     Raises:
-        ValueError: at the first step, no loss has the residual's name; features on more than one rank.
+        ValueError: at the first step, no loss has the residual's name.
 
     """
 
@@ -61,22 +61,26 @@ class LearningRateAnnealing(GradientWeighting):
 
     def forward(self, gradients: LossGradients) -> Tensor:
         """The moving averages, with this step's. [T]"""
-        if gradients.spread.world > 1:
-            raise ValueError(
-                "LearningRateAnnealing looks at single entries of the gradients, which at the features are "
-                f"spread over {gradients.spread.world} ranks: pass shared_params= without features, where "
-                "gradients are averaged."
-            )
         weights, residual = list(self.state.weights), self.state.residual
         at = list(self.positions(gradients.names))
         if residual in at:
-            tensors = gradients.tensors
-            largest = row_scales(tensors).tolist()[at.index(residual)]
-            sums = torch.stack([tensor.flatten(1).abs().sum(1) for tensor in tensors]).sum(0).tolist()
-            count = sum(tensor[0].numel() for tensor in tensors)
-            for i, total in zip(at, sums, strict=True):
-                if i != residual and total > 0.0:
-                    wanted = largest / (total / count)
+            largest, means = _largest_and_means(gradients, at.index(residual))
+            for i, mean in zip(at, means, strict=True):
+                if i != residual and mean > 0.0:
+                    wanted = largest / mean
                     weights[i] = (1.0 - self.rate) * weights[i] + self.rate * wanted
         self.pending = replace(self.state, weights=weights)
         return per_loss_tensor([weights[i] for i in at])
+
+
+def _largest_and_means(gradients: LossGradients, residual: int) -> tuple[float, list[float]]:
+    """Largest |entry| of one gradient and mean |entry| of each, over all ranks' batches."""
+    tensors, ranks = gradients.tensors, gradients.spread
+    sums = torch.stack([tensor.flatten(1).abs().sum(1) for tensor in tensors]).sum(0)
+    count = sum(tensor[0].numel() for tensor in tensors)
+    # One message: the sums, the count, and every rank's maximum in a place of its own.
+    maxima = [0.0] * ranks.world
+    maxima[ranks.rank] = row_scales(tensors).tolist()[residual]
+    numbers = ranks.sum(per_loss_tensor([*sums.tolist(), float(count), *maxima])).tolist()
+    T = len(gradients.names)
+    return max(numbers[T + 1 :]), [total / numbers[T] for total in numbers[:T]]

@@ -127,7 +127,7 @@ class Separated(Network):
 
 
 class Neck(Network):
-    """A layer after the features that all losses share: the tap path is not legal here."""
+    """A layer after the features that all losses share: one backward cannot tell them apart."""
 
     def build(self) -> tuple[nn.Module, nn.ModuleList]:
         encoder, heads = super().build()

@@ -153,6 +153,7 @@ def test_what_is_decided_per_micro_batch(read: str) -> None:
 @pytest.mark.parametrize("read", READS)
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 @pytest.mark.parametrize("used", ["sequence", "sequence and state", "both as features"])
+@pytest.mark.filterwarnings("ignore:.*only a part of the gradient there is merged")  # "sequence and state"
 def test_recurrent_encoders(kind: type[nn.RNNBase], used: str, read: str) -> None:
     """The output sequence as features; the last state beside it is a way around them, or features too."""
     torch.manual_seed(0)

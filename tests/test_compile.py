@@ -97,7 +97,7 @@ def same_as_eager(make: Callable[[], MultiLoss], at: str = "features", **parts: 
 @pytest.mark.parametrize("at", ["features", "both"])
 @pytest.mark.parametrize("make", [MGDA, GradNorm])
 def test_a_tap_needs_no_setting(make: Callable[..., Any], at: str, encoder: bool, heads: bool) -> None:
-    """Compiled modules give their buffers away by default; a tap does not ask for them twice."""
+    """Compiled modules give their buffers away by default; one backward does not ask for them twice."""
     if at == "both" and encoder and make is GradNorm:
         with functorch.patch(
             donated_buffer=False

@@ -79,7 +79,7 @@ def test_figures_of_the_benchmarks_become_tables(monkeypatch, tmp_path):
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "results.json")
     assert "| 3 heads | MGDA | 1.01 | 1.20 |" in tables.costs()
     assert "2026-01-02" in tables.costs()
-    assert "| 3 heads | MGDA | per_loss | 1.2 |" in tables.benchmarks()
+    assert r"| 3 heads | MGDA | per\_loss | 1.2 |" in tables.benchmarks()
     assert "Not measured yet." in tables.benchmarks()
 
 

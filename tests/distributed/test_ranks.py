@@ -254,7 +254,7 @@ def test_two_ranks(tmp_path: Path) -> None:
             Run(f"absent, {method}", absent, {"method": method}),
             Run(f"absent, both, {method}", absent, {"method": method, "at": "both"}),
             Run(f"absent, params, {method}", absent, {"method": method, "at": "params"}),
-            # one rank could tap, the other could not
+            # one rank could do with one backward, the other could not
             Run(
                 f"two absent, neck, {method}",
                 absent,

@@ -19,7 +19,6 @@ from tests.problems import Network, names
 REQUIRED: dict[str, Callable[[int], dict[str, Any]]] = {
     "Static": lambda count: {"weights": {name: 1.0 + 0.25 * i for i, name in enumerate(names(count))}},
     "GradientPenalty": lambda count: {"weight": 0.3},
-    "Primary": lambda count: {"loss": "loss_0"},
 }
 # With one loss these give their own formula, not a plain backward.
 NOT_PLAIN_FOR_ONE_LOSS = {
@@ -40,7 +39,7 @@ SCALE_EQUIVARIANT = {"Equal", "Sum", "GradDrop", "DBMTL"}
 # The order of the losses decides the draw: permuting them permutes nothing only in distribution.
 RANDOM_BY_LOSS = {"Random", "PCGrad", "IterativePCGrad", "GradVac"}
 # Without a name these take the first loss for the one that counts, so the order decides.
-TAKES_THE_FIRST = {"MetaBalance", "LearningRateAnnealing"}
+TAKES_THE_FIRST = {"MetaBalance", "LearningRateAnnealing", "Primary"}
 # A classifier with an output per loss starts from one draw: the order decides which output is whose.
 DRAWS_ONCE_BY_LOSS = {"GradientAlignment"}
 

@@ -149,6 +149,7 @@ def test_a_users_hook_that_raises() -> None:
     assert_untouched(network, before, 3.0)
 
 
+@pytest.mark.filterwarnings("ignore:.*only a part of the gradient there is merged")
 def test_paths_around_the_features_are_undone_too() -> None:
     """An earlier activation reaches a loss without passing the features."""
     torch.manual_seed(0)

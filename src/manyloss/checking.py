@@ -30,7 +30,6 @@ class Wanted:
         rescale: how the merged gradient is scaled.
         measure: someone wants to see norms, Gramian and cosines.
         skips: a scaler skips steps that are not finite.
-        look: walk the graph although nothing is read from it, to tell of a loss that reaches no features.
         names: of the losses; None before the first step.
 
     """
@@ -40,7 +39,6 @@ class Wanted:
     rescale: str
     measure: bool
     skips: bool
-    look: bool
     names: tuple[str, ...] | None
 
 
@@ -141,7 +139,7 @@ def _check_place(given: Given, wanted: Wanted) -> None:
 
 def _look_at_graph(given: Given, wanted: Wanted) -> tuple[Walk, str]:
     """Walk once, refuse what it shows to be wrong, and say why one backward does not do ("" if it does)."""
-    if not (wanted.needs.place or wanted.measure or (given.edges and wanted.look)):
+    if not (given.edges or wanted.needs.place or wanted.measure):
         return Walk(), "nothing is read"
     found = walk([None if root is None else edge_of(root) for root in given.roots], given.edges)
     if not given.edges:

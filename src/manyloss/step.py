@@ -334,8 +334,7 @@ class MultiLoss(nn.Module):
         return self.weighting.names
 
     def _wanted(self, measure: bool, skips: bool) -> Wanted:
-        look = self._run.steps % LOOK_CLOSELY_EVERY == 0
-        return Wanted(self._methods.all, self._methods.needs, self.rescale, measure, skips, look, self.names)
+        return Wanted(self._methods.all, self._methods.needs, self.rescale, measure, skips, self.names)
 
     def _ranks_of_step(self) -> Ranks:
         if self._run.ranks is None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from manyloss import checks
+from manyloss.gradients import read
 from tests.problems import (
     Given,
     Maps,
@@ -277,10 +277,17 @@ def test_compiled_encoder_and_heads_on_the_hook_path(case: MethodCase, compiled)
     same_as_direct(case, compiled["both"], tolerance=2e-7, read="per_loss")
 
 
-def test_buffers_that_a_compiled_module_gave_away_are_explained() -> None:
-    """torch's complaint about a second pass is turned into advice."""
-    with pytest.raises(RuntimeError, match=r"'left' .*donated_buffer = False"), checks.reading("left"):
-        raise RuntimeError("compiled with non-empty donated buffers which requires retain_graph=False")
+def test_what_forbids_a_second_pass_is_found_in_the_graph() -> None:
+    """A reentrant checkpoint is named with its way out; any other failure stays what it is."""
+    x = torch.randn(3, requires_grad=True)
+    hidden = checkpoint(torch.tanh, x, use_reentrant=True).sum()
+    seed = torch.ones(())
+    with pytest.raises(RuntimeError, match=r"'left' cannot be read apart.*use_reentrant=False"):
+        read([hidden], "left", [x], [seed])
+    used = x.square().sum()
+    used.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        read([used], "left", [x], [seed])
 
 
 @methods(lambda case: case.family == "penalties")

@@ -38,7 +38,6 @@ def test_processes_are_the_default(tmp_path):
 
 def test_slurm_runs_and_goes_on_after_a_loss(tmp_path):
     """With submitit's local cluster: the same job files, started as processes."""
-    pytest.importorskip("submitit")
     once = str(tmp_path / "was-killed")
     specs = [spec(tmp_path / "run", arm, once=once, epochs=2) for arm in ("killed-once", "fail")]
     results = run(specs, executor_named("slurm:cluster=local:timeout_min=5", 2, tmp_path / "run"))
@@ -52,7 +51,6 @@ def test_slurm_runs_and_goes_on_after_a_loss(tmp_path):
 
 
 def test_slurm_says_which_option_it_does_not_know(tmp_path):
-    pytest.importorskip("submitit")
     with pytest.raises(LabError, match="'slurm' does not take partitoin"):
         executor_named("slurm:cluster=local:partitoin=gpu", 1, tmp_path)
 
@@ -60,7 +58,6 @@ def test_slurm_says_which_option_it_does_not_know(tmp_path):
 @pytest.mark.slow
 def test_ray_runs_and_goes_on_when_a_worker_is_killed(tmp_path):
     """A cluster of two workers on this machine; one of them kills itself in the middle of a trial."""
-    ray = pytest.importorskip("ray")
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         once = str(tmp_path / "was-killed")

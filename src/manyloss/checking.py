@@ -96,7 +96,7 @@ def check_step(
         if wanted.names is not None:
             check_same_losses(wanted.names, given.names)
         _check_place(given, wanted)
-        found, why_not = _look_at_graph(given, wanted)
+        found, why_not = _look_at_graph(given, wanted, first=not met)
         if ranks.world > 1 and not wanted.skips:
             _check_finite(given.names, [None if v is None else v.tolist() for v in given.values])
     except Exception as error:
@@ -108,7 +108,7 @@ def check_step(
     assert given is not None
     finite = True
     if present.on_host or wanted.needs.values or wanted.skips:
-        finite = all(map(math.isfinite, present.numbers))
+        finite = math.isfinite(sum(present.numbers)) or all(map(math.isfinite, present.numbers))
         if not finite and not wanted.skips:
             _check_finite(present.names, present.numbers)
     if len(present.names) < len(given.names):
@@ -137,9 +137,12 @@ def _check_place(given: Given, wanted: Wanted) -> None:
         )
 
 
-def _look_at_graph(given: Given, wanted: Wanted) -> tuple[Walk, str]:
-    """Walk once, refuse what it shows to be wrong, and say why one backward does not do ("" if it does)."""
-    if not (given.edges or wanted.needs.place or wanted.measure):
+def _look_at_graph(given: Given, wanted: Wanted, *, first: bool) -> tuple[Walk, str]:
+    """Walk once, refuse what it shows to be wrong, and say why one backward does not do ("" if it does).
+
+    Where nothing is read, the walk is for the user's sake alone, and one look at the first step is enough.
+    """
+    if not (wanted.needs.place or wanted.measure or (given.edges and first)):
         return Walk(), "nothing is read"
     found = walk([None if root is None else edge_of(root) for root in given.roots], given.edges)
     if not given.edges:

@@ -13,6 +13,7 @@ from manyloss.checks import listed
 from manyloss.distributed import Ranks
 from manyloss.errors import RankError
 from manyloss.graph import Root
+from manyloss.linalg import vector
 from manyloss.losses import Given, no_losses
 
 
@@ -48,7 +49,7 @@ class PresentLosses:
     @cached_property
     def values(self) -> Tensor:
         """[T], float64, CPU."""
-        return torch.tensor(self.numbers, dtype=torch.float64, device="cpu")
+        return vector(self.numbers)
 
 
 def _numbers(held: Sequence[float] | Sequence[Tensor | None]) -> list[float]:
@@ -56,8 +57,8 @@ def _numbers(held: Sequence[float] | Sequence[Tensor | None]) -> list[float]:
     tensors = [value for value in held if isinstance(value, Tensor)]
     if not tensors:
         return [0.0 if value is None else float(value) for value in held]
-    if tensors[0].device.type == "cpu":
-        read = iter([float(value.tolist()) for value in tensors])  # type: ignore[arg-type]
+    if tensors[0].is_cpu:
+        read = iter([value.item() for value in tensors])
     else:
         read = iter(torch.stack(tensors).cpu().tolist())
     return [0.0 if value is None else next(read) for value in held]

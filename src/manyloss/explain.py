@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from manyloss import checks
-from manyloss.graph import Edge, children, depends_on, edge_of, leaves_behind
+from manyloss.graph import LEAF, Edge, children, depends_on, edge_of, leaves_behind, type_name
 from manyloss.losses import Features, Losses, check
 
 Kind = Literal["merged", "partly merged", "shared, bypassing", "one loss's own", "not reached"]
@@ -20,7 +20,6 @@ KINDS: Mapping[Kind, str] = {
     "one loss's own": "one loss reaches them, after the features",
     "not reached": "no loss reaches them in this step",
 }
-_LEAF = "torch::autograd::AccumulateGrad"
 MOST_CUTS = 30
 """So many tensors are listed where features could be taken."""
 
@@ -158,7 +157,7 @@ def _leaves(start: Edge, stop: set[Edge]) -> dict[int, Tensor]:
     seen, stack = {start[0]}, [start[0]]
     while stack:
         node = stack.pop()
-        if node.name() == _LEAF:
+        if type_name(node) == LEAF:
             found[id(node.variable)] = node.variable
         for child in children(node):
             if child[0] is not None and child not in stop and child[0] not in seen:
@@ -193,7 +192,7 @@ def _places(starts: Sequence[Edge], names: Sequence[str], titles: Mapping[int, s
     for node, known in users.items():
         if len(known) == 1:
             for child in children(node):
-                if child[0] is not None and len(users[child[0]]) > 1 and child[0].name() != _LEAF:
+                if child[0] is not None and len(users[child[0]]) > 1 and type_name(child[0]) != LEAF:
                     border.setdefault(child, set()).update(known)
     found = []
     for edge, _ in sorted(border.items(), key=lambda item: item[0][0]._sequence_nr()):
@@ -221,7 +220,7 @@ def _last_parameter(edge: Edge, titles: Mapping[int, str]) -> str | None:
             for child, _ in children(node):
                 if child is None or child in seen:
                     continue
-                if child.name() == _LEAF and id(child.variable) in titles:
+                if type_name(child) == LEAF and id(child.variable) in titles:
                     return titles[id(child.variable)]
                 seen.add(child)
                 below.append(child)

@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from manyloss import layer_norms
-from manyloss.layers import LEAF, Layer
+from manyloss.graph import LEAF, type_name
+from manyloss.layers import Layer
 from manyloss.rows import Rows
 
 Root = Tensor | GradientEdge
@@ -181,7 +182,7 @@ def _stretches(starts: Sequence[Any], params: Sequence[Tensor], layers: Sequence
             if child is None:
                 continue
             missing[child] -= 1
-            if child.name() == LEAF:
+            if type_name(child) == LEAF:
                 part = wanted.pop(id(child.variable), None)
                 if part is not None:
                     stretches[-1][1].append(part)

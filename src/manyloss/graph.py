@@ -26,10 +26,15 @@ Root = Tensor | GradientEdge
 """Where a backward starts."""
 
 _SINK = "_DDPSinkBackward"
-_LEAF = "torch::autograd::AccumulateGrad"
+LEAF = "AccumulateGrad"
 _SUM = ("AddBackward0", "SumBackward0", "StackBackward0")
 # A module with full backward hooks wraps its inputs and outputs in these.
 _LISTENERS = ("BackwardHookFunctionBackward", _SINK)
+
+
+def type_name(node: Any) -> str:
+    """The name of a node's type, which costs less than ``node.name()`` in every step's walk."""
+    return type(node).__name__
 
 
 def edge_of(root: Root) -> Edge:
@@ -43,7 +48,7 @@ def edge_of(root: Root) -> Edge:
 def through_sink(edge: Edge) -> Edge:
     """The edge behind DDP's sink node, or the edge itself."""
     node, number = edge
-    while node is not None and node.name() == _SINK:
+    while node is not None and type_name(node) == _SINK:
         node, number = node.next_functions[number]
     return node, number
 
@@ -131,8 +136,8 @@ def walk(losses: Sequence[Edge | None], features: Sequence[Edge]) -> Walk:
             only_sums = {start[0]}
             while stack:
                 node = stack.pop()
-                name = node.name()
-                if name == _LEAF:
+                name = type_name(node)
+                if name == LEAF:
                     leaf = node.variable
                     if id(leaf) in seen_leaves:
                         found.common.add(id(leaf))
@@ -142,12 +147,12 @@ def walk(losses: Sequence[Edge | None], features: Sequence[Edge]) -> Walk:
                     continue
                 if name in _LISTENERS:
                     found.listened = True
-                adds = node in only_sums and name in _SUM
+                adds = name in _SUM and node in only_sums
                 for k, child in enumerate(node.next_functions):
                     below = child[0]
                     if below is None:
                         continue
-                    if below.name() == _SINK:
+                    if type_name(below) == _SINK:
                         found.listened = True
                         child = through_sink(child)
                         below = child[0]
@@ -188,7 +193,7 @@ def nodes_below(starts: Iterable[Any]) -> Iterator[Any]:
 def leaves_behind(edges: Iterable[Edge]) -> list[Tensor]:
     """All leaves that gradients arriving at ``edges`` are sent on to."""
     below = nodes_below(node for node, _ in edges)
-    return [node.variable for node in below if node.name() == _LEAF]
+    return [node.variable for node in below if type_name(node) == LEAF]
 
 
 def between(starts: Iterable[Edge], targets: Iterable[Edge]) -> list[Any]:
@@ -301,7 +306,7 @@ def _sinks(losses: Iterable[Root | None]) -> list[Any]:
         for loss in losses
         if loss is not None
     ]
-    return [node for node in nodes_below(starts) if node.name() == _SINK]
+    return [node for node in nodes_below(starts) if type_name(node) == _SINK]
 
 
 # ---------------------------------------------------------------- what can be differentiated once only

@@ -22,9 +22,8 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
+from manyloss.graph import LEAF, type_name
 from manyloss.precision import full_precision
-
-LEAF = "torch::autograd::AccumulateGrad"
 
 _BETWEEN = (
     "TBackward0",
@@ -147,17 +146,17 @@ def _uses(starts: Iterable[Any]) -> Iterator[tuple[Any, int, Tensor, bool]]:
         for slot, (child, _) in enumerate(node.next_functions):
             if child is None:
                 continue
-            if child.name() in (LEAF, *_BETWEEN):
+            if type_name(child) in (LEAF, *_BETWEEN):
                 takers.setdefault(child, []).append((node, slot))
             if child not in seen:
                 seen.add(child)
                 stack.append(child)
     for leaf in takers:
-        if leaf.name() == LEAF:
+        if type_name(leaf) == LEAF:
             node, slot, transposed = leaf, 0, False
             while len(takers.get(node, ())) == 1:
                 node, slot = takers[node][0]
-                transposed ^= node.name() == "TBackward0"
+                transposed ^= type_name(node) == "TBackward0"
             if node not in takers:
                 yield node, slot, leaf.variable, transposed
 

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 _CHUNK = 1 << 18  # numbers of one row that are held in float64 at a time
+
+
+def vector(values: Sequence[float]) -> Tensor:
+    """Numbers as methods take them: [T], float64, CPU, whatever torch's defaults are."""
+    return torch.from_numpy(np.array(values, dtype=np.float64))  # a fifth of the time of torch.tensor
 
 
 def row_scales(rows: Sequence[Tensor]) -> Tensor:

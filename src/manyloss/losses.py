@@ -65,11 +65,12 @@ def check(losses: Losses, features: Features | None, shared_params: SharedParams
     names, roots, values = _named(losses)
     tensors = feature_tensors(features)
     params = parameters(shared_params)
-    for place, there in (("features", tensors), ("shared_params", params)):
-        for tensor in there:
-            for name, value in zip(names, values, strict=True):
-                if value is not None and value.device != tensor.device:
-                    raise _other_device(name, value.device, place, tensor.device)
+    one = next(((name, v.device) for name, v in zip(names, values, strict=True) if v is not None), None)
+    if one is not None:  # the losses lie on one device
+        for place, there in (("features", tensors), ("shared_params", params)):
+            for tensor in there:
+                if tensor.device != one[1]:
+                    raise _other_device(*one, place, tensor.device)
     edges = [edge_of(tensor) for tensor in tensors]
     nested = len(edges) > 1 and _depend(edges, may=isinstance(features, CutFeatures))
     return Given(names, roots, values, tensors, edges, params, nested)

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from manyloss.linalg import vector
+
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -106,7 +108,7 @@ def minimum_norm_weights(gramian: Tensor) -> Tensor:
     """
     if len(gramian) == 2:
         (a, c), (_, b) = gramian.tolist()
-        return torch.tensor(_nearest_of_two(a, b, c), dtype=torch.float64, device="cpu")
+        return vector(_nearest_of_two(a, b, c))
     C, lengths = cosines_and_lengths(gramian.numpy())
     shortest = lengths.min()
     if shortest == 0.0:

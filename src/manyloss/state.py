@@ -106,11 +106,6 @@ def _as_field(tensor: Tensor, kind: str) -> Any:
     return tensor.detach().to(_CPU, torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
-def per_loss_tensor(numbers: Sequence[float]) -> Tensor:
-    """One number per loss, as a step takes them: [T], float64, CPU, whatever torch's defaults are."""
-    return torch.tensor(numbers, dtype=torch.float64, device=_CPU)
-
-
 # ---------------------------------------------------------------- the optimiser of what is learned
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manyloss import precision
+from manyloss import linalg, precision
 from manyloss.checks import listed
 from manyloss.distributed import Ranks
 from manyloss.errors import BatchSeparatedError, NotFiniteError
@@ -48,7 +48,7 @@ def merge(step: Step, gradients: LossGradients, measured: LossGradients | None) 
         return merged
     weights = None if measured is None else step.weighting.weigh_gradients(measured)
     if weights is None:
-        weights = torch.tensor(step.weights, dtype=torch.float64, device="cpu")
+        weights = linalg.vector(step.weights)
     merged.weights = weights
     wanted = gradients.gramian.sum().clamp(min=0.0).sqrt() if step.rescale == "sum_norm" else None
     if step.aggregator.needs.gradients:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from manyloss import linalg
 from manyloss.aggregation import Aggregator
 from manyloss.distributed import Ranks
 from manyloss.exchange import PresentLosses
@@ -84,7 +85,7 @@ class Step:
         """
         if not self.nested or gradients.place != "features":
             return None
-        weights = torch.tensor(self.weights, dtype=torch.float64, device="cpu")
+        weights = linalg.vector(self.weights)
         return gradients.combine(weights)  # type: ignore[return-value]  # a part per features tensor
 
     def backward(self, objective: Tensor | None = None) -> None:

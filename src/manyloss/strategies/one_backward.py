@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manyloss import graph, layer_norms
+from manyloss import graph, layer_norms, linalg
 from manyloss.gradients import LossGradients, OnlyMeasured, as_like, check_reached, read, row_of, scale_rows
 from manyloss.layers import Layer
 from manyloss.scaling import NO_SCALE
@@ -101,7 +101,7 @@ class PickUp:
         for row, like in zip(self.held, self.step.features, strict=True):
             rows = torch.stack([row_of(grad, like, self.step.scale) for grad in row])
             if any(weight != 1.0 for weight in weights):
-                inverse = torch.tensor([1.0 / w for w in weights], dtype=torch.float64, device="cpu")
+                inverse = linalg.vector([1.0 / w for w in weights])
                 rows = scale_rows(rows, inverse)
             stacked.append(rows)
             row.clear()

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from manyloss import checks
 from manyloss.gradients import LossGradients
-from manyloss.linalg import row_scales
+from manyloss.linalg import row_scales, vector
 from manyloss.plan import Needs
-from manyloss.state import State, per_loss_tensor
+from manyloss.state import State
 from manyloss.weighting._base import GradientWeighting
 
 
@@ -70,7 +70,7 @@ class LearningRateAnnealing(GradientWeighting):
                     wanted = largest / mean
                     weights[i] = (1.0 - self.rate) * weights[i] + self.rate * wanted
         self.pending = replace(self.state, weights=weights)
-        return per_loss_tensor([weights[i] for i in at])
+        return vector([weights[i] for i in at])
 
 
 def _largest_and_means(gradients: LossGradients, residual: int) -> tuple[float, list[float]]:
@@ -81,6 +81,6 @@ def _largest_and_means(gradients: LossGradients, residual: int) -> tuple[float, 
     # One message: the sums, the count, and every rank's maximum in a place of its own.
     maxima = [0.0] * ranks.world
     maxima[ranks.rank] = row_scales(tensors).tolist()[residual]
-    numbers = ranks.sum(per_loss_tensor([*sums.tolist(), float(count), *maxima])).tolist()
+    numbers = ranks.sum(vector([*sums.tolist(), float(count), *maxima])).tolist()
     T = len(gradients.names)
     return max(numbers[T + 1 :]), [total / numbers[T] for total in numbers[:T]]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from manyloss import checks
-from manyloss.state import State, per_loss_tensor
+from manyloss.linalg import vector
+from manyloss.state import State
 from manyloss.weighting._base import LossWeighting
 
 
@@ -59,7 +60,7 @@ class DWA(LossWeighting):
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """T softmax(r / temperature). [T]"""
         ratios = [self.state.ratios[i] / self.temperature for i in self.positions(names)]
-        return torch.softmax(per_loss_tensor(ratios), dim=0).mul_(len(names))
+        return torch.softmax(vector(ratios), dim=0).mul_(len(names))
 
     def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """Add the step to the means of the epoch."""

@@ -11,7 +11,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from manyloss import checks
-from manyloss.state import InnerOptimizer, OptimizerFactory, State, per_loss_tensor
+from manyloss.linalg import vector
+from manyloss.state import InnerOptimizer, OptimizerFactory, State
 from manyloss.weighting._base import LossWeighting
 
 SMALLEST = 1e-8
@@ -115,7 +116,7 @@ class FAMO(LossWeighting):
         self._step(logits, copy.deepcopy(self.inner), at, D)
         shares = [share / d for share, d in zip(_softmax([logits[i] for i in at]), D, strict=True)]
         total = sum(shares)
-        return per_loss_tensor([share / total for share in shares])
+        return vector([share / total for share in shares])
 
     def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """Keep the new logits, and these losses."""
@@ -132,7 +133,7 @@ class FAMO(LossWeighting):
 
         """
         names = [name for name in self.names or () if name in losses]
-        values = per_loss_tensor([float(losses[name]) for name in names])
+        values = vector([float(losses[name]) for name in names])
         self.check(names, values)
         at = self.positions(names)
         self._step(self.state.logits, self.inner, at, self._distances(names, values))

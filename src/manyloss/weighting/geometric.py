@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from manyloss.state import per_loss_tensor
+from manyloss.linalg import vector
 from manyloss.weighting._base import LossWeighting
 
 
@@ -29,4 +29,4 @@ class GeometricLoss(LossWeighting):
         """L / (T L_i). [T]"""
         logs = [math.log(value) for value in values.tolist()]
         mean = sum(logs) / len(logs)
-        return per_loss_tensor([math.exp(mean - log) / len(logs) for log in logs])
+        return vector([math.exp(mean - log) / len(logs) for log in logs])

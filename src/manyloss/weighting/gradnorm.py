@@ -10,8 +10,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from manyloss import checks
+from manyloss.linalg import vector
 from manyloss.plan import Needs
-from manyloss.state import InnerOptimizer, OptimizerFactory, State, per_loss_tensor
+from manyloss.state import InnerOptimizer, OptimizerFactory, State
 from manyloss.weighting._base import LossWeighting
 from manyloss.weighting.static import Static
 
@@ -104,7 +105,7 @@ class GradNorm(LossWeighting):
 
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """w(t). [T]"""
-        return per_loss_tensor([self.state.weights[i] for i in self.positions(names)])
+        return vector([self.state.weights[i] for i in self.positions(names)])
 
     def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """w(t) -> w(t + 1)."""

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from manyloss.state import InnerOptimizer, OptimizerFactory, State, per_loss_tensor
+from manyloss.linalg import vector
+from manyloss.state import InnerOptimizer, OptimizerFactory, State
 from manyloss.weighting._base import LossWeighting
 
 
@@ -56,7 +57,7 @@ class IMTLL(LossWeighting):
 
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """exp(s). [T]"""
-        return per_loss_tensor(self._scales(names))
+        return vector(self._scales(names))
 
     def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """One step of s."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from manyloss import checks
-from manyloss.state import State, per_loss_tensor
+from manyloss.linalg import vector
+from manyloss.state import State
 from manyloss.weighting._base import LossWeighting
 
 
@@ -51,7 +52,7 @@ class InitialLoss(LossWeighting):
 
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """1 / L(0). [T]"""
-        return per_loss_tensor([1.0 / first for first in self._firsts(names, values)])
+        return vector([1.0 / first for first in self._firsts(names, values)])
 
     def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """Keep the first values."""

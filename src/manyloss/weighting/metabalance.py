@@ -10,8 +10,9 @@ from torch import Tensor
 
 from manyloss import checks
 from manyloss.gradients import LossGradients
+from manyloss.linalg import vector
 from manyloss.plan import Needs
-from manyloss.state import State, per_loss_tensor
+from manyloss.state import State
 from manyloss.weighting._base import GradientWeighting
 
 STRATEGIES = ("both", "shrink", "grow")
@@ -80,9 +81,7 @@ class MetaBalance(GradientWeighting):
         self.pending = replace(state, norms=norms, steps=steps)
         # The quotient is the average as published, also for a loss that comes later than the target.
         m = [norm / step if step else 0.0 for norm, step in zip(norms, steps, strict=True)]
-        return per_loss_tensor(
-            [self._weight(m[i], m[state.target]) if i != state.target else 1.0 for i in at]
-        )
+        return vector([self._weight(m[i], m[state.target]) if i != state.target else 1.0 for i in at])
 
     def _weight(self, norm: float, goal: float) -> float:
         left_alone = {"both": False, "shrink": norm <= goal, "grow": norm >= goal}[self.strategy]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from manyloss.gradients import LossGradients
-from manyloss.state import per_loss_tensor
+from manyloss.linalg import vector
 from manyloss.weighting._base import GradientWeighting
 from manyloss.weighting.fairgrad import RIDGE, fair_weights
 
@@ -33,5 +33,5 @@ class NashMTL(GradientWeighting):
                 # w_i ||g_i|| is the same for both, by symmetry
                 length_a, length_b = math.sqrt(a), math.sqrt(b)
                 both = 1.0 / math.sqrt(max(1.0 + c / length_a / length_b, 0.0) + RIDGE)
-                return per_loss_tensor([both / length_a, both / length_b])
+                return vector([both / length_a, both / length_b])
         return torch.from_numpy(fair_weights(gradients.gramian.numpy(), 1.0))

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from manyloss import checks
+from manyloss.linalg import vector
 from manyloss.plan import Needs
-from manyloss.state import State, per_loss_tensor
+from manyloss.state import State
 from manyloss.weighting._base import LossWeighting
 
 
@@ -55,7 +56,7 @@ class NTKWeights(LossWeighting):
 
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """The measured weights. [T]"""
-        return per_loss_tensor([self.state.weights[i] for i in self.positions(names)])
+        return vector([self.state.weights[i] for i in self.positions(names)])
 
     def measure(
         self, residuals: Mapping[str, Tensor], parameters: nn.Module | Iterable[Tensor]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from manyloss.gradients import LossGradients
+from manyloss.linalg import vector
 from manyloss.weighting._base import GradientWeighting
 
 
@@ -22,7 +23,7 @@ def _two(gramian: Tensor, only: int | None = None) -> Tensor:
         # In one dimension nothing but rounding is left of the projected one, and of its direction.
         if only is not None and a - c * (c / b) <= 1e-14 * a:
             w[only], w[1 - only] = 0.0, 1.0
-    return torch.tensor(w, dtype=torch.float64, device="cpu")
+    return vector(w)
 
 
 class PCGrad(GradientWeighting):

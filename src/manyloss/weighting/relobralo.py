@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from manyloss import checks
-from manyloss.state import State, per_loss_tensor
+from manyloss.linalg import vector
+from manyloss.state import State
 from manyloss.weighting._base import LossWeighting
 
 
@@ -79,7 +80,7 @@ class ReLoBRaLo(LossWeighting):
             first[i] = value if math.isnan(first[i]) else first[i]
             last[i] = value
         self.pending = ReLoBRaLoState(weights, first, last)
-        return per_loss_tensor([weights[i] for i in at])
+        return vector([weights[i] for i in at])
 
     def _balance(self, L: Sequence[float], before: Sequence[float]) -> list[float]:
         """b(t, u) over the losses present; one that was not there yet has made no progress."""

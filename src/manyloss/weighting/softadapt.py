@@ -10,7 +10,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from manyloss import checks
-from manyloss.state import State, per_loss_tensor
+from manyloss.linalg import vector
+from manyloss.state import State
 from manyloss.weighting._base import LossWeighting
 
 VARIANTS = ("original", "normalized", "loss-weighted")
@@ -73,7 +74,7 @@ class SoftAdapt(LossWeighting):
         if self.variant == "loss-weighted" and any(L):
             parts = [part * now for part, now in zip(parts, L, strict=True)]
         whole = sum(parts)
-        return per_loss_tensor([part / whole for part in parts] if whole else [1.0 / len(L)] * len(L))
+        return vector([part / whole for part in parts] if whole else [1.0 / len(L)] * len(L))
 
     def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """Keep the losses."""

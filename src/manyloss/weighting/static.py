@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from manyloss import checks
+from manyloss.linalg import vector
 from manyloss.plan import Needs
-from manyloss.state import State, per_loss_tensor
+from manyloss.state import State
 from manyloss.weighting._base import LossWeighting
 
 
@@ -51,4 +52,4 @@ class Static(LossWeighting):
 
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """The fixed weights. [T]"""
-        return per_loss_tensor([self.state.weights[i] for i in self.positions(names)])
+        return vector([self.state.weights[i] for i in self.positions(names)])

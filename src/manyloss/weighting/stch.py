@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from manyloss import checks
-from manyloss.state import State, per_loss_tensor
+from manyloss.linalg import vector
+from manyloss.state import State
 from manyloss.weighting._base import LossWeighting
 
 
@@ -66,6 +67,6 @@ class STCH(LossWeighting):
     def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
         """The slopes p softmax(p (L - z) / mu). [T]"""
         at = self.positions(names)
-        p = per_loss_tensor([self.state.preferences[i] for i in at])
-        z = per_loss_tensor([self.state.ideal[i] for i in at])
+        p = vector([self.state.preferences[i] for i in at])
+        z = vector([self.state.ideal[i] for i in at])
         return p * torch.softmax(p * (values - z) / self.mu, dim=0)

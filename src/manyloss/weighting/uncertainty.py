@@ -10,7 +10,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from manyloss import checks
-from manyloss.state import InnerOptimizer, OptimizerFactory, State, per_loss_tensor
+from manyloss.linalg import vector
+from manyloss.state import InnerOptimizer, OptimizerFactory, State
 from manyloss.weighting._base import LossWeighting
 
 KINDS = ("regression", "classification")
@@ -85,7 +86,7 @@ class Uncertainty(LossWeighting):
             total = len(names) if self.normalize is True else float(self.normalize)
             scale = total / sum(weights)
             weights = [scale * weight for weight in weights]
-        return per_loss_tensor(weights)
+        return vector(weights)
 
     def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """One step of the log-variances."""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from manyloss.gradients import LossGradients
+from manyloss.linalg import vector
 from manyloss.quadratic import cosines_and_lengths, nonnegative_quadratic
-from manyloss.state import per_loss_tensor
 from manyloss.weighting._base import GradientWeighting
 
 
@@ -27,7 +27,7 @@ class UPGrad(GradientWeighting):
         """1/T sum_i w_ij. [T]"""
         if len(gradients.names) == 2:
             (a, c), (_, b) = gradients.gramian.tolist()
-            return per_loss_tensor([0.5 * (1.0 - c / a), 0.5 * (1.0 - c / b)] if c < 0.0 else [0.5, 0.5])
+            return vector([0.5 * (1.0 - c / a), 0.5 * (1.0 - c / b)] if c < 0.0 else [0.5, 0.5])
         C, lengths = cosines_and_lengths(gradients.gramian.numpy())
         alive = np.flatnonzero(lengths > 0.0)
         T = len(C)

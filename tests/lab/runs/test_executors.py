@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import ray
 from rich.console import Console
 
 from manyloss.lab.checks import LabError

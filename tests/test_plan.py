@@ -1,7 +1,7 @@
 """The plan is a pure function of what is needed and what the graph allows."""
 
 import itertools
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError
 
 import pytest
 
@@ -12,7 +12,7 @@ GRAMIAN = Needs(gramian=True, replaces=True)  # MGDA
 ENTRIES = Needs(gradients=True, replaces=True)  # GradDrop
 PENALTY = Needs(differentiable=True)  # CosReg
 BOTH = Facts(features=True, params=True, separate=True, exclusive=True)
-FEATURES = replace(BOTH, params=False)
+FEATURES = BOTH._replace(params=False)
 PARAMS = Facts(features=False, params=True, exclusive=True)
 
 
@@ -37,14 +37,14 @@ def test_what_needs_no_gradients_is_one_plain_backward(facts: Facts) -> None:
         (PENALTY | GRAMIAN, BOTH, "per_loss", "features", "shared_params"),
         (
             GRAMIAN,
-            replace(FEATURES, separate=False, why_not_separate="a neck"),
+            FEATURES._replace(separate=False, why_not_separate="a neck"),
             "per_loss",
             "features",
             "features",
         ),
-        (GRAMIAN, replace(FEATURES, zero_weight=True), "per_loss", "features", "features"),
-        (GRAMIAN, replace(PARAMS, listened=True), "per_loss", "shared_params", "shared_params"),
-        (GRAMIAN, replace(PARAMS, exclusive=False), "per_loss", "shared_params", "shared_params"),
+        (GRAMIAN, FEATURES._replace(zero_weight=True), "per_loss", "features", "features"),
+        (GRAMIAN, PARAMS._replace(listened=True), "per_loss", "shared_params", "shared_params"),
+        (GRAMIAN, PARAMS._replace(exclusive=False), "per_loss", "shared_params", "shared_params"),
     ],
 )
 def test_who_reads_where(needs: Needs, facts: Facts, strategy: str, merged: str, measured: str) -> None:
@@ -79,7 +79,7 @@ def test_a_way_of_reading_can_be_forced_where_it_is_right() -> None:
     with pytest.raises(
         ValueError, match=r'read="one_backward" cannot be done here: a neck\. Use read="auto"'
     ):
-        plan(GRAMIAN, replace(FEATURES, separate=False, why_not_separate="a neck"), read="one_backward")
+        plan(GRAMIAN, FEATURES._replace(separate=False, why_not_separate="a neck"), read="one_backward")
     with pytest.raises(ValueError, match="no features are given"):
         plan(GRAMIAN, PARAMS, read="one_backward")
 

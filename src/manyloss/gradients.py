@@ -16,6 +16,7 @@ from torch import Tensor
 from manyloss import linalg
 from manyloss.distributed import ALONE, Ranks
 from manyloss.graph import Root, edge_of, nodes_below
+from manyloss.linalg import Weights
 from manyloss.plan import Place
 from manyloss.precision import full_precision
 from manyloss.rows import Rows
@@ -90,6 +91,11 @@ class LossGradients:
         return total if self.spread.world == 1 else self.spread.sum(total) / self.spread.world**2
 
     @cached_property
+    def products(self) -> list[list[float]]:
+        """The Gramian as numbers of Python, for what looks at a few of them. [T][T]"""
+        return self.gramian.tolist()
+
+    @cached_property
     def norms(self) -> Tensor:
         """||g_i||_2 over all tensors and all ranks' batches. [T], float64, CPU."""
         if not self.norms_apart:
@@ -104,7 +110,7 @@ class LossGradients:
         """Pairwise cosines, 0 for a zero gradient. [T, T], float64, CPU."""
         return linalg.cosines(self.gramian)
 
-    def combine(self, weights: Tensor) -> Sequence[Tensor | None]:
+    def combine(self, weights: Weights) -> Sequence[Tensor | None]:
         """sum_i w_i g_i per part: [B, *F] or [*P_k].
 
         A weight that the gradients' own type cannot hold is applied in float64: a tiny gradient times a huge
@@ -112,9 +118,9 @@ class LossGradients:
         """
         return [linalg.weighted_sum(weights, part) for part in self.parts]
 
-    def weighted(self, weights: Tensor) -> LossGradients:
+    def weighted(self, weights: Weights) -> LossGradients:
         """w_i g_i, at the same place."""
-        if bool((weights == 1).all()):
+        if all(w == 1.0 for w in linalg.plain(weights)):
             return self
         parts = [scale_rows(part, weights) for part in self.parts]
         return LossGradients(self.names, self._values, parts, self.place, self.ranks)
@@ -193,9 +199,9 @@ class ListedGradients(LossGradients):
         """<g_i, g_j>. [T, T], float64, CPU."""
         return self.rows.gramian()
 
-    def combine(self, weights: Tensor) -> list[Tensor | None]:
+    def combine(self, weights: Weights) -> list[Tensor | None]:
         """sum_i w_i g_i per parameter, in its type and form; None where no loss reaches it."""
-        return self.rows.combine(weights)
+        return self.rows.combine(linalg.vector(weights))
 
     def finite_rows(self) -> list[bool]:
         """Per loss, whether all its entries are finite."""
@@ -254,9 +260,12 @@ class OnlyMeasured(LossGradients):
         return finite
 
 
-def scale_rows(rows: Tensor, factors: Tensor) -> Tensor:
+def scale_rows(rows: Tensor, factors: Weights) -> Tensor:
     """Rows [T, ...] times one factor each."""
-    return rows * factors.to(rows.device, rows.dtype).view(-1, *[1] * (rows.dim() - 1))
+    shape = (-1, *[1] * (rows.dim() - 1))
+    if isinstance(factors, Tensor):
+        return rows * factors.to(rows.device, rows.dtype).view(shape)
+    return rows * torch.tensor(factors, dtype=rows.dtype, device=rows.device).view(shape)
 
 
 def as_real(tensor: Tensor) -> Tensor:

@@ -15,9 +15,20 @@ from torch import Tensor
 _CHUNK = 1 << 18  # numbers of one row that are held in float64 at a time
 
 
-def vector(values: Sequence[float]) -> Tensor:
+Weights = Sequence[float] | Tensor
+"""One number per loss; a list of a few costs a step less than a tensor."""
+
+
+def vector(values: Weights) -> Tensor:
     """Numbers as methods take them: [T], float64, CPU, whatever torch's defaults are."""
-    return torch.from_numpy(np.array(values, dtype=np.float64))  # a fifth of the time of torch.tensor
+    if isinstance(values, Tensor):
+        return values
+    return torch.from_numpy(np.array(values, dtype=np.float64))
+
+
+def plain(values: Weights) -> list[float]:
+    """The same as numbers of Python."""
+    return values.tolist() if isinstance(values, Tensor) else list(values)
 
 
 def row_scales(rows: Sequence[Tensor]) -> Tensor:
@@ -41,10 +52,10 @@ def gramian(rows: Sequence[Tensor]) -> Tensor:
     total: Tensor | None = None
     for tensor in rows:
         flat = tensor.detach().flatten(1)
-        if wide(flat.device) != torch.float64:
+        if not flat.is_cpu and wide(flat.device) != torch.float64:
             flat = flat.cpu()
         for start in range(0, max(flat.shape[1], 1), _CHUNK):
-            part = flat[:, start : start + _CHUNK].double()
+            part = (flat if flat.shape[1] <= _CHUNK else flat[:, start : start + _CHUNK]).double()
             product = part @ part.T
             total = product if total is None else total.add_(product.to(total.device))
     assert total is not None
@@ -64,13 +75,17 @@ def row_norms(rows: Sequence[Tensor]) -> Tensor:
     return joined
 
 
-def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
+def weighted_sum(weights: Weights, rows: Tensor) -> Tensor:
     """sum_i w_i g_i of rows [T, ...]; in float64 where the rows' own type cannot hold a weight. [...]"""
-    if rows.dtype == torch.float64 or all(w == 0.0 or 1e-30 < abs(w) < 1e30 for w in weights.tolist()):
-        held = weights.to(rows.device, rows.dtype)
+    w = plain(weights)
+    if rows.dtype == torch.float64 or all(x == 0.0 or 1e-30 < abs(x) < 1e30 for x in w):
+        if len(w) == 2:  # where the fixed cost of each operation counts
+            one, other = rows.unbind()
+            return torch.add(one if w[0] == 1.0 else one * w[0], other, alpha=w[1])
+        held = torch.tensor(w, dtype=rows.dtype, device=rows.device)
         summed: Tensor = held @ rows.flatten(1)
         return summed.view(rows.shape[1:])
-    total: Tensor = weights @ rows.detach().cpu().double().flatten(1)
+    total: Tensor = vector(w) @ rows.detach().cpu().double().flatten(1)
     return total.view(rows.shape[1:]).to(rows.device, rows.dtype)
 
 

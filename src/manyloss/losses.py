@@ -98,7 +98,10 @@ def _named(losses: Losses) -> tuple[tuple[str, ...], list[Root | None], list[Ten
         if loss is None:
             values.append(None)
             continue
-        _check_scalar(name, loss)
+        if not (
+            isinstance(loss, Tensor) and loss.dim() == 0 and loss.is_floating_point() and loss.requires_grad
+        ):
+            raise _not_a_loss(name, loss)
         values.append(loss.detach())
         if first is None:
             first, first_name = loss, name
@@ -152,17 +155,16 @@ def _unstack(losses: Tensor) -> tuple[tuple[str, ...], list[Root | None], list[T
     return names, roots, list(losses.detach().unbind())
 
 
-def _check_scalar(name: str, loss: object) -> None:
+def _not_a_loss(name: str, loss: object) -> Exception:
     if not isinstance(loss, Tensor):
-        raise TypeError(f"Loss {name!r} must be a scalar tensor or None, got {type(loss).__name__}.")
+        return TypeError(f"Loss {name!r} must be a scalar tensor or None, got {type(loss).__name__}.")
     if loss.dim() != 0:
-        raise ValueError(
+        return ValueError(
             f"Loss {name!r} must be a scalar, got shape {list(loss.shape)}: reduce it with .mean() or .sum()."
         )
     if not loss.is_floating_point():
-        raise TypeError(f"Loss {name!r} must be a floating-point scalar, got {loss.dtype}.")
-    if not loss.requires_grad:
-        raise _no_graph(name)
+        return TypeError(f"Loss {name!r} must be a floating-point scalar, got {loss.dtype}.")
+    return _no_graph(name)
 
 
 def no_losses() -> ValueError:

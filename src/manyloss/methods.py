@@ -11,6 +11,7 @@ from torch import Tensor
 from manyloss.aggregation import Aggregator
 from manyloss.distributed import Ranks
 from manyloss.errors import CheckpointError
+from manyloss.linalg import plain
 from manyloss.penalties import Penalty
 from manyloss.plan import Needs
 from manyloss.state import Method, tensor_to_text
@@ -53,6 +54,7 @@ class Methods:
         self.needs = Needs(replaces=rescales)
         for method in self.all:
             self.needs = self.needs | method.needs
+        self.need_nothing = self.needs == Needs()
 
     def begin(self, names: tuple[str, ...], ranks: Ranks) -> Before:
         """Fit the methods to the names of the losses, once, and let all ranks begin alike."""
@@ -82,11 +84,12 @@ class Methods:
 
         """
         values = step.losses.values if self.needs.values else None
-        for method in self.all:
-            method.check(step.names, values)
+        if values is not None:
+            for method in self.all:
+                method.check(step.names, values)
         weights = self.weighting.weigh_losses(step.names, values)
         if weights is not None:
-            step.weights = weights.tolist()
+            step.weights = plain(weights)
         return values
 
     def undo(self, before: Before) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 Place = Literal["features", "shared_params", "virtual_layer"]
 Strategy = Literal["plain", "one_backward", "per_loss", "direct", "folded"]
@@ -42,8 +43,7 @@ class Needs:
         return self.norms or self.gramian or self.gradients or self.differentiable or self.replaces
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """What this step's input and graph allow.
 
     Attributes:
@@ -94,6 +94,7 @@ class Plan:
     because: str = ""
 
 
+@lru_cache(maxsize=256)
 def plan(
     needs: Needs,
     facts: Facts,
@@ -107,7 +108,7 @@ def plan(
 
     Gradients are merged at the features if there are any, else at the shared parameters. They are measured
     at the shared parameters if there are any, else where they are merged (or at the virtual layer of the
-    features, if that is wanted).
+    features, if that is wanted). What was decided once is remembered: most steps of a run are alike.
 
     Args:
         needs: of all methods together.

@@ -21,12 +21,19 @@ def has_to_be_waited_for(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def out_of_autocast() -> AbstractContextManager[Any]:
-    """A backward runs in the types of its forward, as torch advises."""
+_AS_IT_IS = nullcontext()
+
+
+def usual_modes() -> AbstractContextManager[Any]:
+    """With gradients, whatever the mode outside, and without autocast.
+
+    A backward runs in the types of its forward, as torch advises.
+    """
     on = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
-    if not on:
-        return nullcontext()
+    if not on and torch.is_grad_enabled():
+        return _AS_IT_IS
     stack = ExitStack()
+    stack.enter_context(torch.enable_grad())
     for device in on:
         stack.enter_context(torch.autocast(device, enabled=False))
     return stack

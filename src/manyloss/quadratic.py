@@ -108,7 +108,7 @@ def minimum_norm_weights(gramian: Tensor) -> Tensor:
     """
     if len(gramian) == 2:
         (a, c), (_, b) = gramian.tolist()
-        return vector(_nearest_of_two(a, b, c))
+        return vector(nearest_of_two(a, b, c))
     C, lengths = cosines_and_lengths(gramian.numpy())
     shortest = lengths.min()
     if shortest == 0.0:
@@ -118,7 +118,7 @@ def minimum_norm_weights(gramian: Tensor) -> Tensor:
     return torch.from_numpy(w / w.sum())
 
 
-def _nearest_of_two(a: float, b: float, c: float) -> tuple[float, float]:
+def nearest_of_two(a: float, b: float, c: float) -> tuple[float, float]:
     """The point of least norm between two vectors with squares a and b and inner product c."""
     if c < min(a, b):  # inside: a - c and b - c are both above 0
         return (b - c) / (a - c + (b - c)), (a - c) / (a - c + (b - c))

@@ -44,7 +44,7 @@ class StepResult:
     ) -> None:
         self.plan = plan
         self.skipped = skipped
-        self.penalties = {name: value.detach() for name, value in (penalties or {}).items()}
+        self.penalties = {name: value.detach() for name, value in penalties.items()} if penalties else {}
         self._losses, self._weights, self._norms = losses, weights, norms
         self._gramian, self._separated = gramian, separated
 
@@ -55,7 +55,7 @@ class StepResult:
         weights = outcome.weights
         return cls(
             dict(zip(step.names, step.losses.held, strict=True)),
-            dict(zip(step.names, weights.tolist() if isinstance(weights, Tensor) else weights, strict=True)),
+            dict(zip(step.names, weights, strict=True)),
             norms=dict(zip(step.names, measured.norms.tolist(), strict=True))
             if measured and plan.norms
             else None,

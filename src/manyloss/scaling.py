@@ -28,7 +28,7 @@ class LossScale:
     def of(cls, grad_scaler: Any, device: torch.device) -> LossScale:
         """The scale of a ``torch.amp.GradScaler`` (or of anything with its ``scale`` and ``is_enabled``)."""
         if grad_scaler is None:
-            return cls()
+            return NO_SCALE
         factor = grad_scaler.scale(torch.ones((), dtype=torch.float32, device=device))
         return cls(factor, bool(grad_scaler.is_enabled()))
 

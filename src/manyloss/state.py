@@ -291,7 +291,7 @@ class Method(nn.Module):
     Its life, as :class:`MultiLoss` leads it::
 
         start(names)            once, before the first step; ``first_state`` makes ``state``
-        check(names, values)    in every step, before anything is touched
+        check(names, values)    in every step in which values are known, before anything is touched
         ...                     the family's own methods, which change nothing learned
         learn(...)              after a step that was written (weightings and penalties)
         commit()                then: ``pending``, what the step computed, becomes ``state``
@@ -355,18 +355,18 @@ class Method(nn.Module):
         """Check the settings against the names of all losses, and make the state before the first step."""
         return None
 
-    def check(self, names: Sequence[str], values: Tensor | None) -> None:
+    def check(self, names: Sequence[str], values: Tensor) -> None:
         """Refuse losses that the method cannot work with (``accepts``), before anything is touched.
 
         Args:
             names: the losses present.
-            values: [T] their values, float64, CPU; None unless some method ``needs`` values.
+            values: [T] their values, float64, CPU.
 
         Raises:
             ValueError: a loss has a value that makes no sense here.
 
         """
-        if self.accepts == "any" or values is None:
+        if self.accepts == "any":
             return
         for name, value in zip(names, values.tolist(), strict=True):
             if self.accepts == "above 0":

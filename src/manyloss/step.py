@@ -22,7 +22,7 @@ from manyloss.losses import Features, Losses, SharedParams
 from manyloss.methods import Methods
 from manyloss.penalties import Penalty
 from manyloss.plan import Facts, Needs, Plan, Read, plan
-from manyloss.precision import out_of_autocast
+from manyloss.precision import usual_modes
 from manyloss.result import StepResult
 from manyloss.scaling import LossScale
 from manyloss.strategies import RUN, Outcome, Step
@@ -34,6 +34,7 @@ from manyloss.weighting import Equal, Weighting
 Rescale = Literal["none", "sum_norm"]
 MeasureAt = Literal["auto", "virtual_layer"]
 
+NOT_FINITE = Plan("plain", because="a loss is not finite")
 LOOK_CLOSELY_EVERY = 100
 """Steps after which common rows of the losses are counted again."""
 
@@ -60,6 +61,7 @@ class _Run:
         met: names and order of the losses were compared with the other ranks.
         steps: that were written.
         deferred: flags of the last step on a device that was not waited for.
+        last: what the last step measured.
 
     """
 
@@ -67,6 +69,7 @@ class _Run:
     met: bool = False
     steps: int = 0
     deferred: list[Tensor] = field(default_factory=list)
+    last: StepResult | None = None
 
 
 class MultiLoss(nn.Module):
@@ -91,9 +94,6 @@ class MultiLoss(nn.Module):
 
     The state of all its methods is in ``state_dict``, as tensors; ``parameters()`` is empty: what learns here
     owns its optimiser.
-
-    Attributes:
-        last: what the last step measured.
 
     Raises:
         TypeError, ValueError: something that is no method, or methods that exclude each other.
@@ -140,7 +140,6 @@ class MultiLoss(nn.Module):
         self.observers: list[Observer] = []
         self.cuts = Cuts()
         self.told = Told()
-        self.last: StepResult | None = None
         self._run = _Run()
 
     # ------------------------------------------------------------------ the step
@@ -184,10 +183,12 @@ class MultiLoss(nn.Module):
             RankError: another rank was refused; nothing was changed.
 
         """
-        checks.positive("divide_by", divide_by)
+        if divide_by != 1.0:
+            checks.positive("divide_by", divide_by)
         features = self.cuts.take(features)
-        with out_of_autocast(), torch.enable_grad():
-            self._ask_deferred()
+        with usual_modes():
+            if self._run.deferred:
+                self._ask_deferred()
             due = [observer for observer in self.observers if observer.due()]
             skips = grad_scaler is not None and grad_scaler.is_enabled()
             wanted = self._wanted(measure or bool(due), skips)
@@ -195,14 +196,15 @@ class MultiLoss(nn.Module):
                 losses, features, shared_params, wanted, self._ranks_of_step(), self._run.met
             )
             self._run.met = True
-            self.told.of_sums(checked.losses.names, checked.walk.contains)
+            if checked.walk.contains:
+                self.told.of_sums(checked.losses.names, checked.walk.contains)
             scale = LossScale.of(grad_scaler, checked.device).divided_by(divide_by)
             step = self._step(checked, scale, retain_graph, wanted.measure)
             if checked.finite:
-                self.last = self._take(step, checked, wanted, due)
+                self._run.last = self._take(step, checked, wanted, due)
             else:
-                self.last = StepResult.of(step, pass_on(step))
-            return self.last
+                self._run.last = StepResult.of(step, pass_on(step))
+            return self._run.last
 
     def _take(self, step: Step, checked: Checked, wanted: Wanted, due: list[Observer]) -> StepResult:
         """Weigh, plan and run; leave no trace in the methods when that fails or is skipped."""
@@ -324,6 +326,11 @@ class MultiLoss(nn.Module):
     # ------------------------------------------------------------------ wiring
 
     @property
+    def last(self) -> StepResult | None:
+        """What the last step measured; None before the first."""
+        return self._run.last
+
+    @property
     def needs(self) -> Needs:
         """What all the methods together ask of a step."""
         return self._methods.needs
@@ -331,10 +338,11 @@ class MultiLoss(nn.Module):
     @property
     def names(self) -> tuple[str, ...] | None:
         """Of the losses; None before the first step."""
-        return self.weighting.names
+        return self._methods.weighting.names
 
     def _wanted(self, measure: bool, skips: bool) -> Wanted:
-        return Wanted(self._methods.all, self._methods.needs, self.rescale, measure, skips, self.names)
+        methods = self._methods
+        return Wanted(methods.all, methods.needs, self.rescale, measure, skips, methods.weighting.names)
 
     def _ranks_of_step(self) -> Ranks:
         if self._run.ranks is None:
@@ -348,12 +356,12 @@ class MultiLoss(nn.Module):
             edges=checked.given.edges,
             params=checked.given.params,
             walk=checked.walk,
-            plan=Plan("plain", because="a loss is not finite"),
+            plan=NOT_FINITE,
             scale=scale,
             ranks=self._ranks_of_step(),
             device=checked.device,
-            weighting=self.weighting,
-            aggregator=self.aggregator,
+            weighting=self._methods.weighting,
+            aggregator=self._methods.aggregator,
             penalties=self._methods.penalties,
             rescale=self.rescale,
             weights=[1.0] * len(checked.losses.names),
@@ -365,7 +373,7 @@ class MultiLoss(nn.Module):
     def _written(self, step: Step, outcome: Outcome, values: Tensor | None, due: list[Observer]) -> None:
         """The step was written: observers see it, methods learn from it."""
         self._run.steps += 1
-        if self._methods.needs != Needs():  # otherwise the weights are the user's own
+        if not self._methods.need_nothing:  # else the weights are the user's own
             self.told.of_neglect(step.names, outcome.weights, type(self.weighting).__name__)
         for observer in due:
             observer.record(outcome, step.features)
@@ -377,7 +385,7 @@ class MultiLoss(nn.Module):
     def _ask_deferred(self) -> None:
         """A device that was not waited for in the last step has its answer by now."""
         flags, self._run.deferred = self._run.deferred, []
-        if flags and not torch.stack(flags).all().item():
+        if not torch.stack(flags).all().item():
             raise NotFiniteError(
                 "A loss or a gradient of the step before this one was not finite, and its gradient was "
                 "written (on this device a step does not wait for its own numbers): go back to a checkpoint. "

@@ -74,7 +74,7 @@ class Told:
             "features=..., model=model) says which, and where features could be taken.",
         )
 
-    def of_neglect(self, names: Sequence[str], weights: Sequence[float] | Tensor, who: str) -> None:
+    def of_neglect(self, names: Sequence[str], weights: Sequence[float], who: str) -> None:
         """A method made for peers may switch off the loss that matters.
 
         Args:
@@ -86,7 +86,7 @@ class Told:
         self._steps += 1
         if self._steps % EVERY or len(names) == 1:
             return
-        sizes = [abs(w) for w in (weights.tolist() if isinstance(weights, Tensor) else weights)]
+        sizes = [abs(w) for w in weights]
         least = NEGLECTED * sum(sizes)
         for name, size in zip(names, sizes, strict=True):
             self._low[name] = self._low.get(name, 0) + 1 if size < least else 0

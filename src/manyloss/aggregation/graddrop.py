@@ -92,29 +92,42 @@ class GradDrop(Aggregator):
 
     def merge(self, gradients: Tensor, features: Tensor | None, names: Sequence[str]) -> Tensor:
         """[T, B, *F] -> [B, *F], or [T, P] -> [P]"""
-        over_batch = self.sum_over_batch and features is not None
-        if over_batch:
-            assert features is not None
-            A = features.detach()
-            sign = torch.sign(torch.view_as_real(A) if A.is_complex() else A).to(gradients.dtype)
-            G = self.ranks.sum((gradients * sign).sum(1))
-        else:
-            G = gradients
-        total = G.sum(0)  # [*F], or [B, *F] without the batch sum
-        size = G.abs().sum(0)
-        decided = size > 0
-        P = 0.5 + 0.5 * (total / torch.where(decided, size, torch.ones_like(size)))
-        U = self._draw(P, spread=features is not None and not over_batch)
-        # A pure sign passes whole: f(1) = 1 > U always, and U >= 0 = f(0) always.
-        positive = self._keeps_positive(P) > U
-        kept = torch.where(positive, G > 0, G < 0) | ~decided  # [T, ...]
-        mask = kept.to(gradients.dtype)
         leaks = self._leaks(names)
+        if features is None or not self.sum_over_batch:
+            return self._merge_numbers(gradients, leaks, spread=features is not None)
+        A = features.detach()
+        sign = torch.sign(torch.view_as_real(A) if A.is_complex() else A).to(gradients.dtype)
+        G = self.ranks.sum((gradients * sign).sum(1))  # [T, *F]
+        up, down = G.clamp(min=0.0).sum(0), G.clamp(max=0.0).sum(0)
+        kept = torch.where(self._is_positive(up, down, spread=False), G, -G) > 0
+        mask = (kept | (up == down)).to(gradients.dtype)  # equal where nothing is decided: both are 0
         if any(leaks):
-            leak = torch.tensor(leaks, dtype=gradients.dtype, device="cpu")
-            leak = leak.to(gradients.device, non_blocking=True).view(-1, *[1] * P.dim())
+            leak = _per_loss(leaks, mask)
             mask = leak + (1.0 - leak) * mask
-        return ((mask.unsqueeze(1) if over_batch else mask) * gradients).sum(0)
+        return (mask.unsqueeze(1) * gradients).sum(0)
+
+    def _merge_numbers(self, gradients: Tensor, leaks: list[float], spread: bool) -> Tensor:
+        """Where each number is decided by itself, all of one sign are kept at once: [T, ...] -> [...]."""
+        up, down = gradients.clamp(min=0.0).sum(0), gradients.clamp(max=0.0).sum(0)
+        positive = self._is_positive(up, down, spread)
+        if not any(leaks):
+            return torch.where(positive, up, down)
+        leaked = _per_loss(leaks, gradients) * gradients
+        rest = gradients - leaked
+        up, down = rest.clamp(min=0.0).sum(0), rest.clamp(max=0.0).sum(0)
+        return torch.where(positive, up, down) + leaked.sum(0)
+
+    def _is_positive(self, up: Tensor, down: Tensor, spread: bool) -> Tensor:
+        """f(P) > U, from the sums of what is above and below 0.
+
+        A pure sign passes whole: f(1) = 1 > U always, and U >= 0 = f(0) always.
+        """
+        U = self._draw(up, spread)
+        total, size = up + down, up - down
+        if self.activation is None:  # k (P - 1/2) + 1/2 > U, times twice the size; the clip changes nothing
+            return self.k * total > U.mul_(2.0).sub_(1.0).mul_(size)
+        P = 0.5 + 0.5 * (total / torch.where(size > 0, size, torch.ones_like(size)))
+        return self._probability(self.activation, P) > U
 
     def _leaks(self, names: Sequence[str]) -> list[float]:
         """l_i of the losses present; the settings speak of all losses, if there was a first step."""
@@ -122,12 +135,11 @@ class GradDrop(Aggregator):
         leaks = checks.per_loss("GradDrop", "leak", self.leak, every)
         return [float(leaks[name]) for name in names]
 
-    def _keeps_positive(self, P: Tensor) -> Tensor:
-        """f(P), the probability that the positive sign is kept."""
-        if self.activation is None:
-            return (self.k * (P - 0.5) + 0.5).clamp(0.0, 1.0)
+    @staticmethod
+    def _probability(activation: Callable[[Tensor], Tensor], P: Tensor) -> Tensor:
+        """f(P), the probability that the positive sign is kept, with f of the user."""
         try:
-            probability = self.activation(P)
+            probability = activation(P)
         except Exception as error:
             raise ValueError(
                 f"GradDrop: activation= failed on purities of shape {list(P.shape)} with "
@@ -164,3 +176,9 @@ class GradDrop(Aggregator):
         if shape != like.shape:
             drawn = drawn[start : start + like.shape[0]]
         return drawn.to(like.device, non_blocking=True)
+
+
+def _per_loss(numbers: Sequence[float], like: Tensor) -> Tensor:
+    """[T, 1, ...], to be multiplied with ``like`` [T, ...]."""
+    held = torch.tensor(numbers, dtype=like.dtype, device="cpu").to(like.device, non_blocking=True)
+    return held.view(-1, *[1] * (like.dim() - 1))

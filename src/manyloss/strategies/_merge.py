@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manyloss import linalg, precision
+from manyloss import precision
 from manyloss.checks import listed
 from manyloss.distributed import Ranks
 from manyloss.errors import BatchSeparatedError, NotFiniteError
 from manyloss.gradients import ListedGradients, LossGradients, as_real, scale_rows
-from manyloss.linalg import row_norms
+from manyloss.linalg import plain, row_norms
 from manyloss.strategies._step import Outcome, Step
 
 LARGEST_RESCALE = 100.0
@@ -46,10 +46,8 @@ def merge(step: Step, gradients: LossGradients, measured: LossGradients | None) 
         return merged
     if step.plan.merged_at is None:
         return merged
-    weights = None if measured is None else step.weighting.weigh_gradients(measured)
-    if weights is None:
-        weights = linalg.vector(step.weights)
-    merged.weights = weights
+    found = None if measured is None else step.weighting.weigh_gradients(measured)
+    weights = merged.weights = step.weights if found is None else plain(found)
     wanted = gradients.gramian.sum().clamp(min=0.0).sqrt() if step.rescale == "sum_norm" else None
     if step.aggregator.needs.gradients:
         merged.tensors = _aggregate(step, gradients, weights)
@@ -77,7 +75,7 @@ def check_measured(step: Step, measured: LossGradients, merged: Merged) -> bool:
     return True
 
 
-def _aggregate(step: Step, gradients: LossGradients, weights: Tensor) -> Sequence[Tensor | None]:
+def _aggregate(step: Step, gradients: LossGradients, weights: Sequence[float]) -> Sequence[Tensor | None]:
     """Through the aggregator: [T, B, *F] and features, or [T, P] and None."""
     aggregator, names = step.aggregator, step.names
     with torch.autocast(step.device.type, enabled=False):
@@ -96,8 +94,8 @@ def _aggregate(step: Step, gradients: LossGradients, weights: Tensor) -> Sequenc
     return [part.view(like.shape) for part, like in zip(parts, likes, strict=True)]
 
 
-def _weighted(rows: Tensor, weights: Tensor) -> Tensor:
-    return rows if all(weight == 1.0 for weight in weights.tolist()) else scale_rows(rows, weights)
+def _weighted(rows: Tensor, weights: Sequence[float]) -> Tensor:
+    return rows if all(weight == 1.0 for weight in weights) else scale_rows(rows, weights)
 
 
 def _to_norm(wanted: float, tensors: Sequence[Tensor | None], spread: Ranks) -> list[Tensor | None]:
@@ -122,7 +120,7 @@ def _is_finite(step: Step, measured: LossGradients) -> bool:
     if step.plan.norms and not math.isfinite(sum(measured.norms.tolist())):
         return False
     if step.plan.gramian:
-        return math.isfinite(sum(measured.gramian.diagonal().tolist()))
+        return math.isfinite(sum(row[i] for i, row in enumerate(measured.products)))
     return step.plan.norms or all(measured.finite_rows())
 
 
@@ -132,9 +130,11 @@ def _is_bounded(step: Step, merged: Merged) -> bool:
         return False
     if not step.plan.gramian or step.aggregator.needs.gradients:
         return False
-    squares = merged.measured.gramian.diagonal().tolist()
-    weights = [abs(float(weight)) for weight in merged.weights]
-    return sum(w * math.sqrt(max(s, 0.0)) for w, s in zip(weights, squares, strict=True)) < LARGEST_SURE
+    bound = sum(
+        abs(weight) * math.sqrt(max(row[i], 0.0))
+        for i, (weight, row) in enumerate(zip(merged.weights, merged.measured.products, strict=True))
+    )
+    return bound < LARGEST_SURE
 
 
 def _all_finite(step: Step, tensors: Sequence[Tensor | None]) -> bool:
@@ -179,7 +179,7 @@ def _separated(step: Step, measured: LossGradients) -> Tensor | None:
     """
     if measured.place != "features" or not step.plan.gramian or len(step.names) == 1:
         return None
-    if not (step.look_closely or _some_are_orthogonal(measured.gramian)):
+    if not (step.look_closely or _some_are_orthogonal(measured.products)):
         return None
     separated = measured.separated()
     pairs = separated.nonzero().tolist()
@@ -198,8 +198,7 @@ def _separated(step: Step, measured: LossGradients) -> Tensor | None:
     return separated
 
 
-def _some_are_orthogonal(gramian: Tensor) -> bool:
+def _some_are_orthogonal(G: list[list[float]]) -> bool:
     """Whether two gradients that are not zero have an inner product of exactly 0."""
-    G = gramian.tolist()
     alive = [i for i in range(len(G)) if G[i][i] > 0.0]
     return any(G[i][j] == 0.0 for i in alive for j in alive if i < j)

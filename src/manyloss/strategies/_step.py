@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from manyloss import linalg
 from manyloss.aggregation import Aggregator
 from manyloss.distributed import Ranks
 from manyloss.exchange import PresentLosses
@@ -85,8 +84,7 @@ class Step:
         """
         if not self.nested or gradients.place != "features":
             return None
-        weights = linalg.vector(self.weights)
-        return gradients.combine(weights)  # type: ignore[return-value]  # a part per features tensor
+        return gradients.combine(self.weights)  # type: ignore[return-value]  # a part per features tensor
 
     def backward(self, objective: Tensor | None = None) -> None:
         """One ordinary backward of the weighted losses, plus an objective of its own."""
@@ -114,7 +112,7 @@ class Outcome:
 
     """
 
-    weights: Sequence[float] | Tensor
+    weights: Sequence[float]
     measured: LossGradients | None = None
     gradients: LossGradients | None = None
     penalties: dict[str, Tensor] = field(default_factory=dict)

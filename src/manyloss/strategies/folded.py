@@ -14,6 +14,7 @@ from torch import Tensor
 from manyloss import graph
 from manyloss.folding import folded_gramian
 from manyloss.gradients import OnlyMeasured, reaches_nothing, seed_of
+from manyloss.linalg import plain, vector
 from manyloss.strategies._merge import LARGEST_RESCALE, Merged, check_measured
 from manyloss.strategies._step import Outcome, Step
 from manyloss.strategies.plain import pass_on
@@ -28,10 +29,10 @@ def run(step: Step) -> Outcome:
     merged = Merged(step.weights, measured)
     if not check_measured(step, measured, merged):
         return pass_on(step)
-    weights = step.weighting.weigh_gradients(measured)
-    assert weights is not None  # a Gramian was asked for by a gradient weighting, or by nobody
-    merged.weights = weights
-    written = weights * _rescale(step, weights, measured.gramian)
+    found = step.weighting.weigh_gradients(measured)
+    assert found is not None  # a Gramian was asked for by a gradient weighting, or by nobody
+    merged.weights = plain(found)
+    written = vector(found) * _rescale(step, vector(found), measured.gramian)
     undo = Undo([*step.params, *others])
     try:
         if others:  # first: the shared part's activations are let go while its own gradients fill .grad

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manyloss import graph, layer_norms, linalg
+from manyloss import graph, layer_norms
 from manyloss.gradients import LossGradients, OnlyMeasured, as_like, check_reached, read, row_of, scale_rows
 from manyloss.layers import Layer
 from manyloss.scaling import NO_SCALE
@@ -88,7 +88,6 @@ class PickUp:
         if grad is None:
             return
         row, like = self.held[consumer.feature], self.step.features[consumer.feature]
-        grad = grad.detach()
         if grad.shape != like.shape:
             grad = grad.sum_to_size(like.shape)
         before = row[consumer.loss]
@@ -101,8 +100,7 @@ class PickUp:
         for row, like in zip(self.held, self.step.features, strict=True):
             rows = torch.stack([row_of(grad, like, self.step.scale) for grad in row])
             if any(weight != 1.0 for weight in weights):
-                inverse = linalg.vector([1.0 / w for w in weights])
-                rows = scale_rows(rows, inverse)
+                rows = scale_rows(rows, [1.0 / w for w in weights])
             stacked.append(rows)
             row.clear()
         return stacked

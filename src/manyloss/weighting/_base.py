@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from manyloss.gradients import LossGradients
+from manyloss.linalg import Weights, vector
 from manyloss.plan import Needs
 from manyloss.state import Method
 
@@ -26,7 +27,7 @@ class Weighting(Method, ABC):
     """One number per loss."""
 
     @abstractmethod
-    def weigh_losses(self, names: Sequence[str], values: Tensor | None) -> Tensor | None:
+    def weigh_losses(self, names: Sequence[str], values: Tensor | None) -> Weights | None:
         """What scales the losses, heads included; None: nothing.
 
         Args:
@@ -34,19 +35,19 @@ class Weighting(Method, ABC):
             values: [T] their values, float64, CPU; None unless a method ``needs`` values.
 
         Returns:
-            [T], float64, CPU.
+            [T], as a list of numbers, or a tensor in float64 on the CPU.
 
         """
 
     @abstractmethod
-    def weigh_gradients(self, gradients: LossGradients) -> Tensor | None:
+    def weigh_gradients(self, gradients: LossGradients) -> Weights | None:
         """What multiplies the plain gradients where they are merged; None: what scaled the losses.
 
         Args:
             gradients: of the T losses present, unweighted.
 
         Returns:
-            [T], float64, CPU.
+            [T], as a list of numbers, or a tensor in float64 on the CPU.
 
         """
 
@@ -71,7 +72,7 @@ class LossWeighting(Weighting):
     needs = Needs(values=True)
 
     @abstractmethod
-    def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
+    def weigh(self, names: Sequence[str], values: Tensor) -> Weights:
         """Weights of this step; changes nothing learned, so that a skipped step leaves no trace.
 
         Args:
@@ -79,11 +80,11 @@ class LossWeighting(Weighting):
             values: [T] their values, float64, CPU; None unless ``needs.values``.
 
         Returns:
-            [T], float64, CPU.
+            [T], as a list of numbers, or a tensor in float64 on the CPU.
 
         """
 
-    def weigh_losses(self, names: Sequence[str], values: Tensor | None) -> Tensor:
+    def weigh_losses(self, names: Sequence[str], values: Tensor | None) -> Weights:
         """:meth:`weigh`."""
         return self.weigh(names, values)  # type: ignore[arg-type]  # None only where no values are needed
 
@@ -102,21 +103,21 @@ class GradientWeighting(Weighting):
     needs = Needs(gramian=True, replaces=True)
 
     @abstractmethod
-    def forward(self, gradients: LossGradients) -> Tensor:
+    def forward(self, gradients: LossGradients) -> Weights:
         """Weights from the per-loss gradients; changes nothing learned: a new state goes to ``pending``.
 
         Args:
             gradients: of the T losses present, unweighted.
 
         Returns:
-            [T], float64, CPU.
+            [T], as a list of numbers, or a tensor in float64 on the CPU.
 
         """
 
     def weigh_losses(self, names: Sequence[str], values: Tensor | None) -> None:
         """Heads see the plain losses."""
 
-    def weigh_gradients(self, gradients: LossGradients) -> Tensor:
+    def weigh_gradients(self, gradients: LossGradients) -> Weights:
         """:meth:`forward`."""
         return self.forward(gradients)
 
@@ -124,6 +125,6 @@ class GradientWeighting(Weighting):
         """The weights, outside of a step."""
         if self.names is None:
             self.start(gradients.names)
-        weights = self.forward(gradients)
+        weights = vector(self.forward(gradients))
         self.commit()
         return weights

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from manyloss import checks
 from manyloss.gradients import LossGradients
@@ -59,7 +58,7 @@ class LearningRateAnnealing(GradientWeighting):
         position = 0 if self.residual is None else names.index(self.residual)
         return AnnealingState(weights=[1.0] * len(names), residual=position)
 
-    def forward(self, gradients: LossGradients) -> Tensor:
+    def forward(self, gradients: LossGradients) -> list[float]:
         """The moving averages, with this step's. [T]"""
         weights, residual = list(self.state.weights), self.state.residual
         at = list(self.positions(gradients.names))
@@ -70,7 +69,7 @@ class LearningRateAnnealing(GradientWeighting):
                     wanted = largest / mean
                     weights[i] = (1.0 - self.rate) * weights[i] + self.rate * wanted
         self.pending = replace(self.state, weights=weights)
-        return vector([weights[i] for i in at])
+        return [weights[i] for i in at]
 
 
 def _largest_and_means(gradients: LossGradients, residual: int) -> tuple[float, list[float]]:

@@ -75,9 +75,8 @@ class FAMO(LossWeighting):
         checks.per_loss("FAMO", "minimum", self.minimum, names)
         return FAMOState(logits=[0.0] * len(names), last=[math.nan] * len(names))
 
-    def check(self, names: Sequence[str], values: Tensor | None) -> None:
+    def check(self, names: Sequence[str], values: Tensor) -> None:
         """Every loss is above its minimum."""
-        assert values is not None
         minima = checks.per_loss("FAMO", "minimum", self.minimum, self.names or names)
         for name, value in zip(names, values.tolist(), strict=True):
             if not value > minima[name]:
@@ -109,14 +108,14 @@ class FAMO(LossWeighting):
         ]
         inner.step_each(logits, slopes, moving)
 
-    def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
+    def weigh(self, names: Sequence[str], values: Tensor) -> list[float]:
         """The weights with the logits that the step before has led to. [T]"""
         at, D = self.positions(names), self._distances(names, values)
         logits = list(self.state.logits)
         self._step(logits, copy.deepcopy(self.inner), at, D)
         shares = [share / d for share, d in zip(_softmax([logits[i] for i in at]), D, strict=True)]
         total = sum(shares)
-        return vector([share / total for share in shares])
+        return [share / total for share in shares]
 
     def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """Keep the new logits, and these losses."""

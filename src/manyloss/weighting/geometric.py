@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from manyloss.linalg import vector
 from manyloss.weighting._base import LossWeighting
 
 
@@ -25,8 +24,8 @@ class GeometricLoss(LossWeighting):
     accepts = "above 0"
     scale = "free"
 
-    def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
+    def weigh(self, names: Sequence[str], values: Tensor) -> list[float]:
         """L / (T L_i). [T]"""
         logs = [math.log(value) for value in values.tolist()]
         mean = sum(logs) / len(logs)
-        return vector([math.exp(mean - log) / len(logs) for log in logs])
+        return [math.exp(mean - log) / len(logs) for log in logs]

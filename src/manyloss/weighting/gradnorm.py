@@ -10,7 +10,6 @@ from typing import ClassVar
 from torch import Tensor
 
 from manyloss import checks
-from manyloss.linalg import vector
 from manyloss.plan import Needs
 from manyloss.state import InnerOptimizer, OptimizerFactory, State
 from manyloss.weighting._base import LossWeighting
@@ -103,9 +102,9 @@ class GradNorm(LossWeighting):
             weights=[1.0] * T, initial=initial, sums=[0.0] * T, counts=[0.0] * T, recent=recent
         )
 
-    def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
+    def weigh(self, names: Sequence[str], values: Tensor) -> list[float]:
         """w(t). [T]"""
-        return vector([self.state.weights[i] for i in self.positions(names)])
+        return [self.state.weights[i] for i in self.positions(names)]
 
     def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """w(t) -> w(t + 1)."""

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from manyloss.linalg import vector
 from manyloss.state import InnerOptimizer, OptimizerFactory, State
 from manyloss.weighting._base import LossWeighting
 
@@ -55,9 +54,9 @@ class IMTLL(LossWeighting):
     def _scales(self, names: Sequence[str]) -> list[float]:
         return [math.exp(self.state.log_scales[i]) for i in self.positions(names)]
 
-    def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
+    def weigh(self, names: Sequence[str], values: Tensor) -> list[float]:
         """exp(s). [T]"""
-        return vector(self._scales(names))
+        return self._scales(names)
 
     def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """One step of s."""

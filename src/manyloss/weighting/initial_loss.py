@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from manyloss import checks
-from manyloss.linalg import vector
 from manyloss.state import State
 from manyloss.weighting._base import LossWeighting
 
@@ -38,9 +37,8 @@ class InitialLoss(LossWeighting):
         """Nothing seen yet."""
         return InitialLossState([math.nan] * len(names))
 
-    def check(self, names: Sequence[str], values: Tensor | None) -> None:
+    def check(self, names: Sequence[str], values: Tensor) -> None:
         """A first value is above 0."""
-        assert values is not None
         for name, first in zip(names, self._firsts(names, values), strict=True):
             checks.positive_loss("InitialLoss", name, first, "the initial value")
 
@@ -50,9 +48,9 @@ class InitialLoss(LossWeighting):
             now if math.isnan(first) else first for first, now in zip(known, values.tolist(), strict=True)
         ]
 
-    def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
+    def weigh(self, names: Sequence[str], values: Tensor) -> list[float]:
         """1 / L(0). [T]"""
-        return vector([1.0 / first for first in self._firsts(names, values)])
+        return [1.0 / first for first in self._firsts(names, values)]
 
     def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """Keep the first values."""

@@ -6,11 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from torch import Tensor
-
 from manyloss import checks
 from manyloss.gradients import LossGradients
-from manyloss.linalg import vector
 from manyloss.plan import Needs
 from manyloss.state import State
 from manyloss.weighting._base import GradientWeighting
@@ -71,7 +68,7 @@ class MetaBalance(GradientWeighting):
         position = 0 if self.target is None else names.index(self.target)
         return MetaBalanceState([0.0] * len(names), [0.0] * len(names), position)
 
-    def forward(self, gradients: LossGradients) -> Tensor:
+    def forward(self, gradients: LossGradients) -> list[float]:
         """Relax m_target / m_i + 1 - relax. [T]"""
         state, at = self.state, self.positions(gradients.names)
         norms, steps = list(state.norms), list(state.steps)
@@ -81,7 +78,7 @@ class MetaBalance(GradientWeighting):
         self.pending = replace(state, norms=norms, steps=steps)
         # The quotient is the average as published, also for a loss that comes later than the target.
         m = [norm / step if step else 0.0 for norm, step in zip(norms, steps, strict=True)]
-        return vector([self._weight(m[i], m[state.target]) if i != state.target else 1.0 for i in at])
+        return [self._weight(m[i], m[state.target]) if i != state.target else 1.0 for i in at]
 
     def _weight(self, norm: float, goal: float) -> float:
         left_alone = {"both": False, "shrink": norm <= goal, "grow": norm >= goal}[self.strategy]

@@ -6,12 +6,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from manyloss import checks
 from manyloss.gradients import LossGradients
+from manyloss.linalg import Weights
 from manyloss.plan import Needs
-from manyloss.quadratic import minimum_norm_weights
+from manyloss.quadratic import minimum_norm_weights, nearest_of_two
 from manyloss.weighting._base import GradientWeighting
 
 NORMALIZE = (None, "l2", "loss", "loss+")
@@ -42,9 +42,12 @@ class MGDA(GradientWeighting):
         self.needs = Needs(values=divides_by_losses, gramian=True, replaces=True)
         self.accepts = "above 0" if divides_by_losses else "any"
 
-    def forward(self, gradients: LossGradients) -> Tensor:
+    def forward(self, gradients: LossGradients) -> Weights:
         """Weights of the minimum-norm point. [T]"""
         G = gradients.gramian  # [T, T]
+        if self.normalize is None and len(G) == 2:
+            (a, c), (_, b) = gradients.products
+            return nearest_of_two(a, b, c)
         if self.normalize is None:
             return minimum_norm_weights(G)
         divisor = np.ones(len(G))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from manyloss.gradients import LossGradients
-from manyloss.linalg import vector
+from manyloss.linalg import Weights
 from manyloss.weighting._base import GradientWeighting
 from manyloss.weighting.fairgrad import RIDGE, fair_weights
 
@@ -25,7 +24,7 @@ class NashMTL(GradientWeighting):
     name = "nash-mtl"
     scale = "free"
 
-    def forward(self, gradients: LossGradients) -> Tensor:
+    def forward(self, gradients: LossGradients) -> Weights:
         """The weights w with G w = 1 / w. [T]"""
         if len(gradients.names) == 2:
             (a, c), (_, b) = gradients.gramian.tolist()
@@ -33,5 +32,5 @@ class NashMTL(GradientWeighting):
                 # w_i ||g_i|| is the same for both, by symmetry
                 length_a, length_b = math.sqrt(a), math.sqrt(b)
                 both = 1.0 / math.sqrt(max(1.0 + c / length_a / length_b, 0.0) + RIDGE)
-                return vector([both / length_a, both / length_b])
+                return [both / length_a, both / length_b]
         return torch.from_numpy(fair_weights(gradients.gramian.numpy(), 1.0))

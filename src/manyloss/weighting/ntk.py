@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from manyloss import checks
-from manyloss.linalg import vector
 from manyloss.plan import Needs
 from manyloss.state import State
 from manyloss.weighting._base import LossWeighting
@@ -54,9 +53,9 @@ class NTKWeights(LossWeighting):
         """What was measured already, or ones."""
         return NTKState([self._measured.get(name, 1.0) for name in names])
 
-    def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
+    def weigh(self, names: Sequence[str], values: Tensor) -> list[float]:
         """The measured weights. [T]"""
-        return vector([self.state.weights[i] for i in self.positions(names)])
+        return [self.state.weights[i] for i in self.positions(names)]
 
     def measure(
         self, residuals: Mapping[str, Tensor], parameters: nn.Module | Iterable[Tensor]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from manyloss.gradients import LossGradients
-from manyloss.linalg import vector
+from manyloss.linalg import Weights
 from manyloss.weighting._base import GradientWeighting
 
 
-def _two(gramian: Tensor, only: int | None = None) -> Tensor:
+def _two(gradients: LossGradients, only: int | None = None) -> list[float]:
     """Both gradients projected off each other, where order means nothing; or ``only`` one of them."""
-    (a, c), (_, b) = gramian.tolist()
+    (a, c), (_, b) = gradients.products
     w = [1.0, 1.0]
     if c < 0.0:
         if only != 0:  # the second gradient loses <g_1, g_2> / ||g_1||^2 g_1
@@ -23,7 +22,7 @@ def _two(gramian: Tensor, only: int | None = None) -> Tensor:
         # In one dimension nothing but rounding is left of the projected one, and of its direction.
         if only is not None and a - c * (c / b) <= 1e-14 * a:
             w[only], w[1 - only] = 0.0, 1.0
-    return vector(w)
+    return w
 
 
 class PCGrad(GradientWeighting):
@@ -43,11 +42,11 @@ class PCGrad(GradientWeighting):
         super().__init__()
         self.seed_with(seed)
 
-    def forward(self, gradients: LossGradients) -> Tensor:
+    def forward(self, gradients: LossGradients) -> Weights:
         """Column sums of the projected gradients' coordinates. [T]"""
         T = len(gradients.names)
         if T == 2:
-            return _two(gradients.gramian)
+            return _two(gradients)
         G = gradients.gramian.numpy()  # [T, T]
         draws = torch.rand(T, T, generator=self.generator, dtype=torch.float64, device="cpu")
         orders = draws.argsort(dim=1).numpy()  # [T, T], a random order of partners per row
@@ -83,11 +82,11 @@ class IterativePCGrad(GradientWeighting):
         super().__init__()
         self.seed_with(seed)
 
-    def forward(self, gradients: LossGradients) -> Tensor:
+    def forward(self, gradients: LossGradients) -> Weights:
         """Column sums of the projected gradients' coordinates. [T]"""
         if len(gradients.names) == 2:
             first = bool(torch.rand((), generator=self.generator, device="cpu") < 0.5)
-            return _two(gradients.gramian, 0 if first else 1)
+            return _two(gradients, 0 if first else 1)
         H = gradients.gramian.numpy().copy()  # [T, T], of the gradients as they change
         T = len(H)
         C = np.eye(T)

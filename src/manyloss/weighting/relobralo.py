@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from manyloss import checks
-from manyloss.linalg import vector
 from manyloss.state import State
 from manyloss.weighting._base import LossWeighting
 
@@ -64,7 +63,7 @@ class ReLoBRaLo(LossWeighting):
         T = len(names)
         return ReLoBRaLoState(weights=[1.0] * T, first=[math.nan] * T, last=[math.nan] * T)
 
-    def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
+    def weigh(self, names: Sequence[str], values: Tensor) -> list[float]:
         """w(t). [T]"""
         state, at, L = self.state, self.positions(names), values.tolist()
         keeps = bool(torch.rand((), generator=self.generator, device="cpu") < self.rho)
@@ -80,7 +79,7 @@ class ReLoBRaLo(LossWeighting):
             first[i] = value if math.isnan(first[i]) else first[i]
             last[i] = value
         self.pending = ReLoBRaLoState(weights, first, last)
-        return vector([weights[i] for i in at])
+        return [weights[i] for i in at]
 
     def _balance(self, L: Sequence[float], before: Sequence[float]) -> list[float]:
         """b(t, u) over the losses present; one that was not there yet has made no progress."""

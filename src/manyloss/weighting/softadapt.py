@@ -10,7 +10,6 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from manyloss import checks
-from manyloss.linalg import vector
 from manyloss.state import State
 from manyloss.weighting._base import LossWeighting
 
@@ -61,7 +60,7 @@ class SoftAdapt(LossWeighting):
         """No loss seen yet."""
         return SoftAdaptState([math.nan] * len(names))
 
-    def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
+    def weigh(self, names: Sequence[str], values: Tensor) -> list[float]:
         """Softmax(beta s). [T]"""
         L = values.tolist()
         last = [self.state.last[i] for i in self.positions(names)]
@@ -74,7 +73,7 @@ class SoftAdapt(LossWeighting):
         if self.variant == "loss-weighted" and any(L):
             parts = [part * now for part, now in zip(parts, L, strict=True)]
         whole = sum(parts)
-        return vector([part / whole for part in parts] if whole else [1.0 / len(L)] * len(L))
+        return [part / whole for part in parts] if whole else [1.0 / len(L)] * len(L)
 
     def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """Keep the losses."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from manyloss import checks
-from manyloss.linalg import vector
 from manyloss.plan import Needs
 from manyloss.state import State
 from manyloss.weighting._base import LossWeighting
@@ -50,6 +49,6 @@ class Static(LossWeighting):
         """Every loss's weight."""
         return StaticState(list(checks.per_loss("Static", "weights", self.weights, names).values()))
 
-    def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
+    def weigh(self, names: Sequence[str], values: Tensor) -> list[float]:
         """The fixed weights. [T]"""
-        return vector([self.state.weights[i] for i in self.positions(names)])
+        return [self.state.weights[i] for i in self.positions(names)]

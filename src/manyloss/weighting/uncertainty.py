@@ -10,7 +10,6 @@ from typing import ClassVar
 from torch import Tensor
 
 from manyloss import checks
-from manyloss.linalg import vector
 from manyloss.state import InnerOptimizer, OptimizerFactory, State
 from manyloss.weighting._base import LossWeighting
 
@@ -79,14 +78,14 @@ class Uncertainty(LossWeighting):
         state = self.state
         return [state.factors[i] * math.exp(-state.log_variances[i]) for i in self.positions(names)]
 
-    def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
+    def weigh(self, names: Sequence[str], values: Tensor) -> list[float]:
         """exp(-v), halved for regression, rescaled if asked. [T]"""
         weights = self._plain(names)
         if self.normalize is not False:
             total = len(names) if self.normalize is True else float(self.normalize)
             scale = total / sum(weights)
             weights = [scale * weight for weight in weights]
-        return vector(weights)
+        return weights
 
     def learn(self, names: Sequence[str], values: Tensor, norms: Tensor) -> None:
         """One step of the log-variances."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from manyloss.gradients import LossGradients
-from manyloss.linalg import vector
+from manyloss.linalg import Weights
 from manyloss.quadratic import cosines_and_lengths, nonnegative_quadratic
 from manyloss.weighting._base import GradientWeighting
 
@@ -23,11 +22,11 @@ class UPGrad(GradientWeighting):
     name = "upgrad"
     scale = "mean"
 
-    def forward(self, gradients: LossGradients) -> Tensor:
+    def forward(self, gradients: LossGradients) -> Weights:
         """1/T sum_i w_ij. [T]"""
         if len(gradients.names) == 2:
             (a, c), (_, b) = gradients.gramian.tolist()
-            return vector([0.5 * (1.0 - c / a), 0.5 * (1.0 - c / b)] if c < 0.0 else [0.5, 0.5])
+            return [0.5 * (1.0 - c / a), 0.5 * (1.0 - c / b)] if c < 0.0 else [0.5, 0.5]
         C, lengths = cosines_and_lengths(gradients.gramian.numpy())
         alive = np.flatnonzero(lengths > 0.0)
         T = len(C)

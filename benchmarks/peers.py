@@ -25,8 +25,7 @@ from torchjd.autojac import jac_to_grad, mtl_backward
 
 from manyloss import MultiLoss
 from manyloss.aggregation import GradDrop
-from manyloss.interop import from_torchjd
-from manyloss.weighting import MGDA, CAGrad, PCGrad
+from manyloss.weighting import MGDA, CAGrad, PCGrad, UPGrad
 from steps import Setup, linear_heads, setup_of, time_of
 
 try:
@@ -59,7 +58,7 @@ METHODS: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[], aggregation.
     "MGDA": (lambda: {"weighting": MGDA()}, aggregation.MGDA),
     "PCGrad": (lambda: {"weighting": PCGrad(seed=0)}, aggregation.PCGrad),
     "CAGrad": (lambda: {"weighting": CAGrad(c=0.4)}, lambda: aggregation.CAGrad(c=0.4)),
-    "UPGrad": (lambda: {"weighting": from_torchjd(aggregation.UPGrad())}, aggregation.UPGrad),
+    "UPGrad": (lambda: {"weighting": UPGrad()}, aggregation.UPGrad),
     "GradDrop": (lambda: {"aggregator": GradDrop(seed=0)}, aggregation.GradDrop),
 }
 

@@ -188,3 +188,24 @@ def test_micro_batches_share_one_scale(method: str) -> None:
         written.append(list(model.parameters()))
     for first, second in zip(*written, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("places", [1, 2], ids=["one layer", "two layers"])
+def test_tiny_gradients_behind_float16_features_do_not_vanish(places: int) -> None:
+    """A gradient of 1e-9 is 0 in float16, and 6e-5 once it is scaled; so is what is read behind it."""
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(6, 6, generator=generator).half().requires_grad_() for _ in range(2)]
+    features = (torch.randn(8, 6, generator=generator).half() @ weights[0]).tanh() @ weights[1]
+    losses = {"size": 1e-9 * features.float().abs().sum(), "square": 1e-9 * features.float().square().sum()}
+    expected = []
+    for loss in losses.values():
+        grads = torch.autograd.grad(65536.0 * loss, weights[-places:], retain_graph=True)
+        expected.append(float(torch.cat([g.float().flatten() for g in grads]).norm()) / 65536.0)
+    assert min(expected) > 0.0
+    scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
+    result = MultiLoss(GradNorm()).backward(
+        losses, features=features, shared_params=weights[-places:], grad_scaler=scaler
+    )
+    assert result.path == "one_backward" and result.norms is not None
+    found = [float(norm) for norm in result.norms.values()]
+    assert found == pytest.approx(expected, rel=1e-2)

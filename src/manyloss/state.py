@@ -150,10 +150,12 @@ class InnerOptimizer:
         multiplier = learning_rate_multiplier(self.fraction)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * multiplier
-        with torch.enable_grad():
-            optimizer.step()
-        for parameter in parameters:
-            parameter.grad = None
+        try:
+            with torch.enable_grad():
+                optimizer.step()
+        finally:
+            for parameter in parameters:
+                parameter.grad = None
 
     def step_each(self, numbers: list[float], slopes: Sequence[float], moving: Sequence[int]) -> None:
         """Move single numbers in place; each keeps moments and a count of steps of its own.

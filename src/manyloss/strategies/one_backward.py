@@ -18,7 +18,6 @@ from torch import Tensor
 from manyloss import graph, layer_norms
 from manyloss.gradients import LossGradients, OnlyMeasured, as_like, check_reached, read, row_of, scale_rows
 from manyloss.layers import Layer
-from manyloss.scaling import NO_SCALE
 from manyloss.strategies._merge import Merged, merge
 from manyloss.strategies._step import Outcome, Step
 from manyloss.writing import Undo, hooked, in_place_of
@@ -161,13 +160,16 @@ class MergeInside:
             for name, grads in self._behind(gradients, step.params):
                 check_reached(name, grads, "shared_params")
                 for row, grad, param in zip(rows, grads, step.params, strict=True):
-                    row.append(row_of(grad, param, NO_SCALE))
+                    row.append(row_of(grad, param, step.scale))
         return step.gradients([step.ranks.mean(torch.stack(row)) for row in rows], "shared_params")
 
     def _at_layer(self, layer: Layer, gradients: LossGradients) -> LossGradients:
         """Of one layer's weight, from the gradients at its output: no gradient of the weight is formed."""
-        at_output = (grads[0] for _, grads in self._behind(gradients, [layer.output]))
-        losses = self.step.losses
+        losses, scale = self.step.losses, self.step.scale
+        at_output = (
+            None if grads[0] is None else scale.remove(grads[0])
+            for _, grads in self._behind(gradients, [layer.output])
+        )
         if not self.step.plan.gramian:
             return OnlyMeasured(losses.names, lambda: losses.values, layer_norms.norms(layer, at_output))
         held = list(at_output)
@@ -177,8 +179,11 @@ class MergeInside:
     def _behind(
         self, gradients: LossGradients, places: Sequence[graph.Root]
     ) -> Iterator[tuple[str, Sequence[Tensor | None]]]:
-        """Loss by loss, its gradients at places behind the features, from those at them."""
+        """Loss by loss, its gradients at places behind the features, from those at them; scaled.
+
+        Unscaled, the small ones would vanish in float16.
+        """
         for i, name in enumerate(self.step.names):
             parts = zip(gradients.parts, self.step.features, strict=True)
-            seeds = [as_like(part[i], feature) for part, feature in parts]
+            seeds = [as_like(self.step.scale.apply(part[i]), feature) for part, feature in parts]
             yield name, read(graph.roots_of(self.step.edges), name, places, seeds)

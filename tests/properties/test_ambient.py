@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from manyloss.gradients import LossGradients
+from manyloss.linalg import vector
 from tests.problems import names
 from tests.properties.methods import MethodCase, every_method
 
@@ -34,7 +35,7 @@ def use(case: MethodCase) -> list[torch.Tensor]:
         method.check(names(3), values)
         if case.family == "weighting":
             weights = method.weigh_gradients(gradients)
-            found.append(method.weigh_losses(names(3), values) if weights is None else weights)
+            found.append(vector(method.weigh_losses(names(3), values) if weights is None else weights))
             method.learn(names(3), values, gradients.norms)
         elif case.family == "penalties":
             found.append(method(gradients))

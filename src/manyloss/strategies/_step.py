@@ -65,6 +65,12 @@ class Step:
         """Where this rank's backward starts."""
         return self.losses.roots
 
+    @property
+    def others(self) -> list[Tensor]:
+        """The leaves that the losses reach beside the shared parameters."""
+        shared = {id(param) for param in self.params}
+        return [leaf for leaf in self.walk.leaves if id(leaf) not in shared]
+
     def gradients(self, parts: Sequence[Tensor], place: Place) -> LossGradients:
         """Gradients that were read at a place."""
         return LossGradients(

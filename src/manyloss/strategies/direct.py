@@ -21,7 +21,7 @@ from manyloss.strategies.plain import pass_on
 
 def run(step: Step) -> Outcome:
     """Read all, merge, write."""
-    others = _others(step)
+    others = step.others
     rows = _rows(step)
     own: list[Tensor | None] = [None] * len(others)
     last = len(step.names) - 1
@@ -59,12 +59,6 @@ def _rows(step: Step) -> Rows:
     # One gradient of each weight is formed in any case, to be written.
     layers = layers_to_read(nodes, step.params, len(step.names) - 1)
     return LayeredRows(step.params, layers) if layers else Rows(step.params)
-
-
-def _others(step: Step) -> list[Tensor]:
-    """The leaves that the losses reach beside the shared parameters."""
-    shared = {id(param) for param in step.params}
-    return [leaf for leaf in step.walk.leaves if id(leaf) not in shared]
 
 
 def _add(total: Tensor | None, more: Tensor | None) -> Tensor | None:

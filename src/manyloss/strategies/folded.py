@@ -23,8 +23,7 @@ from manyloss.writing import Undo, backward
 
 def run(step: Step) -> Outcome:
     """Fold, weigh, write: the weighted sum into the shared parameters, the plain one into the others."""
-    shared = {id(param) for param in step.params}
-    others = [leaf for leaf in step.walk.leaves if id(leaf) not in shared]
+    others = step.others
     measured = _measure(step)
     merged = Merged(step.weights, measured)
     if not check_measured(step, measured, merged):

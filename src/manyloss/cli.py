@@ -57,7 +57,14 @@ _AtLeast = Annotated[
 def main() -> None:
     """The entry point."""
     with _output_that_never_costs_a_result(), _readable_errors():
-        app()
+        app(_traceback_first(sys.argv[1:]))
+
+
+def _traceback_first(words: list[str]) -> list[str]:
+    """``--traceback`` may stand behind the command, too, where it is added once something failed."""
+    end = words.index("--") if "--" in words else len(words)
+    wanted = ["--traceback"] if "--traceback" in words[:end] else []
+    return [*wanted, *(word for word in words[:end] if word != "--traceback"), *words[end:]]
 
 
 @contextmanager
@@ -117,6 +124,8 @@ def _readable_errors() -> Iterator[None]:
         errors.print(f"[red]{escape(first)}[/]")
         if _WHOLE_TRACEBACK:
             rest = "".join(traceback.format_exception(error.__cause__ or error))
+        else:
+            rest += "\nEvery frame: the same command with --traceback."
         errors.print(rest, markup=False)
         sys.exit(BROKEN_PROBLEM)
     except LabError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from plotly.offline import get_plotlyjs
 from rich.console import Console
 from torch import nn
 
@@ -70,11 +71,10 @@ def test_losses_that_want_opposites_conflict(opposed, tmp_path) -> None:
 
     page = found.page.read_text()
     assert found.page == tmp_path / "out" / "diagnose.html"
-    assert page.count("<svg") == 3
+    assert page.count('role="img"') == 3
     assert "up against down" in page
-    assert "<th scope='row'>Linear 2</th>" in page
-    assert not re.search(r"(src|href)=.https?:", page)
-    assert len(page) < 60_000
+    assert '<th scope="row">Linear 2</th>' in page
+    assert not re.search(r"(src|href)=.https?:", page.replace(get_plotlyjs(), ""))
 
     console = Console(record=True, width=100)
     print_diagnosis(found, console)

@@ -34,7 +34,10 @@ def programs() -> list[str]:
     """
     found = sorted(path.stem for path in FOLDER.glob("*.py")) if FOLDER.is_dir() else []
     if not found:
-        raise checks.no_benchmarks(FOLDER)
+        raise checks.LabError(
+            f"There are no benchmarks in {FOLDER}: they are not part of the installed package. "
+            "Clone the repository and install it with pip install --editable '.[dev]'."
+        )
     return found
 
 
@@ -46,7 +49,7 @@ def run(names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     known = programs()
     for name in names:
         if name not in known:
-            raise checks.unknown_benchmark(name, known)
+            raise checks.LabError(f"There is no benchmark {name!r}. {checks.closest(name, known)}")
     for name in names or known:
         rows = []
         command = [sys.executable, str(FOLDER / f"{name}.py")]
@@ -59,7 +62,9 @@ def run(names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
                     rows.append(json.loads(line))
                     yield {"benchmark": name, **rows[-1]}
         if process.returncode:
-            raise checks.benchmark_failed(name, process.returncode)
+            raise checks.LabError(
+                f"Benchmark {name!r} ended with exit code {process.returncode}; what it printed stands above."
+            )
         results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         results[name] = {
             "date": datetime.date.today().isoformat(),

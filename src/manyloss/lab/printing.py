@@ -12,10 +12,13 @@ _REORDERING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 def printable(text: object) -> str:
     """The text, with every character that is no text replaced; line breaks and tabs stay."""
+    text = str(text)
+    if text.isprintable():
+        return text
     return "".join(
         REPLACEMENT
         if letter not in "\n\t"
         and (unicodedata.category(letter) in _STEERING or unicodedata.bidirectional(letter) in _REORDERING)
         else letter
-        for letter in str(text)
+        for letter in text
     )

@@ -178,17 +178,17 @@ class Problem:
 
     def datasets(self, seed: int) -> Splits:
         """The three splits. ``seed`` is the trial's; use it only if the data should differ between seeds."""
-        raise checks.not_written(
-            type(self).__name__, "datasets(seed)", "Return Splits(train, validation, test)."
+        raise checks.LabError(
+            f"{type(self).__name__} has no datasets(seed). Return Splits(train, validation, test)."
         )
 
     def encoder(self) -> nn.Module:
         """The part that all losses share: inputs -> features [B, *F]."""
-        raise checks.not_written(type(self).__name__, "encoder()", "Return the shared nn.Module.")
+        raise checks.LabError(f"{type(self).__name__} has no encoder(). Return the shared nn.Module.")
 
     def heads(self) -> Mapping[str, nn.Module]:
         """One head per task: features -> output."""
-        raise checks.not_written(type(self).__name__, "heads()", "Return {task: nn.Module}.")
+        raise checks.LabError(f"{type(self).__name__} has no heads(). Return {{task: nn.Module}}.")
 
     # -- with defaults -----------------------------------------------------------------------------------
 
@@ -271,7 +271,17 @@ class Problem:
 
     def collate_fn(self, samples: Sequence[Any]) -> tuple[Any, Targets]:
         """Samples ``(input, {task: target})`` of a split -> one batch; torch's default stacks them."""
-        inputs, targets = default_collate(list(samples))
+        try:
+            inputs, targets = default_collate(list(samples))
+        except (TypeError, RuntimeError, KeyError) as error:
+            for _, of_tasks in samples:
+                for task, target in of_tasks.items():
+                    if target is None:
+                        raise checks.target_is_none(self.name, task) from error
+            raise checks.LabError(
+                f"{self.name}: the samples of a split cannot be stacked to a batch ({error}). Give them one "
+                "size and the same tasks, or write collate_fn(samples), which may pad them."
+            ) from error
         return inputs, targets
 
     def prepare(self, model: nn.Module, trainer: Trainer) -> None:
@@ -329,7 +339,10 @@ class Problem:
         for name, key in self.metric_names.items():
             metric = self.metrics[key]()
             if metric.higher_is_better is None:
-                raise checks.no_direction(self.name, name, type(metric).__name__)
+                raise checks.LabError(
+                    f"{self.name}: metric {name!r} ({type(metric).__name__}) does not say whether higher is "
+                    f"better. Set `higher_is_better = True` or `False` on its class."
+                )
             directions[name] = {
                 "task": name.partition("/")[0],
                 "higher_is_better": bool(metric.higher_is_better),

@@ -245,7 +245,10 @@ class ScriptCall:
         for text in metrics:
             name, _, direction = text.rpartition(":")
             if not name or direction not in _DIRECTIONS:
-                raise checks.not_a_metric(text)
+                raise checks.LabError(
+                    f"--metric {text!r} is not understood. Give the name that lab.log uses, and which "
+                    "direction is better: --metric val/accuracy:max or --metric val/rmse:min."
+                )
             directions[name] = _DIRECTIONS[direction]
         return cls(directions, launch, tuple(arguments))
 
@@ -253,7 +256,10 @@ class ScriptCall:
         """Add the metrics that the script itself declares; an error if there are none at all."""
         metrics = {**dict(declared_metrics(text)), **self.metrics}
         if not metrics:
-            raise checks.no_metric(file)
+            raise checks.LabError(
+                f"{file} is a script: say what is to be compared, with --metric val/accuracy:max, or with "
+                'lab.metric("val/accuracy", higher_is_better=True) in the script.'
+            )
         return ScriptCall(metrics, self.launch, self.arguments)
 
     def to_dict(self) -> dict[str, Any]:

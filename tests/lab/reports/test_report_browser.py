@@ -81,12 +81,13 @@ def errors(browser):
 
 
 def panel(browser, kind, index=0):
-    return browser.find_element(By.CSS_SELECTOR, f".plot[data-kind='{kind}'][data-index='{index}']")
+    return browser.find_elements(By.CSS_SELECTOR, f".plot.{kind}")[index]
 
 
 VISIBLE = """
     const plot = arguments[0];
-    const shown = plot.data.filter((trace) => trace.name && trace.visible !== false);
+    const traces = plot.querySelector('.js-plotly-plot').data;
+    const shown = traces.filter((trace) => trace.name && trace.visible !== false);
     const painted = plot.querySelectorAll('.scatterlayer .trace path.js-line').length;
     const bands = plot.querySelectorAll('.scatterlayer path.js-fill').length;
     return {names: shown.map((trace) => trace.name), painted, bands};
@@ -110,7 +111,7 @@ def test_every_method_is_shown(browser, finished_run):
     show(browser, finished_run)
     rows = browser.find_elements(By.CSS_SELECTOR, "tbody th[scope=row]")
     assert [row.text for row in rows[:6]] == ARMS
-    buttons = browser.find_elements(By.CSS_SELECTOR, ".legend[data-of=arm] button[data-number]")
+    buttons = browser.find_elements(By.CSS_SELECTOR, ".legend[aria-label=Methods] button[data-group]")
     assert [button.text for button in buttons] == ARMS
     assert curves_in(browser, panel(browser, "validation"))["names"] == ARMS
 
@@ -119,7 +120,7 @@ def test_a_click_on_the_legend_hides_a_curve_in_every_panel_and_another_brings_i
     show(browser, finished_run)
     panels = [panel(browser, "validation", 1), panel(browser, "train", 0)]
     before = [curves_in(browser, plot) for plot in panels]
-    button = browser.find_element(By.CSS_SELECTOR, ".legend[data-of=arm] button[data-number='3']")
+    button = browser.find_element(By.CSS_SELECTOR, ".legend[aria-label=Methods] button[data-group=pcgrad]")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
     button.click()
     assert button.get_attribute("aria-pressed") == "false"
@@ -137,7 +138,7 @@ def test_all_curves_can_be_hidden_and_shown_at_once(browser, finished_run):
     show(browser, finished_run)
     plot = panel(browser, "validation")
     before = curves_in(browser, plot)
-    button = browser.find_element(By.CSS_SELECTOR, ".legend[data-of=arm] .all")
+    button = browser.find_element(By.CSS_SELECTOR, ".legend[aria-label=Methods] .all")
     button.click()
     assert curves_in(browser, plot)["names"] == []
     button.click()
@@ -148,10 +149,10 @@ def test_a_loss_can_be_hidden_by_the_keyboard(browser, finished_run):
     show(browser, finished_run)
     plot = panel(browser, "weights")
     assert curves_in(browser, plot)["names"] == ["left", "right"]
-    button = browser.find_element(By.CSS_SELECTOR, ".legend[data-of=loss] button[data-number='0']")
+    button = browser.find_element(By.CSS_SELECTOR, ".legend[aria-label=Losses] button[data-group=left]")
     button.send_keys("\ue007")
     assert curves_in(browser, plot)["names"] == ["right"]
-    for each in browser.find_elements(By.CSS_SELECTOR, ".legend[data-of=loss] button[data-number='0']"):
+    for each in browser.find_elements(By.CSS_SELECTOR, ".legend[aria-label=Losses] button[data-group=left]"):
         assert each.get_attribute("aria-pressed") == "false"
 
 
@@ -225,7 +226,12 @@ def test_printing_is_light_and_complete(browser, finished_run):
         "return [...document.querySelectorAll('.plot')].every((plot) => plot.querySelector('.main-svg'))",
     )
     assert browser.execute_script("return document.querySelectorAll('details:not([open])').length") == 0
-    assert browser.execute_script(INK, panel(browser, "weights"))["page"] > 0.95
+    dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", **dark})
+    ink = browser.execute_script(INK, panel(browser, "weights"))
+    assert ink["page"] > 0.95
+    assert ink["ticks"] < 0.5
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", **dark})
     browser.execute_script("dispatchEvent(new Event('afterprint'))")
     assert browser.execute_script(INK, panel(browser, "weights"))["page"] < 0.12
     assert errors(browser) == []

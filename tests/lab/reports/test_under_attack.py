@@ -10,7 +10,7 @@ from PIL import Image
 
 from manyloss.lab.analysis.results import read_run
 from manyloss.lab.reports import under_attack
-from manyloss.lab.reports.page import _arm_styles, _swatch
+from manyloss.lab.reports.looks import styles_of
 from manyloss.lab.runs.storage import trial_folder
 from tests.lab.reports.test_report import Page, report_of
 from tests.lab.run_folders import make_run
@@ -38,14 +38,14 @@ def attacked(tmp_path):
 
 
 def test_curves_are_means_over_seeds(attacked):
-    found = under_attack.read(read_run(attacked))
-    assert [each.arm for each in found] == list(ARMS)
-    assert found[0].curves["FGSM"] == pytest.approx({0.0: 0.9, 0.1: 0.5, 1.0: 0.0})
+    found = under_attack.read(read_run(attacked), styles_of(ARMS, "equal"))
+    assert list(found.curves) == [style.name for style in found.arms] == list(ARMS)
+    assert found.curves["equal"]["FGSM"] == pytest.approx({0.0: 0.9, 0.1: 0.5, 1.0: 0.0})
 
 
 def test_a_panel_per_attack_and_a_map_per_arm(attacked):
     page = Page(report_of(attacked))
-    (label,) = [found["aria-label"] for found in page.all("svg", role="img")]
+    (label,) = [found["aria-label"] for found in page.all("div", **{"class": "plot attack"})]
     assert label == "FGSM. equal: 0 90.0%, 0.1 50.0%, 1 0.0%; <mgda>: 0 90.0%, 0.1 50.0%, 1 10.0%"
     pictures = page.all("img")
     assert [picture["alt"] for picture in pictures] == [
@@ -70,4 +70,4 @@ def test_up_is_along_the_gradient(attacked):
 
 def test_a_run_that_was_not_attacked_has_no_such_section(tmp_path):
     run = read_run(make_run(tmp_path / "run", arms=("equal", "mgda"), seeds=2, epochs=2))
-    assert under_attack.section(run, _arm_styles(run), _swatch) == ""
+    assert under_attack.read(run, styles_of(run.arms)) is None

@@ -61,7 +61,7 @@ def test_plain_data_come_back(tmp_path):
 def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path):
     old, new = spec(tmp_path), spec(tmp_path, epochs=5)
     with pytest.raises(Stop):
-        Trial(old).run(stop_at(1.0))
+        Trial(old).run(stop_at(1.01))
     (old.folder / "settings.json").unlink()
     with pytest.raises(StorageError, match="made with other settings than those beside it") as error:
         Trial(new).run()

@@ -368,6 +368,16 @@ def test_a_file_without_one_problem_is_an_error(text, message, tmp_path):
             "the target of 'ink' is None in a sample, which cannot be stacked. Write collate_fn(samples)",
         ),
         (
+            "return Splits(part(0, 1280), part(1280, 1500), part(1500, None))",
+            "return Splits(*[[(x[0], {'ink': y['ink'][0] if i < 1 else None}) for i in range(8)]] * 3)",
+            "the target of 'ink' is None in a sample, which cannot be stacked.",
+        ),
+        (
+            "return Splits(part(0, 1280), part(1280, 1500), part(1500, None))",
+            "return Splits(*[[(x[0].flatten()[: i + 1], {'ink': y['ink'][0]}) for i in range(8)]] * 3)",
+            "the samples of a split cannot be stacked to a batch (stack expects each tensor to be equal size",
+        ),
+        (
             "def heads(self):",
             "def model(self):\n        return self.encoder()\n\n    def heads(self):",
             "its model returned a Tensor [4, 32]. Its forward must return (features, {task: output})",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from statistics import fmean, median
 from typing import Any, Literal
 
@@ -93,8 +94,13 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
     if count == 1:
         return Interval(mean, None, 1)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    quantile = float(stats.t.ppf((1 + confidence) / 2, count - 1))
-    return Interval(mean, quantile * deviation / math.sqrt(count), count)
+    return Interval(mean, _quantile((1 + confidence) / 2, count - 1) * deviation / math.sqrt(count), count)
+
+
+@cache
+def _quantile(level: float, freedom: int) -> float:
+    """Of the t-distribution; a report asks for the same one at every point of every curve."""
+    return float(stats.t.ppf(level, freedom))
 
 
 def relative_change(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from manyloss.lab import checks
+from manyloss.lab.checks import DataError, closest
 from manyloss.lab.datasets import cifar10, mnist
 from manyloss.lab.datasets.transfer import Progress, Source, is_whole
 
@@ -57,14 +57,19 @@ def get(
 
     Raises:
         DataError: unknown name; no source works (the error lists each with its reason); unwritable folder.
-            A file under its own name is whole in any case, and a broken transfer goes on in the next call.
+            A file under its own name is whole in any case.
 
     """
     known = {download.name: download for download in _DOWNLOADS}
     if name in _EMBEDDED:
-        raise checks.embedded_dataset(name, _EMBEDDED[name])
+        raise DataError(
+            f"{name} comes inside {_EMBEDDED[name]}: there is nothing to get, recipes read it from there."
+        )
     if name not in known:
-        raise checks.unknown_dataset(name, [*known, *_EMBEDDED])
+        every = [*known, *_EMBEDDED]
+        near = closest(name, every)
+        rest = "" if near.startswith("Known") else f" All: {', '.join(every)}."
+        raise DataError(f"No data set is called {name!r}. {near}{rest}")
     wanted = known[name]
     return fetch(name, wanted.sources, default_data_root(data_root) / wanted.folder, progress)
 
@@ -78,22 +83,24 @@ def fetch(name: str, sources: Sequence[Source], folder: Path, progress: Progress
     """
     if any(all(is_whole(folder / file, md5) for file, md5 in source.files.items()) for source in sources):
         return folder
+    failures = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for source in sources:
+            try:
+                source.fetch(folder, progress)
+            except DataError as error:
+                failures.append(str(error))
+            else:
+                return folder
     except OSError as error:
-        raise checks.unwritable_folder(folder, error.strerror) from error
-    if not os.access(folder, os.W_OK):
-        raise checks.unwritable_folder(folder, "no permission")
-    failures = []
-    for source in sources:
-        try:
-            source.fetch(folder, progress)
-        except checks.UnwritableFolderError:
-            raise
-        except checks.DataError as error:
-            failures.append(str(error))
-        except OSError as error:
-            raise checks.unwritable_folder(folder, error.strerror or error) from error
-        else:
-            return folder
-    raise checks.no_source_worked(name, failures, folder, sources[0].files)
+        raise DataError(
+            f"cannot write to {folder}: {error.strerror or error}. Free some space, or choose another folder "
+            f"with --data-root or MANYLOSS_DATA."
+        ) from error
+    tried = "\n".join(f"  - {failure}" for failure in failures)
+    raise DataError(
+        f"{name} could not be had. Tried:\n{tried}\n"
+        f"Check the network and run the same command again (files that have arrived are kept), or put "
+        f"{', '.join(sources[0].files)} into {folder}, or name the folder that has them with --data-root."
+    )

@@ -40,7 +40,9 @@ def stratified(
 ) -> npt.NDArray[np.int64]:
     """``count`` places of ``labels`` [N] with every class in its share (to one example), in random order."""
     if not 0 < count <= len(labels):
-        raise checks.not_so_many(count, len(labels))
+        raise checks.DataError(
+            f"{count} examples are asked for, {len(labels)} are there: ask for 1 to {len(labels)}."
+        )
     shuffled = generator.permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     evenly = np.floor((np.arange(count) + generator.random()) * len(labels) / count).astype(np.int64)

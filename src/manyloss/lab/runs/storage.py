@@ -156,7 +156,11 @@ def _tensors_and_plain(value: Any, where: str) -> Any:
     if isinstance(value, list | tuple | deque):
         items = [_tensors_and_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items
-    raise checks.not_plain(where, value)
+    raise checks.LabError(
+        f"A checkpoint holds tensors and plain data only, but the training's state has a "
+        f"{type(value).__name__} at {where}. Give what holds it (a scheduler, an optimiser) a state_dict "
+        "without it."
+    )
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -280,7 +284,10 @@ def only_writer(folder: Path, wait: float = 0.0) -> Iterator[None]:
                 break
             except BlockingIOError as error:
                 if time.monotonic() >= end:
-                    raise checks.in_use(folder) from error
+                    raise checks.StorageError(
+                        f"Another run is writing to {folder}. Wait for it to end, or choose another folder "
+                        "with --out."
+                    ) from error
                 time.sleep(0.1)
         yield
 

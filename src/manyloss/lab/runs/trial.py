@@ -284,7 +284,9 @@ class Trial:
             result = storage.read_result(spec.folder)
             if result is None or result.get("status") != "finished":
                 how = "has not run" if result is None else str(result.get("status"))
-                raise checks.lost_prerequisite(self.chosen.name, needed, spec.seed, how)
+                raise checks.LabError(
+                    f"{self.chosen.name!r} needs the trial {needed!r} of seed {spec.seed}, which {how}."
+                )
             found[needed] = result, spec.folder / "checkpoint.pt"
         return found
 
@@ -310,7 +312,11 @@ class Trial:
         if self._checkpoint.exists():
             saved = storage.load_tensors(self._checkpoint, training.device)
             if saved.get("settings") != storage.fingerprint(self.settings()):
-                raise checks.checkpoint_of_other_settings(self._checkpoint)
+                raise checks.StorageError(
+                    f"{self._checkpoint} was made with other settings than those beside it. Delete the "
+                    f"folder {self._checkpoint.parent} to train this trial from the start, and run the same "
+                    "command again: the others are kept."
+                )
             try:
                 training.load_state_dict(saved)
                 lengths = {name: int(saved["lengths"][name]) for name in lengths}

@@ -40,7 +40,7 @@ def executor_named(text: str, capacity: int, root: Path) -> Executor:
         from manyloss.lab.runs.executors.ray import Ray
 
         return Ray(capacity, **options)
-    raise checks.unknown_executor(name, KNOWN)
+    raise checks.LabError(f"There is no executor {name!r}. {checks.closest(name, KNOWN)}")
 
 
 def _value(text: str) -> Any:

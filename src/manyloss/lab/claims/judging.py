@@ -1,0 +1,160 @@
+"""Judging: a rule and a run folder make a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from manyloss.lab.analysis.results import TrialRecord, read_trial
+from manyloss.lab.analysis.statistics import Interval, mean_interval
+from manyloss.lab.checks import LabError
+from manyloss.lab.claims.rule import Check, Claim
+from manyloss.lab.problem import Problem
+from manyloss.lab.recipes import has_papers_data
+from manyloss.lab.runs import storage
+
+Outcome = Literal["holds", "fails", "unclear", "no result"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one check."""
+
+    check: Check
+    outcome: Outcome
+    difference: Interval | None
+    value: float | None
+    against: float | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The findings of a claim, its verdict in the words of the claims table, and where it comes from."""
+
+    claim: Claim
+    scale: str | None
+    papers_setting: bool
+    seeds: int
+    word: str
+    findings: tuple[Finding, ...]
+    measured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+def check_folder(claim: Claim, root: Path) -> None:
+    """Refuse a folder whose results were made under another rule, or under none.
+
+    Raises:
+        LabError: it was.
+
+    """
+    study = storage.read_json(root / "study.json")
+    if study is not None:
+        then = study.get("settings", {}).get("rule")
+        if then != claim.rule:
+            raise LabError(
+                f"{root} was made under the rule {then or 'of no claim'}; the rule is now {claim.rule}. "
+                "Results are only judged by the rule that was there before them: choose another folder with "
+                "--out."
+            )
+
+
+def judge(claim: Claim, root: Path, problem: Problem, *, scale: str | None, seeds: Sequence[int]) -> Verdict:
+    """Apply the rule to a run folder.
+
+    Raises:
+        LabError: the folder was made under another rule, or cannot be read.
+
+    """
+    check_folder(claim, root)
+    results = {
+        arm: {seed: trial for seed in seeds if (trial := read_trial(root, arm, seed)).status == "finished"}
+        for arm in claim.arms
+    }
+    papers_setting = scale == "full" and has_papers_data(problem)
+    findings = tuple(
+        find(check, results, len(seeds))
+        for check in claim.checks
+        if check.only is None or (papers_setting and check.only == scale)
+    )
+    return Verdict(
+        claim=claim,
+        scale=scale,
+        papers_setting=papers_setting,
+        seeds=len(seeds),
+        word=word_for(findings, papers_setting),
+        findings=findings,
+        measured=measured(claim, results),
+    )
+
+
+def find(check: Check, results: Mapping[str, Mapping[int, TrialRecord]], seeds: int) -> Finding:
+    """One check. A seed that one of the two arms did not finish leaves the check without a result."""
+    own = _values(check, results.get(check.arm, {}))
+    other = (
+        _values(check, results.get(check.than, {}))
+        if isinstance(check.than, str)
+        else dict.fromkeys(own, float(check.than))
+    )
+    both = [seed for seed in own if seed in other]
+    if len(both) < seeds or not both:
+        return Finding(check, "no result", None, None, None)
+    difference = mean_interval([own[seed] - other[seed] for seed in both])
+    return Finding(
+        check,
+        _outcome(check, difference),
+        difference,
+        mean_interval([own[seed] for seed in both]).mean,
+        mean_interval([other[seed] for seed in both]).mean,
+    )
+
+
+def _values(check: Check, trials: Mapping[int, TrialRecord]) -> dict[int, float]:
+    found = {seed: getattr(trial, check.of).get(check.quantity, math.nan) for seed, trial in trials.items()}
+    return {seed: float(value) for seed, value in found.items() if math.isfinite(value)}
+
+
+def _outcome(check: Check, difference: Interval) -> Outcome:
+    if difference.low is None or difference.high is None:
+        return "unclear"
+    low, high = difference.low, difference.high
+    if check.relation == "near":
+        if -check.within <= low and high <= check.within:
+            return "holds"
+        return "fails" if low > check.within or high < -check.within else "unclear"
+    if check.relation == "lower":
+        low, high = -high, -low
+    if low > check.within:
+        return "holds"
+    return "fails" if high < check.within else "unclear"
+
+
+def word_for(findings: Sequence[Finding], papers_setting: bool) -> str:
+    """The verdict's words."""
+    outcomes = [finding.outcome for finding in findings]
+    if papers_setting:
+        if all(outcome == "holds" for outcome in outcomes):
+            return "reproduced"
+        if "holds" in outcomes:
+            return "partly"
+        return "not reproduced" if "fails" in outcomes else "unclear"
+    if "no result" in outcomes:
+        return "on substitute: unclear"
+    if all(outcome == "holds" for outcome in outcomes):
+        return "on substitute: agrees"
+    return f"on substitute: {'disagrees' if 'fails' in outcomes else 'unclear'}"
+
+
+def measured(claim: Claim, results: Mapping[str, Mapping[int, TrialRecord]]) -> dict[str, dict[str, float]]:
+    """Arm -> quantity -> our mean over the seeds, for every test metric."""
+    table: dict[str, dict[str, float]] = {}
+    for arm in claim.arms:
+        names = dict.fromkeys(name for trial in results[arm].values() for name in trial.test)
+        values = {
+            name: [t.test[name] for t in results[arm].values() if math.isfinite(t.test.get(name, math.nan))]
+            for name in names
+        }
+        table[arm] = {name: mean_interval(each).mean for name, each in values.items() if each}
+    return table

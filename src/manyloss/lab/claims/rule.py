@@ -1,0 +1,123 @@
+"""Claims and their rule files: what a paper says, as comparisons that were written before the results."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Literal
+
+from manyloss.diagnostics.running import pair_name
+from manyloss.lab.checks import LabError, closest
+
+Relation = Literal["lower", "higher", "near"]
+RELATIONS = ("lower", "higher", "near")
+#: Parts of a result that a rule may speak of.
+PARTS = ("test", "validation", "mean_weights", "cosine_std", "cosine_std_first_epoch")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One sentence of a paper as a comparison."""
+
+    says: str
+    arm: str
+    than: str | float
+    relation: Relation
+    quantity: str
+    of: str = "test"
+    #: How far apart two values may be that are "near"; for the others, how much of a difference counts.
+    within: float = 0.0
+    only: str | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of a paper: the recipe to run, which rows, what the paper found, and the checks."""
+
+    name: str
+    recipe: str
+    claim: str
+    paper: str
+    arms: tuple[str, ...]
+    checks: tuple[Check, ...]
+    #: arm -> quantity -> the paper's number.
+    paper_numbers: Mapping[str, Mapping[str, float]]
+    rule: str
+
+
+def all_claims() -> dict[str, Claim]:
+    """Every claim by name, sorted."""
+    folder = files("manyloss.lab.claims") / "rules"
+    found = {}
+    for item in folder.iterdir():
+        if item.name.endswith(".toml"):
+            claim = read_rule(item.name, item.read_bytes())
+            found[claim.name] = claim
+    return dict(sorted(found.items()))
+
+
+def claim_named(name: str) -> Claim:
+    """The claim of this name; an error that offers the closest one."""
+    claims = all_claims()
+    if name not in claims:
+        raise LabError(
+            f"There is no claim {name!r}. {closest(name, claims)} `manyloss reproduce` lists them."
+        )
+    return claims[name]
+
+
+def read_rule(file: str, content: bytes) -> Claim:
+    """A claim from its rule file; the hash is of the file's bytes.
+
+    Raises:
+        LabError: the file is not TOML, or lacks something.
+
+    """
+    try:
+        rule = tomllib.loads(content.decode())
+        entries = [
+            Check(
+                says=entry["says"],
+                arm=entry["arm"],
+                than=entry["than"],
+                relation=entry["is"],
+                quantity=_quantity(entry),
+                of=entry.get("of", "test"),
+                within=float(entry.get("within", 0.0)),
+                only=entry.get("only"),
+            )
+            for entry in rule["checks"]
+        ]
+        claim = Claim(
+            name=file.removesuffix(".toml"),
+            recipe=rule["recipe"],
+            claim=rule["claim"],
+            paper=rule["paper"],
+            arms=tuple(rule["arms"]),
+            checks=tuple(entries),
+            paper_numbers=rule.get("paper_numbers", {}),
+            rule=hashlib.sha256(content).hexdigest()[:16],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise _not_understood(file, error) from error
+    for entry in entries:
+        unknown = {entry.arm, entry.than} - {*claim.arms} if isinstance(entry.than, str) else set()
+        if entry.relation not in RELATIONS or entry.of not in PARTS or unknown:
+            reason = f"check {entry.says!r} has is = {entry.relation!r} and unknown arms {sorted(unknown)}"
+            raise _not_understood(file, reason)
+    return claim
+
+
+def _quantity(entry: Mapping[str, Any]) -> str:
+    """What is compared. Rules name a pair of losses "a, b"; records spell it as the recorder does."""
+    quantity = str(entry["quantity"])
+    if str(entry.get("of", "test")).startswith("cosine_std"):
+        return pair_name(*quantity.split(", ", 1))
+    return quantity
+
+
+def _not_understood(file: str, reason: object) -> LabError:
+    return LabError(f"The rule {file} is not understood: {reason}. See the rules beside it.")

@@ -1,0 +1,108 @@
+"""A verdict in words: for a terminal, and as the record that is kept in ``results/``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from manyloss.lab.analysis.results import TrialRecord, read_trial
+from manyloss.lab.claims.judging import Outcome, Verdict
+from manyloss.lab.runs import storage
+
+MARKS: Mapping[Outcome, str] = {"holds": "✓", "fails": "✗", "unclear": "?", "no result": "–"}
+
+
+def lines_of(verdict: Verdict) -> list[str]:
+    """The verdict for a terminal: every check with its numbers, our numbers beside the paper's, the word."""
+    lines = [verdict.claim.claim, ""]
+    for finding in verdict.findings:
+        numbers = ""
+        if finding.difference is not None and finding.value is not None and finding.against is not None:
+            half = finding.difference.half_width
+            spread = "" if half is None else f" ± {half:.3g}"
+            numbers = (
+                f": {finding.value:.4g} against {finding.against:.4g}, "
+                f"difference {finding.difference.mean:+.3g}{spread}"
+            )
+        lines.append(f"{MARKS[finding.outcome]} {finding.check.says} ({finding.outcome}{numbers})")
+    for arm, numbers_of_paper in verdict.claim.paper_numbers.items():
+        own = verdict.measured.get(arm, {})
+        cells = [
+            f"{name} {own[name]:.3f} (paper {value:.3f})"
+            for name, value in numbers_of_paper.items()
+            if name in own
+        ]
+        if cells:
+            lines.append(f"{arm}: {', '.join(cells)}")
+    setting = "the paper's data at full scale" if verdict.papers_setting else "not the paper's setting"
+    scale = "" if verdict.scale is None else f", scale {verdict.scale}"
+    seeds = f"{verdict.seeds} seed{'' if verdict.seeds == 1 else 's'}"
+    return [*lines, "", f"Verdict: {verdict.word} ({setting}{scale}, {seeds}, rule {verdict.claim.rule})."]
+
+
+def record_of(verdict: Verdict, root: Path) -> dict[str, Any]:
+    """What is kept of a verdict: small, with the rule's hash, the numbers, and where they come from."""
+    study = storage.read_json(root / "study.json") or {}
+    of_arm = {
+        arm: {
+            f"seed-{seed}": read_trial(root, arm, seed)
+            for folder in sorted(storage.trial_folder(root, arm, 0).parent.glob("seed-*"))
+            if (seed := int(folder.name.removeprefix("seed-"))) >= 0
+        }
+        for arm in verdict.claim.arms
+    }
+    everything = [storage.read_result(path.parent) for path in root.glob("trials/*/*/result.json")]
+    cells = {arm: _cells(found) for arm, found in of_arm.items()}
+    return {
+        "format": 1,
+        "claim": verdict.claim.name,
+        "says": verdict.claim.claim,
+        "paper": verdict.claim.paper,
+        "rule": verdict.claim.rule,
+        "scale": verdict.scale,
+        "papers_setting": verdict.papers_setting,
+        "verdict": verdict.word,
+        "seeds": verdict.seeds,
+        "checks": [
+            {
+                "says": finding.check.says,
+                "outcome": finding.outcome,
+                "value": finding.value,
+                "against": finding.against,
+                "difference": None if finding.difference is None else finding.difference.mean,
+                "half_width": None if finding.difference is None else finding.difference.half_width,
+            }
+            for finding in verdict.findings
+        ],
+        "measured": verdict.measured,
+        "paper_numbers": verdict.claim.paper_numbers,
+        "words": {arm: _words(found) for arm, found in of_arm.items()},
+        "cells": {arm: said for arm, said in cells.items() if said},
+        "seconds": sum(float((result or {}).get("seconds") or 0) for result in everything),
+        "settings": _without_places(study.get("settings", {})),
+        "epochs": study.get("epochs"),
+        "created": study.get("created"),
+        "environment": study.get("environment", {}),
+    }
+
+
+def _words(trials: Mapping[str, TrialRecord]) -> list[str]:
+    """What the final evaluations of one arm said: no robust accuracy is kept without its masking verdict."""
+    return [f"{seed}: {remark}" for seed, trial in trials.items() for remark in trial.remarks]
+
+
+def _cells(trials: Mapping[str, TrialRecord]) -> dict[str, list[str]]:
+    """Column of words -> one word per seed of one arm."""
+    said: dict[str, list[str]] = {}
+    for trial in trials.values():
+        for column, word in trial.words.items():
+            said.setdefault(column, []).append(word)
+    return said
+
+
+def _without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without the folders of this machine."""
+    source = settings.get("source") or {}
+    options = {name: value for name, value in (source.get("options") or {}).items() if name != "data_root"}
+    return {**settings, "source": {**source, "options": options}} if source else dict(settings)

@@ -86,6 +86,11 @@ class StepResult:
         """Weight per loss present; float64, CPU."""
         return _on_host(self._weights)
 
+    @property
+    def weighted_sum(self) -> Tensor:
+        """sum_i w_i L_i, what a line search has to be told; float64, CPU."""
+        return torch.stack([self.weights[name] * loss for name, loss in self.losses.items()]).sum()
+
     @cached_property
     def norms(self) -> dict[str, Tensor] | None:
         """||gradient|| per loss, unweighted; float64, CPU."""

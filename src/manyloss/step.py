@@ -424,7 +424,8 @@ class MultiLoss(nn.Module):
     def _written(self, step: Step, outcome: Outcome, values: Tensor | None, due: list[Observer]) -> None:
         """The step was written: observers see it, methods learn from it."""
         self._run.steps += 1
-        if not self._methods.need_nothing:  # else the weights are the user's own
+        # Else the weights are the user's own, or no weights.
+        if not self._methods.need_nothing and self.weighting.numbers == "weights":
             self.told.of_neglect(step.names, outcome.weights, type(self.weighting).__name__)
         for observer in due:
             observer.record(outcome, step.features)

@@ -222,6 +222,14 @@ def test_a_weighting_of_ones_own_reads_the_gramian() -> None:
     assert from_torchjd(Longest())(LossGradients.of(rows)).tolist() == [0.0, 1.0]
 
 
+def test_projections_say_that_their_numbers_are_coordinates() -> None:
+    projecting = {"ConFIG", "DualProj", "GradVac", "PCGrad", "UPGrad", "UPGradWeighting"}
+    for name in METHODS:
+        method = from_torchjd(make(name))
+        numbers = getattr(method, "numbers", "weights")
+        assert (numbers == "projection coefficients") == (name in projecting), name
+
+
 def test_parameters_stay_empty_and_the_name_shows() -> None:
     multi = wrapped("GradVac")
     assert list(multi.parameters()) == []

@@ -57,12 +57,12 @@ class ConflictRecorder:
             trainer logs, and micro-batches count once.
 
     Attributes:
-        records: one dict per recorded step, as in the file: ``losses``, ``weights``, ``norms`` and how the
-            gradients relate. ``cosines`` are keyed "a|b" and hold only pairs
-            of which both gradients are not zero; ``separated`` are pairs of losses on separate rows of the
-            features, whose cosine there would be no evidence; ``with_sum`` is the cosine of each gradient
-            with the plain sum of all: below 0, a step along the sum raises that loss. ``sigma`` is the
-            standard deviation of the cosines over the last 50 records.
+        records: one dict per recorded step, as in the file: ``losses``, ``weights`` (``numbers`` says whether
+            they are "projection coefficients"), ``norms`` and how the gradients relate. ``cosines`` are keyed
+            "a|b" and hold only pairs of which both gradients are not zero; ``separated`` are pairs of losses
+            on separate rows of the features, whose cosine there would be no evidence; ``with_sum`` is the
+            cosine of each gradient with the plain sum of all: below 0, a step along the sum raises that loss.
+            ``sigma`` is the standard deviation of the cosines over the last 50 records.
 
     Raises:
         ValueError: N below 1, or a layer without parameters that require grad.
@@ -147,6 +147,7 @@ class ConflictRecorder:
             "place": measured.place,
             "losses": _named(names, measured.values),
             "weights": _named(names, outcome.weights),
+            "numbers": self.multi.weighting.numbers,
             **_relations(names, measured.gramian, outcome.separated),
         }
         record["sigma"] = self._sigma(record["cosines"])
@@ -253,11 +254,9 @@ def _relations(names: Sequence[str], gramian: Tensor, separated: Tensor | None =
 
 
 def _scalars(record: Record) -> dict[str, float]:
-    scalars = {
-        f"{kind}/{name}": number
-        for kind in ("loss", "weight", "norm")
-        for name, number in record["losses" if kind == "loss" else f"{kind}s"].items()
-    }
+    weight = record["numbers"].removesuffix("s")  # "weight", "projection coefficient"
+    kinds = {"loss": "losses", weight: "weights", "norm": "norms"}
+    scalars = {f"{kind}/{name}": n for kind, key in kinds.items() for name, n in record[key].items()}
     scalars |= {f"norm_share/{name}": share for name, share in record["norm_shares"].items()}
     scalars |= {f"with_sum/{name}": cosine for name, cosine in record["with_sum"].items()}
     scalars |= _cosine_scalars(record, "")

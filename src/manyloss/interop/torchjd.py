@@ -27,6 +27,8 @@ from manyloss.weighting import FAMO, GradientWeighting, LossWeighting
 _COUNTS_ROWS = ("MeanWeighting", "SumWeighting", "ConstantWeighting", "RandomWeighting")
 # Methods of a matrix that turn with it: f(M Q) = f(M) Q, so the root of the Gramian stands for the matrix.
 _TURNS_WITH_THE_MATRIX = ("_NashMTLWeighting", "ConFIG")
+# What they give are coordinates of projected gradients.
+_PROJECTS = ("PCGradWeighting", "GradVacWeighting", "UPGradWeighting", "DualProjWeighting")
 # Weightings of products of two independent batches' gradients; a step has one batch.
 _TWO_BATCHES = ("SDMGradWeighting", "MoDoWeighting")
 # Eigenvalues of the cosine matrix below this share of the largest are rounding.
@@ -135,6 +137,8 @@ class TorchJDWeighting(Adapter, GradientWeighting):
         super().__init__()
         self.held = Held(method, name)
         self.root = root
+        if not self.held.gives_weights or type(method).__name__ in _PROJECTS:
+            self.numbers = "projection coefficients"  # type: ignore[misc]  # of this object
         self.seed_with(seed)
 
     def forward(self, gradients: LossGradients) -> Tensor:

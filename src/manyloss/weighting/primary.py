@@ -28,6 +28,7 @@ class Primary(GradientWeighting):
     """
 
     name = "primary"
+    numbers = "projection coefficients"
 
     def __init__(self, loss: str | int = 0) -> None:
         super().__init__()

@@ -21,7 +21,8 @@ class MultiLossTrainer(Trainer):  # type: ignore[misc]
     """A ``transformers.Trainer`` that trains on several losses.
 
     Mixed precision, gradient accumulation, clipping, DDP and checkpoints are the Trainer's own; the state of
-    ``multi`` goes into every checkpoint. The sum of the losses is what it logs and evaluates.
+    ``multi`` goes into every checkpoint. The sum of the losses is what it logs and evaluates; beside it it logs
+    every loss and weight of the last step.
 
     Args:
         multi: the MultiLoss; ``multi.end_epoch`` is called for you.
@@ -86,6 +87,16 @@ class MultiLossTrainer(Trainer):  # type: ignore[misc]
             grad_scaler=torch.amp.GradScaler(enabled=False) if scaler is None else scaler,
         )
         return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *rest: Any, **keywords: Any) -> None:
+        """With the training loss, each loss and weight of the last step goes to wherever the Trainer logs."""
+        last = self.multi.last
+        if "loss" in logs and last is not None:
+            kinds = {"loss": last.losses, last.numbers.removesuffix("s"): last.weights}
+            logs |= {
+                f"{kind}/{name}": float(n) for kind, numbers in kinds.items() for name, n in numbers.items()
+            }
+        super().log(logs, *rest, **keywords)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

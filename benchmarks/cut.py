@@ -27,11 +27,11 @@ def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class Attention(nn.Module):
-    """Three tasks that attend to 20 tensors of one encoder, each computed from the one before (as in MTAN)."""
+    """Three tasks that attend to 20 tensors of one encoder, each made from the one before (as in MTAN)."""
 
     name, limit = "attention, 20 nested tensors", 1.08
 
-    def __init__(self, blocks: int = 10, width: int = 64) -> None:
+    def __init__(self, blocks: int = 10, width: int = 128) -> None:
         super().__init__()
         self.first = conv(3, width)
         self.blocks = nn.ModuleList(
@@ -41,7 +41,7 @@ class Attention(nn.Module):
             nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(blocks)) for _ in range(3)
         )
         self.heads = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in range(3))
-        self.images, self.targets = torch.randn(8, 3, 32, 32), torch.randn(3, 8, 1, 32, 32)
+        self.images, self.targets = torch.randn(4, 3, 24, 24), torch.randn(3, 4, 1, 24, 24)
 
     def losses(self, cut: Cut) -> dict[str, Tensor]:
         x = self.first(self.images)

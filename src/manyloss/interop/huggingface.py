@@ -21,8 +21,8 @@ class MultiLossTrainer(Trainer):  # type: ignore[misc]
     """A ``transformers.Trainer`` that trains on several losses.
 
     Mixed precision, gradient accumulation, clipping, DDP and checkpoints are the Trainer's own; the state of
-    ``multi`` goes into every checkpoint. The sum of the losses is what it logs and evaluates; beside it it logs
-    every loss and weight of the last step.
+    ``multi`` goes into every checkpoint. It logs and evaluates the sum of the losses, and logs every loss and
+    weight of the last step beside it.
 
     Args:
         multi: the MultiLoss; ``multi.end_epoch`` is called for you.
@@ -92,10 +92,9 @@ class MultiLossTrainer(Trainer):  # type: ignore[misc]
         """With the training loss, each loss and weight of the last step goes to wherever the Trainer logs."""
         last = self.multi.last
         if "loss" in logs and last is not None:
-            kinds = {"loss": last.losses, last.numbers.removesuffix("s"): last.weights}
-            logs |= {
-                f"{kind}/{name}": float(n) for kind, numbers in kinds.items() for name, n in numbers.items()
-            }
+            logs |= {f"loss/{name}": float(value) for name, value in last.losses.items()}
+            weight = last.numbers.removesuffix("s")
+            logs |= {f"{weight}/{name}": float(value) for name, value in last.weights.items()}
         super().log(logs, *rest, **keywords)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

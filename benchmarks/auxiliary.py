@@ -1,9 +1,9 @@
 """What each weighting does to a main loss beside an auxiliary one that is small and conflicts with it.
 
 The main loss is 2 with a gradient of length 1, the auxiliary 0.02 with one of length 0.1 at a cosine of -0.5,
-in every one of 300 steps, so that what learns comes to rest. Printed: the auxiliary loss's share of both weights,
-and how much of the main loss's descent is left: <merged, g_main> / <sum, g_main> after scaling the merged
-gradient to the length of the sum's. 1 is the plain sum; 0, that a step no longer lowers the main loss.
+in every one of 300 steps, so that what learns comes to rest. Printed: the auxiliary loss's share of both
+weights, and how much of the main loss's descent is left: <merged, g_main> / <sum, g_main> after scaling the
+merged gradient to the length of the sum's. 1 is the plain sum; 0, that a step no longer lowers the main loss.
 """
 
 from __future__ import annotations
@@ -33,11 +33,8 @@ def row(name: str) -> dict[str, object]:
         result = multi.backward(losses, shared_params=[point])
         assert point.grad is not None
         merged += point.grad / STEPS
-        share += (
-            abs(float(result.weights["auxiliary"]))
-            / STEPS
-            / sum(abs(float(w)) for w in result.weights.values())
-        )
+        sizes = {loss: abs(float(weight)) for loss, weight in result.weights.items()}
+        share += sizes["auxiliary"] / sum(sizes.values()) / STEPS
     plain = rows["main"] + rows["auxiliary"]
     descent = merged @ rows["main"] / merged.norm() * plain.norm() / (plain @ rows["main"])
     return {

@@ -59,6 +59,7 @@ def test_with_equal_weights_it_is_plain_lbfgs(burgers) -> None:
     assert error == pytest.approx(by_hand(small(burgers), 20, 15), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_frozen_weights_of_a_method_come_as_near(burgers) -> None:
     plain = by_hand(small(burgers), 100, 200)
     method = burgers.train(multi_loss("relobralo", seed=0), small(burgers), adam=100, lbfgs=200)

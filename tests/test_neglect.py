@@ -7,7 +7,7 @@ import torch
 
 from manyloss import MultiLoss
 from manyloss.telling import EVERY, LOOKS, Told
-from manyloss.weighting import MGDA, Static
+from manyloss.weighting import MGDA, PCGrad, Primary, Static
 from tests.problems import Given
 
 
@@ -39,6 +39,22 @@ def test_weights_that_the_user_chose_are_no_news() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         steps(MultiLoss(Static({"loss_0": 1.0, "loss_1": 1e-4})), SHORT_AND_LONG, EVERY * LOOKS + 1)
+
+
+def test_projection_coefficients_are_no_weights() -> None:
+    """One loss conflicts with another a thousand times as long: a large coefficient means nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        steps(MultiLoss(PCGrad()), torch.tensor([[1.0, 0.0], [-1000.0, 1.0]]).double(), EVERY * LOOKS + 1)
+
+
+def test_the_way_out_keeps_the_loss() -> None:
+    """What the warning proposes runs, and gives that loss all of its gradient."""
+    with pytest.warns(UserWarning, match=r"keep it whole with MultiLoss\(Primary\('loss_1'\)\)"):
+        steps(MultiLoss(MGDA()), SHORT_AND_LONG, EVERY * LOOKS)
+    multi = MultiLoss(Primary("loss_1"))
+    steps(multi, SHORT_AND_LONG, 1)
+    assert float(multi.last.weights["loss_1"]) >= 1.0
 
 
 def test_a_loss_that_comes_back_is_not_neglected() -> None:

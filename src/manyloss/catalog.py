@@ -34,6 +34,7 @@ class MethodInfo:
         needs: what a step has to give it, with these defaults.
         accepts: which values of a loss it can work with: "any", "0 and more", "above 0" ...
         scale: of what reaches the shared part: "sum", "mean", "convex combination", "free" (learned).
+        numbers: what a weighting's numbers are: "weights", or "projection coefficients".
 
     """
 
@@ -48,6 +49,7 @@ class MethodInfo:
     needs: Needs = field(default_factory=Needs)
     accepts: str = "any"
     scale: str = "sum"
+    numbers: str = "weights"
 
     @property
     def cost(self) -> str:
@@ -244,6 +246,7 @@ def _describe(cls: type[Method]) -> MethodInfo:
         needs=cls.needs,
         accepts=cls.accepts,
         scale=cls.scale,
+        numbers=getattr(cls, "numbers", "weights"),
     )
 
 

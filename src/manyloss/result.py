@@ -24,6 +24,8 @@ class StepResult:
 
     Attributes:
         plan: what was done, and why; it can be printed.
+        numbers: what ``weights`` holds: "weights", or "projection coefficients" (PCGrad and its like), which
+            are coordinates of the merged gradient in the losses' and do not say how much a loss counts.
         penalties: value per penalty, named by its class (the second of one class "CosReg 2").
         skipped: a loss or a gradient was not finite and a GradScaler was given: the plain gradients were
             passed on, so that the scaler skips the step, and no method learned from it.
@@ -41,8 +43,10 @@ class StepResult:
         penalties: Mapping[str, Tensor] | None = None,
         skipped: bool = False,
         plan: Plan = PLAIN,
+        numbers: str = "weights",
     ) -> None:
         self.plan = plan
+        self.numbers = numbers
         self.skipped = skipped
         self.penalties = {name: value.detach() for name, value in penalties.items()} if penalties else {}
         self._losses, self._weights, self._norms = losses, weights, norms
@@ -64,6 +68,7 @@ class StepResult:
             penalties=outcome.penalties,
             skipped=outcome.skipped,
             plan=plan,
+            numbers="weights" if outcome.skipped else step.weighting.numbers,
         )
 
     @property
@@ -83,8 +88,13 @@ class StepResult:
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """Weight per loss present; float64, CPU."""
+        """Weight (or what ``numbers`` says) per loss present; float64, CPU."""
         return _on_host(self._weights)
+
+    @property
+    def weighted_sum(self) -> Tensor:
+        """sum_i w_i L_i, what a line search has to be told; float64, CPU."""
+        return torch.stack([self.weights[name] * loss for name, loss in self.losses.items()]).sum()
 
     @cached_property
     def norms(self) -> dict[str, Tensor] | None:
@@ -111,7 +121,7 @@ class StepResult:
 
     def __repr__(self) -> str:
         parts: list[str] = [f"path={self.path!r}", f"losses={_rounded(self.losses)}"]
-        parts.append(f"weights={_rounded(self.weights)}")
+        parts.append(f"{self.numbers.replace(' ', '_')}={_rounded(self.weights)}")
         if self.norms is not None:
             parts.append(f"norms={_rounded(self.norms)}")
         if self.measured_at is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -18,6 +19,7 @@ from manyloss.distributed import Ranks, Setting, ranks_of
 from manyloss.errors import NotFiniteError
 from manyloss.exchange import PresentLosses
 from manyloss.explain import Explanation, explain
+from manyloss.frozen import Frozen, refuse_other_functions
 from manyloss.losses import Features, Losses, SharedParams
 from manyloss.methods import Methods
 from manyloss.penalties import Penalty
@@ -62,6 +64,7 @@ class _Run:
         steps: that were written.
         deferred: flags of the last step on a device that was not waited for.
         last: what the last step measured.
+        frozen: what is held, within ``MultiLoss.frozen``.
 
     """
 
@@ -70,6 +73,12 @@ class _Run:
     steps: int = 0
     deferred: list[Tensor] = field(default_factory=list)
     last: StepResult | None = None
+    frozen: Frozen | None = None
+
+    @property
+    def held(self) -> Frozen | None:
+        """What is held, once there is something."""
+        return self.frozen if self.frozen is not None and self.frozen.weights is not None else None
 
 
 class MultiLoss(nn.Module):
@@ -189,7 +198,8 @@ class MultiLoss(nn.Module):
         with usual_modes():
             if self._run.deferred:
                 self._ask_deferred()
-            due = [observer for observer in self.observers if observer.due()]
+            held = self._run.held
+            due = [] if held else [observer for observer in self.observers if observer.due()]
             skips = grad_scaler is not None and grad_scaler.is_enabled()
             wanted = self._wanted(measure or bool(due), skips)
             checked = check_step(
@@ -200,7 +210,9 @@ class MultiLoss(nn.Module):
                 self.told.of_sums(checked.losses.names, checked.walk.contains)
             scale = LossScale.of(grad_scaler, checked.device).divided_by(divide_by)
             step = self._step(checked, scale, retain_graph, wanted.measure)
-            if checked.finite:
+            if checked.finite and held:
+                self._run.last = StepResult.of(step, held.step(step))
+            elif checked.finite:
                 self._run.last = self._take(step, checked, wanted, due)
             else:
                 self._run.last = StepResult.of(step, pass_on(step))
@@ -222,6 +234,8 @@ class MultiLoss(nn.Module):
             )
             if self._run.steps == 0 and step.plan.merged_at == "features":
                 self.told.of_partly_merged(step.walk.leaves, step.edges)
+            if self._run.frozen:
+                self._run.frozen.check_one_function(step, wanted.needs)
             for observer in due:
                 observer.before(step.losses)
             outcome = RUN[step.plan.strategy](step)
@@ -230,6 +244,8 @@ class MultiLoss(nn.Module):
                 self._methods.undo(before)
         if not outcome.skipped:
             self._written(step, outcome, values, due)
+            if self._run.frozen:
+                self._run.frozen.hold(step.names, outcome)
         return StepResult.of(step, outcome)
 
     def total(
@@ -266,12 +282,45 @@ class MultiLoss(nn.Module):
 
         Raises:
             TypeError, ValueError: bad input, here or, for what only the step can see, in ``backward()``.
-            RuntimeError: a second backward of one total, ``create_graph=True``, or a total inside the forward
-                of a DistributedDataParallel that looks for unused parameters.
+            RuntimeError: a second backward of one total, ``create_graph=True``, a total within `frozen`, or
+                inside the forward of a DistributedDataParallel that looks for unused parameters.
 
         """
         features = self.cuts.take(features) if torch.is_grad_enabled() else features
+        if self._run.frozen:
+            self._run.frozen.refuse_total()
         return total(self, losses, features, shared_params, grad_scaler, measure)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """One function for a line search: the first step weighs and learns, the others hold its weights. ::
+
+            def closure():
+                optimizer.zero_grad()
+                return multi.backward(losses_of(net), shared_params=net).weighted_sum
+
+            with multi.frozen():
+                optimizer.step(closure)  # torch.optim.LBFGS
+
+        Within it every step is the gradient of sum_i w_i L_i with the same w, and ``result.weighted_sum`` is
+        that function's value. Nothing is measured, learned or recorded after the first step. Around many
+        calls of ``optimizer.step`` it is one function for all of them, which the memory of L-BFGS asks for.
+
+        Raises:
+            ValueError: the methods write something else than the gradient of a weighted sum (an aggregator
+                such as GradDrop, a penalty, ``rescale``); in the first step, a gradient weighting does not
+                weigh all the parameters.
+            RuntimeError: one is inside of another.
+
+        """
+        refuse_other_functions(self._methods, self.rescale)
+        if self._run.frozen:
+            raise RuntimeError("multi.frozen() is inside of another one: leave the inner one out.")
+        self._run.frozen = Frozen()
+        try:
+            yield
+        finally:
+            self._run.frozen = None
 
     def cut(self, tensors: Cuttable) -> Cuttable:
         """Mark, in the forward, where losses leave the encoder; features are then left out of the step. ::
@@ -342,6 +391,8 @@ class MultiLoss(nn.Module):
 
     def _wanted(self, measure: bool, skips: bool) -> Wanted:
         methods = self._methods
+        if self._run.held:
+            return Wanted((), Needs(), "none", False, skips, methods.weighting.names)
         return Wanted(methods.all, methods.needs, self.rescale, measure, skips, methods.weighting.names)
 
     def _ranks_of_step(self) -> Ranks:
@@ -373,7 +424,8 @@ class MultiLoss(nn.Module):
     def _written(self, step: Step, outcome: Outcome, values: Tensor | None, due: list[Observer]) -> None:
         """The step was written: observers see it, methods learn from it."""
         self._run.steps += 1
-        if not self._methods.need_nothing:  # else the weights are the user's own
+        # Else the weights are the user's own, or no weights.
+        if not self._methods.need_nothing and self.weighting.numbers == "weights":
             self.told.of_neglect(step.names, outcome.weights, type(self.weighting).__name__)
         for observer in due:
             observer.record(outcome, step.features)

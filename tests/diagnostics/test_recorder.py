@@ -218,7 +218,11 @@ def test_many_losses_do_not_flood_the_writer() -> None:
         step(network, multi, 1)
     assert len(recorder.records[0]["cosines"]) == 190
     assert {"manyloss/cosine mean", "manyloss/cosine lowest"} <= tags
-    assert not any("/cosine/" in tag or "/sigma/" in tag for tag in tags)
+    assert not any("/cosine/" in tag for tag in tags)
+    seen = [list(record["cosines"].values()) for record in recorder.records]
+    sigma = np.std(seen, axis=0, ddof=1)
+    assert recorder.records[1]["sigma"] == pytest.approx({"mean": sigma.mean(), "highest": sigma.max()})
+    assert {tag for tag in tags if "sigma" in tag} == {"manyloss/sigma/mean", "manyloss/sigma/highest"}
 
 
 def test_it_saves_nothing_and_leaks_nothing() -> None:

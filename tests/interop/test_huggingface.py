@@ -67,6 +67,16 @@ def test_training_equals_the_plain_loop(tmp_path) -> None:
     assert set(run.last_result.losses) == {"near", "far"}
 
 
+def test_every_loss_and_weight_is_logged_beside_the_sum(tmp_path) -> None:
+    run = trainer(tmp_path, new_multi(), logging_strategy="steps", logging_steps=2)
+    run.train()
+    logged = [entry for entry in run.state.log_history if "loss" in entry]
+    assert [entry["step"] for entry in logged] == [2, 4, 6]
+    last = run.last_result
+    assert logged[-1]["loss/near"] == float(last.losses["near"])
+    assert logged[-1]["weight/far"] == float(last.weights["far"])
+
+
 def by_steps(optimizer):
     """The linear schedule of the Trainer, over three steps."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 3)

@@ -1,4 +1,4 @@
-"""TorchJD's methods in our step give what TorchJD's own mtl_backward gives."""
+"""TorchJD's methods in our step give what TorchJD's own mtl_backward, or a scalarizer's backward, gives."""
 
 import io
 
@@ -9,11 +9,13 @@ from torch import nn
 from manyloss import LossGradients, MultiLoss
 from manyloss.aggregation import Aggregator
 from manyloss.distributed import Ranks
+from manyloss.errors import BatchSeparatedError
 from manyloss.interop import from_torchjd
-from manyloss.weighting import GradientWeighting
+from manyloss.weighting import FAMO, GradientWeighting
 from tests.problems import Network, Pyramid, assert_identical, assert_same
 
 torchjd = pytest.importorskip("torchjd.aggregation")
+scalarization = pytest.importorskip("torchjd.scalarization")
 autojac = pytest.importorskip("torchjd.autojac")
 # NashMTL's solver complains about the form of TorchJD's own problem.
 pytestmark = pytest.mark.filterwarnings("ignore:You are solving a parameterized problem that is not DPP")
@@ -43,6 +45,20 @@ METHODS = {
     "UPGradWeighting": (lambda: torchjd.UPGradWeighting(), GradientWeighting),
     "CRMOGMWeighting": (lambda: torchjd.CRMOGMWeighting(torchjd.MGDAWeighting()), GradientWeighting),
 }
+SCALARIZERS = {
+    "COSMOS": lambda: scalarization.COSMOS(0.5, torch.tensor([0.2, 0.3, 0.5]).double()),
+    "Constant": lambda: scalarization.Constant(torch.tensor([0.2, 0.3, 0.5]).double()),
+    "DWA": lambda: scalarization.DWA(),
+    "GeometricMean": lambda: scalarization.GeometricMean(),
+    "IMTLL": lambda: scalarization.IMTLL(3),
+    "Mean": lambda: scalarization.Mean(),
+    "PBI": lambda: scalarization.PBI(2.0, torch.tensor([0.2, 0.3, 0.5]).double()),
+    "Random": lambda: scalarization.Random(),
+    "STCH": lambda: scalarization.STCH(0.3),
+    "Sum": lambda: scalarization.Sum(),
+    "UW": lambda: scalarization.UW(3),
+}
+every_scalarizer = pytest.mark.parametrize("name", SCALARIZERS)
 RANDOM = {"GradDrop", "GradVac", "PCGrad", "Random"}
 STATEFUL = {"CRMOGMWeighting", "ExcessMTL", "GradVac", "NashMTL", "PCD"}
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -82,6 +98,16 @@ def theirs(network: Network, aggregator, step: int, seed: int) -> list:
     torch.manual_seed(seed)
     autojac.jac_to_grad(network.encoder.parameters(), aggregator)
     return network.gradients()
+
+
+def test_every_method_of_torchjd_is_in_these_lists() -> None:
+    bases = {"Aggregator", "GramianWeightedAggregator", "WeightedAggregator", "Weighting"}
+    two_batches = {"MoDoWeighting", "SDMGradWeighting"}
+    aggregators = {name for name in torchjd.__all__ if not name.endswith("Weighting")} - bases
+    assert aggregators <= set(METHODS)
+    weightings = {name for name in torchjd.__all__ if name.endswith("Weighting")} - bases - two_batches
+    assert weightings <= {f"{name}Weighting" for name in METHODS} | set(METHODS)
+    assert set(scalarization.__all__) - {"Scalarizer", "FAMO"} == set(SCALARIZERS)
 
 
 @every_method
@@ -196,6 +222,14 @@ def test_a_weighting_of_ones_own_reads_the_gramian() -> None:
     assert from_torchjd(Longest())(LossGradients.of(rows)).tolist() == [0.0, 1.0]
 
 
+def test_projections_say_that_their_numbers_are_coordinates() -> None:
+    projecting = {"ConFIG", "DualProj", "GradVac", "PCGrad", "UPGrad", "UPGradWeighting"}
+    for name in METHODS:
+        method = from_torchjd(make(name))
+        numbers = getattr(method, "numbers", "weights")
+        assert (numbers == "projection coefficients") == (name in projecting), name
+
+
 def test_parameters_stay_empty_and_the_name_shows() -> None:
     multi = wrapped("GradVac")
     assert list(multi.parameters()) == []
@@ -254,6 +288,127 @@ def test_a_result_that_is_not_finite_names_the_method() -> None:
     features, losses = network.forward()
     with pytest.raises(ValueError, match="Broken gave a result that is not finite: weights nan, nan"):
         MultiLoss(from_torchjd(Broken())).backward(losses, features=features)
+
+
+# ---------------------------------------------------------------- scalarizers
+
+
+def a_step(network: Network, multi: MultiLoss, step: int) -> list:
+    network.zero_grad()
+    _, losses = network.forward(step)
+    multi.backward(losses)
+    return network.gradients()
+
+
+@every_scalarizer
+def test_steps_equal_the_scalarizers_own_backward(name: str) -> None:
+    """Over three epochs of two steps; what it learns, it learns by the same Adam."""
+    network, multi, seeds = (
+        Network(3),
+        MultiLoss(from_torchjd(SCALARIZERS[name](), seed=3, lr=0.1)),
+        seeds_of(3),
+    )
+    scalarizer = SCALARIZERS[name]()
+    learned = list(scalarizer.parameters())
+    optimizer = torch.optim.Adam(learned, lr=0.1) if learned else None
+    for step in range(6):
+        network.zero_grad()
+        torch.manual_seed(next(seeds))
+        scalarizer(torch.stack(list(network.forward(step)[1].values()))).backward()
+        expected = network.gradients()
+        if optimizer is not None:
+            optimizer.step()
+            optimizer.zero_grad()
+        assert_same(a_step(network, multi, step), expected, rtol=1e-6)
+        if step % 2:
+            multi.end_epoch()
+            if name == "DWA":
+                scalarizer.step()
+    assert list(multi.parameters()) == []
+
+
+@pytest.mark.parametrize("name", ["DWA", "IMTLL", "Random", "UW"])
+def test_a_scalarizer_continues_bit_by_bit(name: str) -> None:
+    network, straight = Network(3), MultiLoss(from_torchjd(SCALARIZERS[name](), seed=3))
+    for step in range(5):
+        a_step(network, straight, step)
+        if step in (1, 3):
+            straight.end_epoch()
+    file = io.BytesIO()
+    torch.save(straight.state_dict(), file)
+    fresh = MultiLoss(from_torchjd(SCALARIZERS[name](), seed=99))
+    fresh.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
+    for multi in (straight, fresh):
+        multi.end_epoch()
+    for step in (5, 6):
+        assert_identical(a_step(network, fresh, step), a_step(network, straight, step))
+
+
+@pytest.mark.parametrize("name", ["DWA", "UW"])
+def test_a_skipped_step_teaches_a_scalarizer_nothing(name: str) -> None:
+    network, multi = Network(3), MultiLoss(from_torchjd(SCALARIZERS[name]()))
+    a_step(network, multi, 0)
+    before = {key: value.clone() for key, value in multi.state_dict().items()}
+    _, losses = network.forward(1)
+    scaler = torch.amp.GradScaler("cpu")
+    assert multi.backward({**losses, "loss_1": losses["loss_1"] * torch.inf}, grad_scaler=scaler).skipped
+    assert all(torch.equal(value, before[key]) for key, value in multi.state_dict().items())
+
+
+def test_an_absent_loss_and_a_loss_of_zero() -> None:
+    network = Network(3)
+    _, losses = network.forward()
+    result = MultiLoss(from_torchjd(scalarization.Mean())).backward({**losses, "loss_1": None})
+    assert {name: float(weight) for name, weight in result.weights.items()} == {"loss_0": 0.5, "loss_2": 0.5}
+    multi = MultiLoss(from_torchjd(scalarization.UW(3)))
+    a_step(network, multi, 0)
+    with pytest.raises(ValueError, match="UW keeps state for a fixed number of losses, and 'loss_1' is abs"):
+        multi.backward({**network.forward()[1], "loss_1": None})
+    _, losses = network.forward()
+    with pytest.raises(
+        ValueError, match=r"GeometricMean gave .* not finite.* A loss of 0 or below may be out"
+    ):
+        MultiLoss(from_torchjd(scalarization.GeometricMean())).backward(
+            {**losses, "loss_1": 0 * losses["loss_1"]}
+        )
+
+
+def test_famo_becomes_our_own_with_its_settings() -> None:
+    theirs = scalarization.FAMO(2, torch.tensor([0.0, -1.0]), lr=0.1, weight_decay=0.5)
+    ours = from_torchjd(theirs)
+    assert isinstance(ours, FAMO)
+    assert (ours.inner.lr, ours.weight_decay, ours.minimum) == (0.1, 0.5, [0.0, -1.0])
+
+
+# ---------------------------------------------------------------- losses on separate rows
+
+
+@pytest.mark.parametrize("name", ["ExcessMTL", "GradDrop", "TrimmedMean"])
+def test_what_reads_entries_refuses_losses_on_separate_rows(name: str) -> None:
+    encoder, heads = nn.Linear(3, 4).double(), [nn.Linear(4, 1).double() for _ in range(3)]
+    x = torch.randn(9, 3, dtype=torch.float64)
+
+    def losses() -> tuple:
+        z = encoder(x)
+        return z, [head(part).square().mean() for head, part in zip(heads, z.split(3), strict=True)]
+
+    z, given = losses()
+    with pytest.raises(BatchSeparatedError, match=f"TorchJD's {name} .* no entries in common. Pass shared_p"):
+        wrapped(name).backward(given, features=z)
+    assert encoder.weight.grad is None
+    wrapped(name).backward(losses()[1], shared_params=encoder)
+    assert encoder.weight.grad is not None
+
+
+@pytest.mark.parametrize("name", [n for n, (_, family) in METHODS.items() if family is GradientWeighting])
+def test_what_reads_inner_products_is_measured_at_the_virtual_layer(name: str) -> None:
+    encoder, heads = nn.Linear(3, 4).double(), [nn.Linear(4, 1).double() for _ in range(3)]
+    z = encoder(torch.randn(9, 3, dtype=torch.float64))
+    losses = [(head(part) - 1).square().mean() for head, part in zip(heads, z.split(3), strict=True)]
+    with pytest.raises(BatchSeparatedError, match="live on separate rows"):
+        wrapped(name).backward(losses, features=z, retain_graph=True)
+    multi = MultiLoss(from_torchjd(make(name)), measure_at="virtual_layer")
+    assert multi.backward(losses, features=z).measured_at == "virtual_layer"
 
 
 def test_a_checkpoint_of_another_method_is_refused() -> None:

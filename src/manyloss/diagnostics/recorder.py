@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 Layers = Mapping[str, nn.Module | Iterable[Tensor]]
 
-#: With more pairs than this, a writer gets the mean and the lowest cosine instead of each.
+#: With more pairs than this, a writer gets the mean and the lowest cosine instead of each, and a record the
+#: mean and the highest sigma.
 MOST_CURVES = 45
 
 
@@ -57,12 +58,13 @@ class ConflictRecorder:
             trainer logs, and micro-batches count once.
 
     Attributes:
-        records: one dict per recorded step, as in the file: ``losses``, ``weights``, ``norms`` and how the
-            gradients relate. ``cosines`` are keyed "a|b" and hold only pairs
-            of which both gradients are not zero; ``separated`` are pairs of losses on separate rows of the
-            features, whose cosine there would be no evidence; ``with_sum`` is the cosine of each gradient
-            with the plain sum of all: below 0, a step along the sum raises that loss. ``sigma`` is the
-            standard deviation of the cosines over the last 50 records.
+        records: one dict per recorded step, as in the file: ``losses``, ``weights`` (``numbers`` says whether
+            they are "projection coefficients"), ``norms`` and how the gradients relate. ``cosines`` are keyed
+            "a|b" and hold only pairs of which both gradients are not zero; ``separated`` are pairs of losses
+            on separate rows of the features, whose cosine there would be no evidence; ``with_sum`` is the
+            cosine of each gradient with the plain sum of all: below 0, a step along the sum raises that loss.
+            ``sigma`` is the standard deviation of the cosines over the last 50 records; with more than 45
+            pairs, its mean and its highest over the pairs.
 
     Raises:
         ValueError: N below 1, or a layer without parameters that require grad.
@@ -147,6 +149,7 @@ class ConflictRecorder:
             "place": measured.place,
             "losses": _named(names, measured.values),
             "weights": _named(names, outcome.weights),
+            "numbers": self.multi.weighting.numbers,
             **_relations(names, measured.gramian, outcome.separated),
         }
         record["sigma"] = self._sigma(record["cosines"])
@@ -173,16 +176,14 @@ class ConflictRecorder:
         newest = np.fromiter(cosines.values(), np.float64, len(pairs))
         self._recent = np.concatenate([self._recent[1 - WINDOW :], newest[None]])  # [at most WINDOW, pairs]
         if np.isfinite(self._recent.sum()):
-            if len(self._recent) == 1:
-                return {}
-            return dict(zip(pairs, self._recent.std(0, ddof=1).tolist(), strict=True))
+            return {} if len(self._recent) == 1 else _told(pairs, self._recent.std(0, ddof=1))
         known = np.isfinite(self._recent)
         counts = known.sum(0)
         means = np.where(known, self._recent, 0.0).sum(0) / np.maximum(counts, 1)
         squares = np.where(known, self._recent - means, 0.0) ** 2
         deviations = np.sqrt(squares.sum(0) / np.maximum(counts - 1, 1))
-        found = zip(pairs, deviations.tolist(), counts.tolist(), strict=True)
-        return {pair: value for pair, value, count in found if count > 1}
+        seen = np.flatnonzero(counts > 1)
+        return _told([pairs[k] for k in seen], deviations[seen])
 
     # ------------------------------------------------------------------ output
 
@@ -214,6 +215,13 @@ def _parameters(name: str, layer: nn.Module | Iterable[Tensor]) -> list[Tensor]:
 
 def _named(names: Sequence[str], values: Tensor | Sequence[float]) -> dict[str, float]:
     return dict(zip(names, values.tolist() if isinstance(values, Tensor) else values, strict=True))
+
+
+def _told(pairs: Sequence[str], sigma: NDArray[np.float64]) -> dict[str, float]:
+    """By pair, as long as these can be read one by one."""
+    if len(pairs) > MOST_CURVES:
+        return {"mean": float(sigma.mean()), "highest": float(sigma.max())}
+    return dict(zip(pairs, sigma.tolist(), strict=True))
 
 
 @lru_cache(maxsize=16)
@@ -253,16 +261,13 @@ def _relations(names: Sequence[str], gramian: Tensor, separated: Tensor | None =
 
 
 def _scalars(record: Record) -> dict[str, float]:
-    scalars = {
-        f"{kind}/{name}": number
-        for kind in ("loss", "weight", "norm")
-        for name, number in record["losses" if kind == "loss" else f"{kind}s"].items()
-    }
+    weight = record["numbers"].removesuffix("s")  # "weight", "projection coefficient"
+    kinds = {"loss": "losses", weight: "weights", "norm": "norms"}
+    scalars = {f"{kind}/{name}": n for kind, key in kinds.items() for name, n in record[key].items()}
     scalars |= {f"norm_share/{name}": share for name, share in record["norm_shares"].items()}
     scalars |= {f"with_sum/{name}": cosine for name, cosine in record["with_sum"].items()}
     scalars |= _cosine_scalars(record, "")
-    if len(record["sigma"]) <= MOST_CURVES:
-        scalars |= {f"sigma/{pair}": value for pair, value in record["sigma"].items()}
+    scalars |= {f"sigma/{pair}": value for pair, value in record["sigma"].items()}
     if record["purity"] is not None:
         scalars["purity/mixed"] = record["purity"]["mixed"]
         scalars["purity/passed"] = record["purity"]["passed"]

@@ -21,7 +21,8 @@ class MultiLossTrainer(Trainer):  # type: ignore[misc]
     """A ``transformers.Trainer`` that trains on several losses.
 
     Mixed precision, gradient accumulation, clipping, DDP and checkpoints are the Trainer's own; the state of
-    ``multi`` goes into every checkpoint. The sum of the losses is what it logs and evaluates.
+    ``multi`` goes into every checkpoint. It logs and evaluates the sum of the losses, and logs every loss and
+    weight of the last step beside it.
 
     Args:
         multi: the MultiLoss; ``multi.end_epoch`` is called for you.
@@ -86,6 +87,15 @@ class MultiLossTrainer(Trainer):  # type: ignore[misc]
             grad_scaler=torch.amp.GradScaler(enabled=False) if scaler is None else scaler,
         )
         return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *rest: Any, **keywords: Any) -> None:
+        """With the training loss, each loss and weight of the last step goes to wherever the Trainer logs."""
+        last = self.multi.last
+        if "loss" in logs and last is not None:
+            logs |= {f"loss/{name}": float(value) for name, value in last.losses.items()}
+            weight = last.numbers.removesuffix("s")
+            logs |= {f"{weight}/{name}": float(value) for name, value in last.weights.items()}
+        super().log(logs, *rest, **keywords)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

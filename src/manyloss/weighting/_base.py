@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -22,9 +23,15 @@ from manyloss.linalg import Weights, vector
 from manyloss.plan import Needs
 from manyloss.state import Method
 
+Numbers = Literal["weights", "projection coefficients"]
+
 
 class Weighting(Method, ABC):
     """One number per loss."""
+
+    numbers: ClassVar[Numbers] = "weights"
+    """How much each loss counts; or coordinates of projected gradients, where a large w_i says that others
+    conflict with g_i, and not that L_i matters."""
 
     @abstractmethod
     def weigh_losses(self, names: Sequence[str], values: Tensor | None) -> Weights | None:

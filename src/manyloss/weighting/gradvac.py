@@ -38,6 +38,7 @@ class GradVac(GradientWeighting):
     """
 
     name = "gradvac"
+    numbers = "projection coefficients"
     search: ClassVar = {"beta": (0.001, 0.01, 0.1, 0.5)}
     learns = GradVacState
     state: GradVacState

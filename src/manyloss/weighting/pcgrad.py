@@ -37,6 +37,7 @@ class PCGrad(GradientWeighting):
     """
 
     name = "pcgrad"
+    numbers = "projection coefficients"
 
     def __init__(self, seed: int | None = None) -> None:
         super().__init__()
@@ -77,6 +78,7 @@ class IterativePCGrad(GradientWeighting):
     """
 
     name = "iterative-pcgrad"
+    numbers = "projection coefficients"
 
     def __init__(self, seed: int | None = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Primary: one loss's gradient is kept whole, the others lose what conflicts with it."""
+"""Primary (after A-GEM, Chaudhry et al. 2019, "Efficient lifelong learning with A-GEM", eq. 11)."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Primary(GradientWeighting):
     """
 
     name = "primary"
+    numbers = "projection coefficients"
 
     def __init__(self, loss: str | int = 0) -> None:
         super().__init__()

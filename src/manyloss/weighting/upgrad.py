@@ -20,6 +20,7 @@ class UPGrad(GradientWeighting):
     """
 
     name = "upgrad"
+    numbers = "projection coefficients"
     scale = "mean"
 
     def forward(self, gradients: LossGradients) -> Weights:

@@ -38,7 +38,9 @@ def test_traces_average_over_seeds_and_keep_every_step_where_there_are_few(finis
 def test_constant_weights_are_words(finished_run):
     _, figures = figures_of(finished_run)
     assert figures.constant_weights == [("equal", "1 for every loss")]
-    assert "equal" not in [panel.title for panel in figures.weights]
+    titles = [panel.title for panel in figures.weights]
+    assert "equal" not in titles
+    assert "pcgrad: projection coefficients" in titles
 
 
 def test_two_losses_share_one_map_of_conflict_with_a_row_per_method(finished_run):

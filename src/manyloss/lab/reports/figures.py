@@ -14,6 +14,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from manyloss import catalog
 from manyloss.lab.analysis.results import (
     EpochRecord,
     RunRecord,
@@ -256,7 +257,7 @@ def _add_traces(figures: Figures, run: RunRecord) -> None:
         if constant is not None:
             figures.constant_weights.append((arm, constant))
         elif np.isfinite(reduced.weights).any():
-            figures.weights.append(_traces(reduced, arm, run.losses, reduced.weights))
+            figures.weights.append(_traces(reduced, _named_numbers(arm), run.losses, reduced.weights))
         if np.isfinite(reduced.norms).any():
             figures.norms.append(_traces(reduced, arm, run.losses, reduced.norms))
     _add_conflict(figures, run, [trace for trace in binned if np.isfinite(trace.cosines).any()])
@@ -313,6 +314,12 @@ def _constant(weights: NDArray[np.float64], losses: Sequence[str]) -> str | None
 
 def _traces(trace: _Binned, title: str, rows: Sequence[str], values: NDArray[np.float64]) -> Traces:
     return Traces(trace.arm, title, trace.x.tolist(), tuple(rows), tuple(values.T.tolist()))
+
+
+def _named_numbers(arm: str) -> str:
+    """The arm, with what its numbers are where they are no weights."""
+    info = catalog.methods().get(arm.partition(":")[0])
+    return arm if info is None or info.numbers == "weights" else f"{arm}: {info.numbers}"
 
 
 def _add_conflict(figures: Figures, run: RunRecord, traces: Sequence[_Binned]) -> None:

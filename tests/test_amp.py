@@ -206,6 +206,7 @@ def test_tiny_gradients_behind_float16_features_do_not_vanish(places: int) -> No
     result = MultiLoss(GradNorm()).backward(
         losses, features=features, shared_params=weights[-places:], grad_scaler=scaler
     )
-    assert result.path == "one_backward" and result.norms is not None
+    assert result.path == "one_backward"
+    assert result.norms is not None
     found = [float(norm) for norm in result.norms.values()]
     assert found == pytest.approx(expected, rel=1e-2)

@@ -425,8 +425,8 @@ class MultiLoss(nn.Module):
         """The step was written: observers see it, methods learn from it."""
         self._run.steps += 1
         # Else the weights are the user's own, or no weights.
-        if not self._methods.need_nothing and self.weighting.numbers == "weights":
-            self.told.of_neglect(step.names, outcome.weights, type(self.weighting).__name__)
+        if not self._methods.need_nothing and step.weighting.numbers == "weights":
+            self.told.of_neglect(step.names, outcome.weights, step.weighting.label)
         for observer in due:
             observer.record(outcome, step.features)
         self._methods.learn(step, outcome, values)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow check format lint types docs bench clean
+.PHONY: demo test test-slow check format lint types docs site bench clean
 
 demo: .venv/lab ## compare six methods on real handwritten digits
 	$(BIN)/manyloss compare cosreg-two-digits --out runs/demo
@@ -14,7 +14,7 @@ test: .venv/dev ## the tests, without those marked slow
 test-slow: .venv/dev ## the tests marked slow
 	$(BIN)/python -m pytest -m slow
 
-check: format lint types test ## all that CI runs
+check: format lint types site test ## all that CI runs
 
 format: .venv/dev
 	$(BIN)/ruff format --check .
@@ -27,6 +27,9 @@ types: .venv/dev
 
 docs: .venv/dev ## write the tables of README.md and docs/ anew from the classes
 	$(BIN)/python docs/tables.py
+
+site: .venv/dev ## build the site into site/; a broken link or a missing reference is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: .venv/dev ## speed and memory, next to peers
 	$(BIN)/manyloss bench
@@ -44,4 +47,4 @@ bench: .venv/dev ## speed and memory, next to peers
 	touch $@ .venv/lab
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site

@@ -56,6 +56,7 @@ TOP_LEVEL = {
     "constraints.txt": "the versions that `make` installs",
     "docs": "a page per method, the engine, the lab, troubleshooting; `tables.py` writes what is generated",
     "examples": "files to start from, run by tests",
+    "mkdocs.yml": "the site that `make site` builds from docs/ and the docstrings",
     "pyproject.toml": "the package, its extras, and the settings of the tools",
     "results": "verdicts on the papers' claims, each under the rule that was committed before it",
     "src": "the package, see below",

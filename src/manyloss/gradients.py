@@ -92,7 +92,7 @@ class LossGradients:
 
     @cached_property
     def products(self) -> list[list[float]]:
-        """The Gramian as numbers of Python, for what looks at a few of them. [T][T]"""
+        """The Gramian as numbers of Python, for what looks at a few of them. [T, T]"""
         return self.gramian.tolist()
 
     @cached_property

@@ -17,7 +17,7 @@ class GradDrop(Aggregator):
 
     G_i = sgn(A) o grad_A L_i, summed over the batch (lines 7-9); P = (1 + sum G_i / sum |G_i|) / 2 (eq. 1);
     f(p) = clip(k (p - 0.5) + 0.5, 0, 1); one U ~ Uniform(0, 1) per position (line 11);
-    M_i = [U < f(P)] [G_i > 0] + [U >= f(P)] [G_i < 0] (line 13);
+    M_i = 1(U < f(P)) 1(G_i > 0) + 1(U >= f(P)) 1(G_i < 0) (line 13);
     result = sum_i (l_i + (1 - l_i) M_i) o grad_A L_i, of the raw gradients (line 14).
 
     Where sum |G_i| = 0 nothing is decided and all pass. Without the batch sum, and at shared parameters,

@@ -215,7 +215,7 @@ def diagnose(
 
     Args:
         problem: a recipe, a file with a `Problem`, a `Problem` class, or the ``.jsonl`` of a
-        ConflictRecorder.
+            ConflictRecorder.
         epochs: how many to train; at most 3 when None.
         seed: of initial weights and data order.
         out: the folder to write to; ``runs/diagnose-NAME`` when None.

@@ -89,7 +89,7 @@ def log(metrics: Mapping[str, Any], epoch: int | None = None, split: str | None 
 
     Args:
         metrics: name -> number or tensor of one element. ``"val/..."`` is validation, ``"test/..."`` the
-        test.
+            test.
         epoch: counted as the script does; one further with each call when None.
         split: put in front of the names: ``split="val"`` makes ``"val/accuracy"`` of ``"accuracy"``.
 

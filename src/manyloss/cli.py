@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from manyloss import __version__
+
 if TYPE_CHECKING:
     from manyloss.lab.analysis.comparison import ComparedMethods
 
@@ -23,7 +25,7 @@ app = typer.Typer(
     name="manyloss",
     help="Train one model on several losses, and find out on your own problem whether a method is worth it.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
@@ -144,10 +146,19 @@ def _exit_code(results: ComparedMethods) -> int:
     return CRASHED_TRIALS if "crashed" in ended else 0
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"manyloss {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     whole: Annotated[
         bool, typer.Option("--traceback", help="Show all frames of an error of your problem, not yours only.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
     """Set what holds for every command."""

@@ -3,7 +3,7 @@
 u_t + u u_x = nu u_xx on x in [-1, 1], t in [0, 1], u(x, 0) = -sin(pi x), u(-1, t) = u(1, t) = 0.
 
 python examples/burgers.py                                      the plain sum and weights of 10, 3 seeds
-python examples/burgers.py relobralo --every 200 --seeds 1   any method that manyloss.method takes
+python examples/burgers.py relobralo --every 200 --seeds 1      any method that manyloss.method takes
 """
 
 import argparse

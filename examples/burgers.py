@@ -2,8 +2,8 @@
 
 u_t + u u_x = nu u_xx on x in [-1, 1], t in [0, 1], u(x, 0) = -sin(pi x), u(-1, t) = u(1, t) = 0.
 
-python examples/burgers.py                                      the plain sum and two methods, 3 seeds
-python examples/burgers.py lr-annealing --every 200 --seeds 1   any method that manyloss.method takes
+python examples/burgers.py                                      the plain sum and weights of 10, 3 seeds
+python examples/burgers.py relobralo --every 200 --seeds 1      any method that manyloss.method takes
 """
 
 import argparse
@@ -18,7 +18,7 @@ from torch import nn
 import manyloss
 
 NU = 0.04 / math.pi
-METHODS = ["equal", "relobralo", "static:residual=1:start=10:sides=10"]
+METHODS = ["equal", "static:residual=1:start=10:sides=10"]
 
 
 def exact(x, t, nodes=100):

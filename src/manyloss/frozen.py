@@ -40,8 +40,7 @@ class Frozen:
         """
         if not needs.replaces:
             return
-        merged = {id(param) for param in step.params} if not step.features else set()
-        others = [p for p in step.walk.leaves if isinstance(p, nn.Parameter) and id(p) not in merged]
+        others = [leaf for leaf in step.others if isinstance(leaf, nn.Parameter)]
         if step.features or others:
             where = "what arrives at the features" if step.features else "the shared parameters"
             who = f", and not {len(others)} others (the largest {_largest(others)})" if others else ""

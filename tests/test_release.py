@@ -52,7 +52,7 @@ def test_the_command_runs_without_the_source_tree(installed):
     run = "from manyloss.cli import main; main()"
     assert installed("-c", run, "--version").strip() == f"manyloss {manyloss.__version__}"
     assert "cosreg-two-digits" in installed("-c", run, "recipes")
-    assert "gradnorm" in installed("-c", "import manyloss; print([m.name for m in manyloss.methods()])")
+    assert "gradnorm" in installed("-c", "import manyloss; print(list(manyloss.methods()))")
 
 
 def test_the_version_is_one_and_the_same():
@@ -79,4 +79,4 @@ print(len(extras), result.path, encoder.weight.grad is not None)
 """
     count, path, written = call("-c", code, cwd=tmp_path).split()
     assert int(count) > 10
-    assert (path, written) == ("per_loss", "True")
+    assert (path, written) == ("one_backward", "True")

@@ -162,6 +162,7 @@ def options(
     ] = False,
 ) -> None:
     """Set what holds for every command."""
+    del version  # said by its callback
     _WHOLE_TRACEBACK[:] = [whole] if whole else []
 
 

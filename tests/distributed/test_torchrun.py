@@ -26,10 +26,11 @@ def test_the_example_trains_and_the_ranks_agree() -> None:
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    epochs = re.findall(r"^epoch (\d) mean ([\d.]+) sign ([\d.]+)$", run.stdout, re.MULTILINE)
+    # Two processes write to one stream: a line may begin where another one ends.
+    epochs = re.findall(r"epoch (\d) mean ([\d.]+) sign ([\d.]+)", run.stdout)
     assert [epoch for epoch, _, _ in epochs] == ["1", "2", "3", "4", "5"]
     assert float(epochs[-1][1]) < 0.5 * float(epochs[0][1])
     assert float(epochs[-1][2]) < 0.7 * float(epochs[0][2])
-    ends = dict(re.findall(r"rank (\d) parameters (\S+)", run.stdout))
+    ends = dict(re.findall(r"rank (\d) parameters ([\d.]+)", run.stdout))
     assert set(ends) == {"0", "1"}
     assert ends["0"] == ends["1"]

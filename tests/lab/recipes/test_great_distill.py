@@ -279,8 +279,8 @@ def test_a_stopped_trial_goes_on_bit_by_bit(name, arm, tmp_path):
     ("name", "arm", "compiled"),
     [
         ("great-defense-cifar", "baseline", ["Classifier"]),
-        ("great-defense-cifar", "fgsm-training", ["Sequential"]),
-        ("great-defense-cifar", "great-greace", ["Sequential"]),
+        pytest.param("great-defense-cifar", "fgsm-training", ["Sequential"], marks=pytest.mark.slow),
+        pytest.param("great-defense-cifar", "great-greace", ["Sequential"], marks=pytest.mark.slow),
         ("great-distill-cnn-5", "great", ["Sequential"]),
     ],
 )

@@ -17,6 +17,8 @@ SLOW = {
     "great-distill-mini-224",
     "great-distill-mini-224-5",
     "great-distill-resnext",
+    "great-distill-resnext-5",
+    "great-distill-mini",
 }
 
 

@@ -37,6 +37,7 @@ def test_processes_are_the_default(tmp_path):
     assert isinstance(executor_named("processes", 3, tmp_path), Processes)
 
 
+@pytest.mark.slow  # submitit looks at its jobs now and then
 def test_slurm_runs_and_goes_on_after_a_loss(tmp_path):
     """With submitit's local cluster: the same job files, started as processes."""
     once = str(tmp_path / "was-killed")

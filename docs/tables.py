@@ -48,6 +48,7 @@ TOP_LEVEL = {
     ".ci": "what CI runs: the README's own commands",
     ".gitignore": "what git leaves out",
     "CHANGELOG.md": "what changed, by version",
+    "CITATION.cff": "how to cite",
     "LICENSE": "MIT",
     "LOG.md": "dated log of experiments, failures included",
     "Makefile": "`make demo`, `make test`, `make check` and more",

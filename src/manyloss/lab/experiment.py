@@ -1,0 +1,201 @@
+"""Experiment: a comparison with the studies that belong to it, in the order in which they can run.
+
+    DIR/tuning/   tried settings of every row            --tune
+    DIR/          the rows of the table, with seeds of their own
+    DIR/sweep/    static weights, for the front of the sum    --pareto
+    DIR/single/   each loss alone                        --single-task
+
+Each part is a study of its own, with its own folder that can be killed, resumed and reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from manyloss.lab import checks
+from manyloss.lab.arms import ChosenArm, choose_arm, choose_arms
+from manyloss.lab.runs import storage
+from manyloss.lab.runs.source import Source, as_kept
+from manyloss.lab.runs.study import Study, known_in
+from manyloss.lab.sweep import simplex
+from manyloss.lab.tuning import TUNED_SUM, TUNING_SEED, Tuning, weighted_sum
+
+
+@dataclass
+class Experiment:
+    """What was asked for. `studies` yields what is to be run; a tuned part is planned from the ones before.
+
+    Attributes:
+        source: of the problem.
+        methods: as on the command line.
+        seeds: of the rows.
+        root: the run folder.
+        tune: settings per row; 0 compares the methods as they are.
+        prune: stop settings early that are behind.
+        pareto: metrics whose trade-off is looked at.
+        single_task: train each loss alone, too.
+        common: what all studies share: epochs, jobs, device, command, notes.
+
+    """
+
+    source: Source
+    methods: Sequence[str]
+    seeds: Sequence[int]
+    root: Path
+    tune: int = 0
+    prune: bool = False
+    pareto: tuple[str, ...] = ()
+    single_task: bool = False
+    common: dict[str, Any] = field(default_factory=dict)
+    tuning: Tuning | None = None
+    #: The table's own study; None until the rows are tuned.
+    table: Study | None = None
+
+    def __post_init__(self) -> None:
+        self.source = as_kept(self.source.hold(), self.root)
+        problem = self.source.load()
+        losses = problem.loss_names
+        if self.prune and not self.tune:
+            raise checks.prune_without_tune()
+        if self.pareto:
+            checks.chosen_metrics(self.pareto, problem.metric_directions())
+        if self.source.script is not None and self.single_task:
+            raise checks.not_for_scripts("single")
+        for word, asked in (("pareto", bool(self.pareto)), ("single-task", self.single_task)):
+            if asked and len(losses) == 1:
+                raise checks.one_loss_only(word, losses[0])
+        if not self.tune:
+            self.table = Study.plan(self.source, self.methods, self.seeds, self.root, **self.common)
+            return
+        if TUNING_SEED in self.seeds:
+            raise checks.seed_of_the_tuning(TUNING_SEED)
+        self.tuning = Tuning(
+            self.source, self.methods, self.root / "tuning", settings=self.tune, prune=self.prune
+        )
+        # A method that cannot be compared is said now.
+        self._first = self._tuning_study([arm.name for arm in self.tuning.arms.values()])
+        if known_in(self.root) is not None:
+            self._table()
+
+    @property
+    def first(self) -> Study:
+        """A study of the problem as it is planned before anything has run."""
+        return self._first if self.table is None else self.table
+
+    def studies(self) -> Iterator[tuple[str, Study]]:
+        """What is to be run, with what it is for; each one when the ones before have ended."""
+        if self.tuning is not None:
+            self.source = self.source.keep(self.root / "source")
+            if self.tuning.asked():
+                yield "tuning", self._tuning_study()
+            while self.tuning.next_round():
+                yield "tuning", self._tuning_study()
+            self.table = self._table()
+        assert self.table is not None
+        yield "", self.table
+        if self.pareto:
+            yield "static weights", self._sweep(self.table)
+            storage.write_json(self.root / "pareto.json", {"metrics": list(self.pareto)})
+        if self.single_task:
+            yield "single losses", self._single(self.table)
+
+    def left(self) -> int:
+        """About how many trials are still to be run, over all parts."""
+        table = self.table
+        if self.tuning is not None:
+            rows = len(self.tuning.searched)
+            results = len(list((self.root / "tuning" / "trials").glob("*/*/result.json")))
+            left = max(0, rows * self.tune - results)
+            seeds = len(table.seeds) if table is not None else len(self.seeds)
+            left += len(table.missing()) if table is not None else rows * seeds
+        else:
+            assert table is not None
+            left, seeds = len(table.missing()), len(table.seeds)
+        losses = max(len(self.first.problem.loss_names), 2)
+        for asked, folder, arms in (
+            (bool(self.pareto), "sweep", len(simplex(losses))),
+            (self.single_task, "single", losses),
+        ):
+            done = len(list((self.root / folder / "trials").glob("*/*/result.json")))
+            left += max(0, arms * seeds - done) if asked else 0
+        return left
+
+    # -- the studies ---------------------------------------------------------------------------------------
+
+    def _tuning_study(self, arms: Sequence[str] | None = None) -> Study:
+        tuning = self.tuning
+        assert tuning is not None
+        asked = tuning.asked()
+        return Study.plan(
+            self.source,
+            [setting.arm for setting in asked] if arms is None else arms,
+            [TUNING_SEED],
+            tuning.root,
+            pruning={setting.arm: setting.pruning for setting in asked if setting.pruning is not None},
+            trials=len(tuning.searched) * self.tune,
+            **self.common,
+        )
+
+    def _table(self) -> Study:
+        """The chosen settings, with fresh seeds."""
+        tuning = self.tuning
+        assert tuning is not None
+        rows = [row for row in tuning.searched.values() if row.chosen is not None]
+        labels = {row.label: str(row.chosen) for row in rows}
+        return Study.plan(
+            self.source,
+            list(labels.values()),
+            self.seeds,
+            self.root,
+            baseline=labels.get(tuning.baseline),
+            labels=labels,
+            tuned={"settings": self.tune, "prune": self.prune, "seed": TUNING_SEED},
+            **self.common,
+        )
+
+    def _sweep(self, table: Study) -> Study:
+        """Static weights over the simplex, with the optimiser (and the scale) of the tuned sum."""
+        losses = table.problem.loss_names or _losses_logged(table)
+        if len(losses) < 2:
+            raise checks.losses_not_logged(table.problem.name)
+        sizes: Mapping[str, float] = dict.fromkeys(losses, 1.0)
+        optimizer = ""
+        if self.tuning is not None and TUNED_SUM in table.labels:
+            optimizer = choose_arm(table.labels[TUNED_SUM], table.problem).optimizer.text
+            sizes = self.tuning.scale_of_the_sum() or sizes
+        arms = [
+            weighted_sum({name: share / sizes[name] for name, share in zip(losses, shares, strict=True)})
+            + optimizer
+            for shares in simplex(len(losses))
+        ]
+        return self._beside(table, "sweep", arms)
+
+    def _single(self, table: Study) -> Study:
+        """Each loss alone, with the optimiser of the baseline."""
+        baseline = choose_arm(table.baseline, table.problem)
+        arms = [f"single:{name}{baseline.optimizer.text}" for name in table.problem.loss_names]
+        return self._beside(table, "single", arms)
+
+    def _beside(self, table: Study, folder: str, arms: Sequence[str]) -> Study:
+        chosen: list[ChosenArm] = choose_arms(arms, table.problem)
+        study = Study.plan(
+            self.source,
+            [arm.name for arm in chosen],
+            table.seeds,
+            self.root / folder,
+            baseline=chosen[0].name,
+            **self.common,
+        )
+        return replace(study, threads=table.threads)
+
+
+def _losses_logged(table: Study) -> tuple[str, ...]:
+    """The losses of a script, as its finished trials met them."""
+    for spec in table.trials():
+        for epoch in storage.read_lines(spec.folder / "epochs.jsonl"):
+            if epoch.get("train"):
+                return tuple(storage.numbers(epoch["train"]))
+    return ()

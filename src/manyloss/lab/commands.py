@@ -339,7 +339,7 @@ def _announce(experiment: Experiment, say: Console) -> None:
     from manyloss.lab.runs.study import try_out
 
     study = experiment.first
-    for remark in study.remarks:
+    for remark in experiment.remarks:
         say.print(f"[dim]{escape(remark)}[/]")
     left = experiment.left()
     about = ""

@@ -78,12 +78,19 @@ class Experiment:
         # A method that cannot be compared is said now.
         self._first = self._tuning_study([arm.name for arm in self.tuning.arms.values()])
         if known_in(self.root) is not None:
-            self._table()
+            self._table()  # and so is a folder of something else
 
     @property
     def first(self) -> Study:
         """A study of the problem as it is planned before anything has run."""
         return self._first if self.table is None else self.table
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the plan does beyond what was asked for."""
+        if self.tuning is None:
+            return self.first.remarks
+        return [remark for remark in self.first.remarks if "also holds" not in remark]
 
     def studies(self) -> Iterator[tuple[str, Study]]:
         """What is to be run, with what it is for; each one when the ones before have ended."""
@@ -104,24 +111,19 @@ class Experiment:
 
     def left(self) -> int:
         """About how many trials are still to be run, over all parts."""
-        table = self.table
-        if self.tuning is not None:
-            rows = len(self.tuning.searched)
-            results = len(list((self.root / "tuning" / "trials").glob("*/*/result.json")))
-            left = max(0, rows * self.tune - results)
-            seeds = len(table.seeds) if table is not None else len(self.seeds)
-            left += len(table.missing()) if table is not None else rows * seeds
+        seeds = len(self.seeds if self.table is None else self.table.seeds)
+        losses = max(len(self.first.problem.loss_names), 2)  # a script's are not known yet
+        parts = {
+            "sweep": len(simplex(losses)) * seeds if self.pareto else 0,
+            "single": losses * seeds if self.single_task else 0,
+        }
+        left = 0
+        if self.tuning is None:
+            left = len(self.first.missing())
         else:
-            assert table is not None
-            left, seeds = len(table.missing()), len(table.seeds)
-        losses = max(len(self.first.problem.loss_names), 2)
-        for asked, folder, arms in (
-            (bool(self.pareto), "sweep", len(simplex(losses))),
-            (self.single_task, "single", losses),
-        ):
-            done = len(list((self.root / folder / "trials").glob("*/*/result.json")))
-            left += max(0, arms * seeds - done) if asked else 0
-        return left
+            rows = len(self.tuning.searched)
+            parts |= {"tuning": rows * self.tune, ".": rows * seeds}
+        return left + sum(max(0, all_ - _results(self.root / part)) for part, all_ in parts.items())
 
     # -- the studies ---------------------------------------------------------------------------------------
 
@@ -190,6 +192,10 @@ class Experiment:
             **self.common,
         )
         return replace(study, threads=table.threads)
+
+
+def _results(folder: Path) -> int:
+    return len(list(folder.glob("trials/*/*/result.json")))
 
 
 def _losses_logged(table: Study) -> tuple[str, ...]:

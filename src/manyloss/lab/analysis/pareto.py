@@ -190,7 +190,7 @@ def beyond(points: Array, fronts: Array) -> Array:
 
 
 def nondominated(points: Array) -> Any:
-    """[P] of bool: no other point is at least as good in every metric and better in one. ``points``: [P, K]."""
+    """[P] of bool: no other of the points [P, K] is at least as good in every metric and better in one."""
     at_least = (points[None] >= points[:, None]).all(2)
     better = (points[None] > points[:, None]).any(2)
     return ~np.any(at_least & better, axis=1)

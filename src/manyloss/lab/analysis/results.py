@@ -211,8 +211,12 @@ def read_run(folder: Path) -> RunRecord:
 
 def _step_times(folder: Path, names: Mapping[str, str]) -> dict[str, float]:
     """What `runs.timing` measured; nothing where it did not."""
-    measured = (storage.read_json(folder / "step_time.json") or {}).get("ratios", {})
-    return {names.get(arm, arm): float(ratio) for arm, ratio in measured.items() if ratio is not None}
+    path = folder / "step_time.json"
+    try:
+        measured = (storage.read_json(path) or {}).get("ratios", {})
+        return {names.get(arm, arm): float(ratio) for arm, ratio in measured.items() if ratio is not None}
+    except _ODD as error:
+        raise checks.damaged(path, _said(error)) from error
 
 
 def read_steps(trial: TrialRecord, losses: Sequence[str]) -> StepTrace | None:

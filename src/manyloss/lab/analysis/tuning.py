@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from manyloss.lab import checks
 from manyloss.lab.printing import printable
 from manyloss.lab.pruning import gain
 from manyloss.lab.runs import storage
@@ -66,37 +67,41 @@ def read_tuning(folder: Path) -> dict[str, TunedRow]:
     """Row -> how it was tuned. Nothing where there was no tuning.
 
     Raises:
-        ValueError, KeyError, TypeError: a file does not hold what it should.
-        LabError: a file cannot be read.
+        StorageError: a file cannot be read, or does not hold what it should.
 
     """
-    known = storage.read_json(folder / "tuning.json")
-    if known is None:
-        return {}
+    path = folder / "tuning.json"
+    known = storage.read_json(path)
+    try:
+        return {} if known is None else _rows(folder, known)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise checks.damaged(path, error) from error
+
+
+def _rows(folder: Path, known: Mapping[str, Any]) -> dict[str, TunedRow]:
     seed = int(known["seed"])
     directions = {str(name): bool(higher) for name, higher in known["higher_is_better"].items()}
 
-    def result_of(arm: str) -> dict[str, Any]:
-        return storage.read_result(storage.trial_folder(folder, arm, seed)) or {"status": "missing"}
+    def tried(arm: str) -> TriedSetting:
+        result = storage.read_result(storage.trial_folder(folder, arm, seed)) or {"status": "missing"}
+        found = math.nan
+        if result["status"] == "finished":
+            found = gain(storage.numbers(result["validation"]), reference, directions)
+        return TriedSetting(
+            arm=printable(arm),
+            gain=found if math.isfinite(found) else None,
+            status=str(result["status"]),
+            seconds=float(result.get("seconds") or 0.0),
+        )
 
-    reference = storage.numbers(result_of(str(known["baseline"])).get("validation") or {})
-    rows = {}
-    for row in known["rows"]:
-        settings = []
-        for each in row["settings"]:
-            result = result_of(str(each["arm"]))
-            found = math.nan
-            if result["status"] == "finished":
-                found = gain(storage.numbers(result["validation"]), reference, directions)
-            settings.append(
-                TriedSetting(
-                    printable(each["arm"]),
-                    found if math.isfinite(found) else None,
-                    str(result["status"]),
-                    float(result.get("seconds") or 0.0),
-                )
-            )
-        if row["chosen"] is not None:
-            label = printable(row["label"])
-            rows[label] = TunedRow(label, printable(row["chosen"]), tuple(settings))
-    return rows
+    default = storage.read_result(storage.trial_folder(folder, str(known["baseline"]), seed)) or {}
+    reference = storage.numbers(default.get("validation") or {})
+    return {
+        printable(row["label"]): TunedRow(
+            printable(row["label"]),
+            printable(row["chosen"]),
+            tuple(tried(str(each["arm"])) for each in row["settings"]),
+        )
+        for row in known["rows"]
+        if row["chosen"] is not None
+    }

@@ -29,7 +29,7 @@ TUNING_SEED = 1_000_000
 #: Settings of one method that are asked for together: a number of its own, not of the machine.
 ROUND = 4
 #: So many settings are drawn at random before earlier ones guide the search.
-AT_RANDOM = 5
+AT_RANDOM = 4
 #: How the sum of losses with searched weights is called.
 TUNED_SUM = "tuned sum"
 #: Of the user's own learning rates, and of weight decay; both on a log scale.

@@ -42,6 +42,7 @@ def test_the_cost_stands_in_table_words_and_rows(tuned_run):
     assert (row["tuning_trials"], row["tuning_hours"]) == (3, pytest.approx(0.05))
     assert row["setting"] == TUNED["pcgrad"]
     assert row["outcome_against_tuned_sum"] == "worse"
+    assert (row["front"], row["front_distance"] < 0) == ("behind", True)
     assert row["delta_m"] == pytest.approx((0.02 / 0.8 + 0.01 / 0.7) / 2, rel=0.05)
 
 

@@ -139,7 +139,6 @@ def tuning_words(run: RunRecord) -> list[str]:
     ]
     for row in rows:
         stopped = ", ".join(f"{count} {how}" for how, count in sorted(row.ended.items()) if how != "finished")
-        best = max((each.gain for each in row.settings if each.gain is not None), default=None)
-        on_validation = "" if best is None else f" ({percent(best)} on validation against {untuned})"
+        on_validation = "" if row.best is None else f" ({percent(row.best)} on validation against {untuned})"
         words.append(f"{row.label}: {row.words}{on_validation}" + (f"; {stopped}." if stopped else "."))
     return words

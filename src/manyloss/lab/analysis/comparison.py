@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manyloss.lab.analysis.pareto import BesideTheFront
 from manyloss.lab.analysis.results import RunRecord, read_run
 from manyloss.lab.analysis.table import Row, Table, make_table, metric_texts, render_text
 from manyloss.lab.runs import storage
@@ -61,6 +62,8 @@ class ComparedMethods:
 
     def rows(self) -> list[dict[str, Any]]:
         """One per method: its outcome, change, p-value, and of every metric the mean and half width."""
+        pareto = self.table.pareto
+        beside = {} if pareto is None else {each.point.name: each for each in pareto.methods}
         rows = []
         for row in self.table.rows:
             compared = row.comparison
@@ -73,7 +76,7 @@ class ComparedMethods:
                 "p": compared.test.adjusted,
                 "mean_rank": compared.mean_rank,
                 "step_time": compared.step_time,
-                **_beside(row),
+                **_beside(row, beside.get(row.arm)),
                 "finished": row.finished,
                 "planned": row.planned,
             }
@@ -141,8 +144,8 @@ class ComparedMethods:
         return records
 
 
-def _beside(row: Row) -> dict[str, Any]:
-    """Against the tuned sum, with what the tuning cost, and against single-task training: as far as there."""
+def _beside(row: Row, front: BesideTheFront | None) -> dict[str, Any]:
+    """Against the tuned sum, single tasks and the front, and what the tuning cost: what there is of it."""
     cells: dict[str, Any] = {}
     if row.against_sum is not None:
         change = row.against_sum.change
@@ -160,6 +163,14 @@ def _beside(row: Row) -> dict[str, Any]:
         }
     if row.delta_m is not None:
         cells |= {"delta_m": row.delta_m.mean, "delta_m_half_width": row.delta_m.half_width}
+    if front is not None:
+        cells |= {
+            "front": front.where,
+            "front_distance": front.distance.value,
+            "front_distance_low": front.distance.low,
+            "front_distance_high": front.distance.high,
+            "hypervolume_gain": front.gain.value,
+        }
     return cells
 
 

@@ -398,26 +398,26 @@ def render(table: Table, width: int = WIDTH) -> RenderableType:
         metric.name: f"{title} {'↑' if metric.higher_is_better else '↓'}"
         for metric, title in zip(table.metrics, column_titles(table.metrics).values(), strict=True)
     }
-    metrics = [_Column(titles[name], cells) for name, cells in metric_texts(table).items()]
+    metrics = [Column(titles[name], cells) for name, cells in metric_texts(table).items()]
     changes = change_texts(table)
     words = [
-        _Column(title, {row.arm: row.words.get(title, "–") for row in table.rows})
+        Column(title, {row.arm: row.words.get(title, "–") for row in table.rows})
         for title in table.word_columns
     ]
+    more = more_changes(table)
     summary = [
-        _Column(
+        Column(
             f"vs {table.baseline}",
             {row.arm: f"{MARKS[row.comparison.outcome][0]} {changes[row.arm]}".strip() for row in table.rows},
         ),
-        *_more_changes(table),
+        *(column for column in more if column.title != "tuned"),
         *words,
-        _Column("p", {row.arm: p_cell(row.comparison) for row in table.rows}),
-        _Column("rank", {row.arm: rank_text(row.comparison) for row in table.rows}),
-        _Column("time", {row.arm: time_text(row.comparison) for row in table.rows}),
-        _Column("tuned", {row.arm: "" if row.tuned is None else cost_text(row.tuned) for row in table.rows}),
-        _Column("seeds", {row.arm: seeds_text(row) for row in table.rows}),
+        Column("p", {row.arm: p_cell(row.comparison) for row in table.rows}),
+        Column("rank", {row.arm: rank_text(row.comparison) for row in table.rows}),
+        Column("time", {row.arm: time_text(row.comparison) for row in table.rows}),
+        *(column for column in more if column.title == "tuned"),
+        Column("seeds", {row.arm: seeds_text(row) for row in table.rows}),
     ]
-    summary = [column for column in summary if column.title != "tuned" or any(column.cells.values())]
     arms = [row.arm for row in table.rows]
     together = _width(arms, [*metrics, *summary]) <= width
     columns = [*metrics, *summary] if together else list(summary)
@@ -434,34 +434,41 @@ def render(table: Table, width: int = WIDTH) -> RenderableType:
     return Group(*parts)
 
 
-def _more_changes(table: Table) -> list[_Column]:
-    """Against the tuned sum and against single-task training, where these were trained."""
-    columns = []
-    if any(row.against_sum for row in table.rows):
-        changes = change_texts(table, of_sum=True)
-        marks = {
-            row.arm: "" if row.against_sum is None else MARKS[row.against_sum.outcome][0]
-            for row in table.rows
-        }
-        cells = {arm: f"{marks[arm]} {text}".strip() for arm, text in changes.items()}
-        columns.append(_Column("vs tuned sum", cells))
-    if any(row.delta_m for row in table.rows):
-        columns.append(_Column("Δm", {row.arm: change_text(row.delta_m) for row in table.rows}))
-    return columns
-
-
 @dataclass(frozen=True)
-class _Column:
-    """A title, and one text per arm."""
+class Column:
+    """A title, and one text per arm; where there is room, what the title is about."""
 
     title: str
     cells: Mapping[str, str]
+    unit: str = ""
 
     def width(self, arms: Sequence[str]) -> int:
+        """Of the widest text."""
         return max(cell_len(self.title), *(cell_len(self.cells[arm]) for arm in arms))
 
 
-def _width(arms: Sequence[str], columns: Sequence[_Column]) -> int:
+def more_changes(table: Table) -> list[Column]:
+    """Against the tuned sum and against single-task training, and what the tuning cost: what there is."""
+    columns = []
+    if any(row.against_sum for row in table.rows):
+        changes = change_texts(table, of_sum=True)
+        signs = {
+            row.arm: "" if row.against_sum is None else MARKS[row.against_sum.outcome][0]
+            for row in table.rows
+        }
+        cells = {arm: f"{signs[arm]} {text}".strip() for arm, text in changes.items()}
+        columns.append(Column("vs tuned sum", cells))
+    if any(row.delta_m for row in table.rows):
+        columns.append(
+            Column("Δm", {row.arm: change_text(row.delta_m) for row in table.rows}, "vs single tasks")
+        )
+    if any(row.tuned for row in table.rows):
+        costs = {row.arm: "–" if row.tuned is None else cost_text(row.tuned) for row in table.rows}
+        columns.append(Column("tuned", costs, "settings tried"))
+    return columns
+
+
+def _width(arms: Sequence[str], columns: Sequence[Column]) -> int:
     """How wide a grid is: three blanks between columns."""
     names = max(len("method"), *(cell_len(arm) for arm in arms))
     return names + sum(3 + column.width(arms) for column in columns)
@@ -471,7 +478,7 @@ def _new_grid() -> RichTable:
     return RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
 
 
-def _grid(table: Table, columns: Sequence[_Column]) -> RichTable:
+def _grid(table: Table, columns: Sequence[Column]) -> RichTable:
     grid = _new_grid()
     grid.add_column("method", overflow="fold")
     for column in columns:
@@ -487,7 +494,7 @@ def _grid(table: Table, columns: Sequence[_Column]) -> RichTable:
 
 
 def _metric_grids(
-    table: Table, metrics: Sequence[_Column], words: Sequence[_Column], width: int
+    table: Table, metrics: Sequence[Column], words: Sequence[Column], width: int
 ) -> list[RenderableType]:
     """The metrics: one column each if all fit, or else one row each and a column per method that fits.
 

@@ -49,6 +49,11 @@ class TunedRow:
         return Counter(setting.status for setting in self.settings)
 
     @property
+    def best(self) -> float | None:
+        """The gain of the chosen setting; None if none finished."""
+        return max((each.gain for each in self.settings if each.gain is not None), default=None)
+
+    @property
     def words(self) -> str:
         """The chosen setting without the method's name: ``alpha=0.5, learning rate x 2.1``."""
         return words_of_setting(self.chosen)

@@ -1,7 +1,12 @@
 """The search at equal budget: spaces, rounds, the folder, and what is chosen."""
 
 import math
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -148,3 +153,53 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(tmp_path, asked, s
     with pytest.raises(lab.LabError, match=said):
         lab.compare(DigitAndInk, ["pcgrad"], out=tmp_path / "run", **asked)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_everything_together_killed_and_gone_on(tmp_path):
+    """A comparison with all its parts: killed in the tuning and gone on, it ends as one that never was."""
+    asked = [
+        "--methods",
+        "pcgrad",
+        "--tune",
+        "6",
+        "--prune",
+        "--seeds",
+        "3",
+        "--epochs",
+        "1",
+        "--single-task",
+    ]
+    asked += ["--pareto", "digit/accuracy,ink/mean squared error"]
+    command = [sys.executable, "-c", "from manyloss.cli import main; main()", "compare", PROBLEM, *asked]
+    stopped = subprocess.Popen([*command, "--out", "stopped"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    trials = tmp_path / "stopped" / "tuning" / "trials"
+    while stopped.poll() is None and len(list(trials.glob("*/*/result.json"))) < 5:
+        time.sleep(0.1)
+    assert stopped.poll() is None
+    os.kill(stopped.pid, signal.SIGKILL)
+    stopped.wait()
+    for out in ("stopped", "whole"):
+        done = subprocess.run(
+            [*command, "--out", out], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "3 rows x 6 settings tried, then 3 rows x 3 seeds" in " ".join(done.stdout.split())
+        # The advice for a damaged file holds: without tuning.json everything is found again.
+        (tmp_path / out / "tuning" / "tuning.json").rename(tmp_path / f"{out}.json")
+        again = subprocess.run(
+            [*command, "--out", out], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert again.returncode == 0, again.stderr
+        assert " 0 trials to run" in " ".join(again.stdout.split())
+        assert (tmp_path / out / "tuning" / "tuning.json").read_text() == (
+            tmp_path / f"{out}.json"
+        ).read_text()
+    assert (tmp_path / "stopped.json").read_text() == (tmp_path / "whole.json").read_text()
+    whole, gone_on = (lab.report(tmp_path / out) for out in ("whole", "stopped"))
+    keep = ("method", "change", "setting", "digit/accuracy", "delta_m", "front", "tuning_trials")
+    assert [[row.get(k) for k in keep] for row in whole.rows()] == [
+        [row.get(k) for k in keep] for row in gone_on.rows()
+    ]
+    with pytest.raises(lab.LabError, match=r"tuned was .*now None"):
+        lab.compare(PROBLEM, ["pcgrad"], seeds=3, epochs=1, out=tmp_path / "whole")

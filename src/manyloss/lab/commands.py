@@ -297,6 +297,7 @@ def run_experiment(
     from rich.markup import escape
 
     from manyloss.lab.analysis.comparison import ComparedMethods
+    from manyloss.lab.runs.executors import Lent
     from manyloss.lab.runs.executors.choice import executor_named
     from manyloss.lab.runs.progress import display_for
     from manyloss.lab.runs.timing import time_the_steps
@@ -304,21 +305,26 @@ def run_experiment(
     say = console or Console(quiet=True)
     checks.device(experiment.first.device)
     _announce(experiment, say)
+    # One executor for all parts: idle workers stay, and importing torch takes seconds.
+    running: Executor | None = None if isinstance(executor, str) else executor
     try:
         for part, study in experiment.studies():
             missing = study.missing()
             if part and missing:
                 say.print(f"[bold]{part}[/]: {_count(len(missing), 'trial')}, in {escape(str(study.root))}")
-            chosen = executor
-            if isinstance(chosen, str):
-                chosen = executor_named(chosen, min(study.jobs, max(len(missing), 1)), study.root)
-            study.run(display_for(say), retry=retry, timeout=timeout, executor=chosen)
+            if missing and running is None:
+                running = executor_named(str(executor), study.jobs, experiment.root)
+            lent = None if running is None else Lent(running)
+            study.run(display_for(say), retry=retry, timeout=timeout, executor=lent)
     except KeyboardInterrupt:
         say.print(
             f"[yellow]Stopped with {_count(experiment.left(), 'trial')} unfinished. "
             f"Run the same command again: it goes on after the last whole epoch.[/]"
         )
         raise
+    finally:
+        if running is not None:
+            running.close()
     table = experiment.table
     assert table is not None
     if executor == "processes":

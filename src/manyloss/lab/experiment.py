@@ -53,6 +53,7 @@ class Experiment:
     tuning: Tuning | None = None
     #: The table's own study; None until the rows are tuned.
     table: Study | None = None
+    _untuned: Study | None = None
 
     def __post_init__(self) -> None:
         self.source = as_kept(self.source.hold(), self.root)
@@ -76,14 +77,16 @@ class Experiment:
             self.source, self.methods, self.root / "tuning", settings=self.tune, prune=self.prune
         )
         # A method that cannot be compared is said now.
-        self._first = self._tuning_study([arm.name for arm in self.tuning.arms.values()])
+        self._untuned = self._tuning_study([arm.name for arm in self.tuning.arms.values()])
         if known_in(self.root) is not None:
             self._table()  # and so is a folder of something else
 
     @property
     def first(self) -> Study:
         """A study of the problem as it is planned before anything has run."""
-        return self._first if self.table is None else self.table
+        planned = self.table or self._untuned
+        assert planned is not None
+        return planned
 
     @property
     def remarks(self) -> list[str]:

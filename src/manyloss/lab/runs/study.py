@@ -196,6 +196,7 @@ class Study:
             then |= {name: known["settings"].get(name) for name in self.settings()}
             then["tuned"] = known.get("tuned")
             self.labels = {**{str(k): str(v) for k, v in (known.get("labels") or {}).items()}, **self.labels}
+            self.pruning = {**(known.get("pruning") or {}), **self.pruning}
             arms, seeds = list(known["arms"]), [int(seed) for seed in known["seeds"]]
             threads = int(known["environment"]["threads_per_trial"])
             self.notes["created"] = known["created"]
@@ -246,6 +247,7 @@ class Study:
                 "baseline": self.baseline,
                 **({"labels": self.labels} if self.labels else {}),
                 **({} if self.tuned is None else {"tuned": self.tuned}),
+                **({"pruning": dict(self.pruning)} if self.pruning else {}),
                 "seeds": self.seeds,
                 "epochs": self.epochs,
                 "metrics": self.problem.metric_directions(),

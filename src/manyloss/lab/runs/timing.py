@@ -43,8 +43,11 @@ def time_the_steps(study: Study) -> None:
     left = [arm.name for arm in study.arms if arm.name in specs and arm.name not in ratios]
     if baseline.name not in specs or not left:
         return
-    # Should the process die of this, the next one does not try again.
-    storage.write_json(path, {"baseline": baseline.name, "ratios": {**ratios, **dict.fromkeys(left)}})
+    try:
+        # Should the process die of this, the next one does not try again.
+        storage.write_json(path, {"baseline": baseline.name, "ratios": {**ratios, **dict.fromkeys(left)}})
+    except checks.StorageError:
+        return  # a folder that cannot be written can still be shown
     with _as_in_a_trial(study.threads):
         first = _Stepper(specs[baseline.name])
         for arm in left:
@@ -66,6 +69,9 @@ class _Stepper:
     def __init__(self, spec: TrialSpec) -> None:
         self.training: Training = Trial(spec).training()
         self.training.record_every = 10**9
+        # What grows with the epochs is there by half of them.
+        problem = self.training.problem
+        problem.start_epoch(self.training.trainer, problem.epochs // 2)
         self.training.model.train()
         self.batch = self.training.batch(0)
         for _ in range(WARM_UP):

@@ -313,7 +313,7 @@ class Tuning:
     def _space(self, row: Searched) -> Space | None:
         """What is searched; None while the losses of a script are not known."""
         if row.label != TUNED_SUM:
-            return Space.of(self.arms[row.label])
+            return Space.of(choose_arm(row.arm, self.problem))
         sizes = self._sizes()
         if sizes is None:
             return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -364,63 +364,6 @@ def not_a_fraction(text: str) -> LabError:
         f"--at-least {text[:60]!r} is not understood. Give the smallest relative change that matters: "
         "0.5% or 0.005."
     )
-
-
-def no_learning_rate(script: str) -> LabError:
-    """``--tune`` on a script that does not let go of its learning rate."""
-    return LabError(
-        f"{script} cannot be tuned: it never asks for lab.learning_rate. Write lr = lab.learning_rate(1e-3) "
-        "in place of lr = 1e-3; by itself the script runs as before. lab.weight_decay(0.0) does the same for "
-        "the weight decay."
-    )
-
-
-def losses_not_logged(script: str) -> LabError:
-    """``--pareto`` on a script whose losses the lab never saw."""
-    return LabError(
-        f"{script}: static weights cannot be compared, for no trial logged its losses, or there is one only. "
-        "Call lab.log after a step of the object that lab.method() gave."
-    )
-
-
-def prune_without_tune() -> LabError:
-    """``--prune`` alone."""
-    return LabError("--prune stops settings that are tried by --tune: give --tune 20, or leave --prune out.")
-
-
-def not_a_count(text: str) -> LabError:
-    """``--tune`` is no number of settings."""
-    return LabError(f"--tune {text[:60]!r} is not understood. Give how many settings each method gets: 20.")
-
-
-def one_loss_only(word: str, loss: str) -> LabError:
-    """A comparison between losses, of which there is one."""
-    return LabError(
-        f"--{word} compares what several losses make of each other, and {loss!r} is the only one."
-    )
-
-
-def seed_of_the_tuning(seed: int) -> LabError:
-    """A final seed that the tried settings have."""
-    return LabError(f"The seed {seed} is that of the settings that are tried. Choose other --seeds: 5.")
-
-
-def chosen_metrics(chosen: Sequence[str], known: Iterable[str]) -> None:
-    """The metrics of ``--pareto``: two or more that are there.
-
-    Raises:
-        LabError: one is unknown, or there are fewer than two.
-
-    """
-    names = list(known)
-    for name in chosen:
-        if name not in names:
-            raise LabError(f"--pareto: there is no metric {name!r}. {closest(name, names)}")
-    if len(set(chosen)) < 2:
-        raise LabError(
-            f"--pareto {','.join(chosen)!r} is one metric, and a trade-off is between two or more. "
-            f"There are: {', '.join(names)}."
-        )
 
 
 def not_executor_options(name: str, options: Iterable[str], reason: object) -> LabError:

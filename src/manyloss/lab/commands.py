@@ -101,7 +101,9 @@ def compare(
 
     as_fraction(at_least)  # a slip is said before anything is trained
     if isinstance(tune, bool) or not isinstance(tune, int) or tune < 0:
-        raise checks.not_a_count(str(tune))
+        raise checks.LabError(
+            f"--tune {str(tune)[:60]!r} is not understood. Give how many settings each method gets: 20."
+        )
     request = _request(
         problem,
         data=data,

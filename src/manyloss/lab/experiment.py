@@ -60,19 +60,26 @@ class Experiment:
         problem = self.source.load()
         losses = problem.loss_names
         if self.prune and not self.tune:
-            raise checks.prune_without_tune()
+            raise checks.LabError(
+                "--prune stops settings that are tried by --tune: give --tune 20, or leave --prune out."
+            )
         if self.pareto:
-            checks.chosen_metrics(self.pareto, problem.metric_directions())
+            _check_metrics(self.pareto, list(problem.metric_directions()))
         if self.source.script is not None and self.single_task:
             raise checks.not_for_scripts("single")
         for word, asked in (("pareto", bool(self.pareto)), ("single-task", self.single_task)):
             if asked and len(losses) == 1:
-                raise checks.one_loss_only(word, losses[0])
+                raise checks.LabError(
+                    f"--{word} compares what several losses make of each other, and {losses[0]!r} is the "
+                    "only one."
+                )
         if not self.tune:
             self.table = Study.plan(self.source, self.methods, self.seeds, self.root, **self.common)
             return
         if TUNING_SEED in self.seeds:
-            raise checks.seed_of_the_tuning(TUNING_SEED)
+            raise checks.LabError(
+                f"The seed {TUNING_SEED} is that of the settings that are tried. Choose other --seeds: 5."
+            )
         self.tuning = Tuning(
             self.source, self.methods, self.root / "tuning", settings=self.tune, prune=self.prune
         )
@@ -165,7 +172,11 @@ class Experiment:
         """Static weights over the simplex, with the optimiser (and the scale) of the tuned sum."""
         losses = table.problem.loss_names or _losses_logged(table)
         if len(losses) < 2:
-            raise checks.losses_not_logged(table.problem.name)
+            raise checks.LabError(
+                f"{table.problem.name}: static weights cannot be compared, for no trial logged its losses, "
+                "or there is one only. Call lab.log after a step of the object that lab.method() gave, or leave "
+                "--pareto out: all other trials are kept."
+            )
         sizes: Mapping[str, float] = dict.fromkeys(losses, 1.0)
         optimizer = ""
         if self.tuning is not None and TUNED_SUM in table.labels:
@@ -195,6 +206,18 @@ class Experiment:
             **self.common,
         )
         return replace(study, threads=table.threads)
+
+
+def _check_metrics(chosen: Sequence[str], known: Sequence[str]) -> None:
+    """The metrics of ``--pareto`` are there, and two or more."""
+    for name in chosen:
+        if name not in known:
+            raise checks.LabError(f"--pareto: there is no metric {name!r}. {checks.closest(name, known)}")
+    if len(chosen) < 2:
+        raise checks.LabError(
+            f"--pareto {','.join(chosen)!r} is one metric, and a trade-off is between two or more. "
+            f"There are: {', '.join(known)}."
+        )
 
 
 def _results(folder: Path) -> int:

@@ -212,7 +212,11 @@ class Tuning:
         if source.script is not None:
             text = source.texts()[MAIN].text
             if not asks_for(text, "learning_rate"):
-                raise checks.no_learning_rate(source.where)
+                raise checks.LabError(
+                    f"{source.where} cannot be tuned: it never asks for lab.learning_rate. Write "
+                    "lr = lab.learning_rate(1e-3) in place of lr = 1e-3; by itself the script runs as "
+                    "before. lab.weight_decay(0.0) does the same for the weight decay."
+                )
             self.decays = asks_for(text, "weight_decay")
         baseline = choose_arm(problem.baseline, problem)
         chosen = [baseline, *(arm for arm in choose_arms(methods, problem) if arm.name != baseline.name)]

@@ -174,7 +174,7 @@ class Experiment:
         if len(losses) < 2:
             raise checks.LabError(
                 f"{table.problem.name}: static weights cannot be compared, for no trial logged its losses, "
-                "or there is one only. Call lab.log after a step of the object that lab.method() gave, or leave "
+                "or there is one only. Call lab.log after a step of what lab.method() gave, or leave "
                 "--pareto out: all other trials are kept."
             )
         sizes: Mapping[str, float] = dict.fromkeys(losses, 1.0)

@@ -15,7 +15,7 @@ from manyloss.lab.arms import choose_arm
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.source import Source
 from manyloss.lab.sweep import simplex
-from manyloss.lab.tuning import TUNED_SUM, TUNING_SEED, Space, SumSpace, Tuning, ask
+from manyloss.lab.tuning import FIRST_FACTORS, TUNED_SUM, TUNING_SEED, Space, SumSpace, Tuning, ask
 from tests.lab.runs.test_trial import PROBLEM
 from tests.lab.small_problem import DigitAndInk
 
@@ -30,6 +30,7 @@ def test_what_the_user_set_is_not_searched():
     assert set(space.values) == {"leak"}
     assert space.ranges == LR
     assert Space.of(choose_arm("equal:optimizer.lr_factor=2", problem)).ranges == {}
+    assert space.default(choose_arm("graddrop:k=0.5", problem)) == {"leak": "0.0", "optimizer.lr_factor": 1.0}
     drawn = {"leak": "0.4", "optimizer.lr_factor": 2.34567}
     assert space.text(drawn) == "graddrop:k=0.5:leak=0.4:optimizer.lr_factor=2.35"
 
@@ -103,6 +104,11 @@ def test_every_row_gets_the_same_number_and_the_best_that_finished_is_chosen(tmp
         chosen = choose_arm(row.chosen, tuning.problem).optimizer.lr_factor
         assert chosen == max(factor for factor in factors if factor <= 5)
     assert tuning.searched["equal"].settings[0].arm == "equal"
+    first = [
+        [choose_arm(s.arm, tuning.problem).optimizer.lr_factor for s in row.settings[:5]]
+        for row in tuning.searched.values()
+    ]
+    assert first == [[1.0, *FIRST_FACTORS]] * 3  # no row is lucky
     assert "optimizer.weight_decay" in tuning.searched[TUNED_SUM].settings[1].arm
 
 

@@ -28,6 +28,8 @@ from manyloss.lab.training import seed_for
 TUNING_SEED = 1_000_000
 #: Settings of one method that are asked for together: a number of its own, not of the machine.
 ROUND = 4
+#: Learning rates of the first round, the same for every row: else luck would give one row the better ones.
+FIRST_FACTORS = (3.0, 0.3, 8.0, 0.12)
 #: So many settings are drawn at random before earlier ones guide the search.
 AT_RANDOM = 4
 #: How the sum of losses with searched weights is called.
@@ -75,6 +77,13 @@ class Space:
             **{name: CategoricalDistribution(values) for name, values in self.values.items()},
             **{name: FloatDistribution(*ends, log=True) for name, ends in self.ranges.items()},
         }
+
+    def default(self, chosen: ChosenArm) -> dict[str, Any] | None:
+        """The method as it is, as if drawn; None where that is not among what is searched."""
+        values = {name: str(chosen.options[name]) for name in self.values}
+        if set(self.ranges) != {LR_FACTOR} or any(values[name] not in self.values[name] for name in values):
+            return None
+        return {**values, LR_FACTOR: 1.0}
 
     def text(self, drawn: Mapping[str, Any]) -> str:
         """The arm with these values."""
@@ -158,7 +167,7 @@ def ask(
 
 @dataclass
 class Setting:
-    """One that was asked for; ``drawn`` is None for the method's default."""
+    """One that was asked for; ``drawn`` is None for a default that is not among what is searched."""
 
     arm: str
     drawn: dict[str, Any] | None = None
@@ -289,7 +298,8 @@ class Tuning:
         if left <= 0 or row.exhausted or row.chosen is not None:
             return
         if row.label != TUNED_SUM and not row.settings:
-            row.settings.append(Setting(row.arm))
+            arm = choose_arm(row.arm, self.problem)
+            row.settings.append(Setting(row.arm, Space.of(arm).default(arm)))
             return
         space = self._space(row)
         if space is None:
@@ -305,6 +315,8 @@ class Tuning:
         for again in range(5):  # few values may leave few combinations
             seed = seed_for(row.label, len(row.settings) + 1000 * again, "tuning")
             for drawn in ask(space, self._tried(row), count - len(found), seed % 2**32):
+                if LR_FACTOR in drawn and len(row.settings) + len(found) <= len(FIRST_FACTORS):
+                    drawn[LR_FACTOR] = FIRST_FACTORS[len(row.settings) + len(found) - 1]
                 arm = choose_arm(space.text(drawn), self.problem).name
                 if arm not in known:
                     known.add(arm)

@@ -1,6 +1,7 @@
 """The table of a tuned comparison: two baselines, what the tuning cost, the front, single tasks, times."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,9 @@ def test_rows_are_called_by_their_method_and_read_from_their_setting(tuned_run):
     assert run.finished("pcgrad")[0].folder == trial_folder(tuned_run, TUNED["pcgrad"], 0)
     assert run.tuning["pcgrad"].words == "learning rate × 0.5"
     assert dict(run.tuning["pcgrad"].ended) == {"finished": 2, "diverged": 1}
+    assert not run.tuning["pcgrad"].at_the_end
+    assert replace(run.tuning["pcgrad"], chosen="pcgrad:optimizer.lr_factor=9.5:x=1").at_the_end
+    assert replace(run.tuning["pcgrad"], chosen="pcgrad:optimizer.lr_factor=0.105").at_the_end
     assert run.summaries["tuned sum"].startswith("What static")
 
 

@@ -140,5 +140,10 @@ def tuning_words(run: RunRecord) -> list[str]:
     for row in rows:
         stopped = ", ".join(f"{count} {how}" for how, count in sorted(row.ended.items()) if how != "finished")
         on_validation = "" if row.best is None else f" ({percent(row.best)} on validation against {untuned})"
-        words.append(f"{row.label}: {row.words}{on_validation}" + (f"; {stopped}." if stopped else "."))
+        more = [stopped] if stopped else []
+        if row.at_the_end:
+            more.append(
+                "the learning rate is at the end of what was searched, and a better one may lie beyond"
+            )
+        words.append("; ".join([f"{row.label}: {row.words}{on_validation}", *more]) + ".")
     return words

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from manyloss.lab import checks
+from manyloss.lab.optimizer import LR_FACTOR
 from manyloss.lab.printing import printable
 from manyloss.lab.pruning import gain
 from manyloss.lab.runs import storage
+from manyloss.lab.tuning import LR_RANGE
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,13 @@ class TunedRow:
     def best(self) -> float | None:
         """The gain of the chosen setting; None if none finished."""
         return max((each.gain for each in self.settings if each.gain is not None), default=None)
+
+    @property
+    def at_the_end(self) -> bool:
+        """Whether the chosen learning rate is within a tenth of an end of what was searched."""
+        _, _, found = self.chosen.partition(f"{LR_FACTOR}=")
+        low, high = LR_RANGE
+        return bool(found) and not 1.1 * low < float(found.partition(":")[0]) < high / 1.1
 
     @property
     def words(self) -> str:

@@ -298,8 +298,8 @@ class Tuning:
         if left <= 0 or row.exhausted or row.chosen is not None:
             return
         if row.label != TUNED_SUM and not row.settings:
-            arm = choose_arm(row.arm, self.problem)
-            row.settings.append(Setting(row.arm, Space.of(arm).default(arm)))
+            default = choose_arm(row.arm, self.problem)
+            row.settings.append(Setting(row.arm, Space.of(default).default(default)))
             return
         space = self._space(row)
         if space is None:

@@ -210,6 +210,26 @@ def compare(
     retry: _Retry = False,
     trial_timeout: _Timeout = None,
     at_least: _AtLeast = "0",
+    tune: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Try so many settings of every method and of the sum; fresh seeds compare the best.",
+        ),
+    ] = 0,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Stop a tried setting that is behind the median of those before.")
+    ] = False,
+    pareto: Annotated[
+        str,
+        typer.Option(
+            help="Metrics, such as left/accuracy,right/accuracy: does a method leave the sum's front?"
+        ),
+    ] = "",
+    single_task: Annotated[
+        bool,
+        typer.Option("--single-task", help="Train each loss alone, too, and show the change against it."),
+    ] = False,
     executor: _Executor = "processes",
     metric: Annotated[
         list[str] | None,
@@ -237,6 +257,10 @@ def compare(
         trial_timeout=trial_timeout,
         executor=executor,
         at_least=at_least,
+        tune=tune,
+        prune=prune,
+        pareto=pareto,
+        single_task=single_task,
         metrics=metric or (),
         launch=launch,
         arguments=arguments or (),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.lab.run_folders import make_run
+from tests.lab.run_folders import make_run, make_tuned_run
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +29,9 @@ def wide_run(tmp_path_factory):
     """Many losses, whose names are hard to print and to embed."""
     tasks = [f"task {i:02d} </script> & <b>" for i in range(12)]
     return make_run(tmp_path_factory.mktemp("wide") / "run", tasks=tasks, seeds=2, epochs=6)
+
+
+@pytest.fixture(scope="session")
+def tuned_run(tmp_path_factory):
+    """Two methods and the tuned sum, with the tried settings, a sweep of static weights and single losses."""
+    return make_tuned_run(tmp_path_factory.mktemp("tuned") / "run")

@@ -70,6 +70,64 @@ def make_run(
     return folder
 
 
+TUNED = {
+    "equal": "equal:optimizer.lr_factor=2",
+    "pcgrad": "pcgrad:optimizer.lr_factor=0.5",
+    "tuned sum": "static:left=0.5:right=1.5:optimizer.lr_factor=3:optimizer.weight_decay=0.001",
+}
+SWEEP = tuple(f"static:left={share:g}:right={2 - share:g}" for share in (0.2, 0.6, 1.0, 1.4, 1.8))
+
+
+def make_tuned_run(folder: Path, seeds=5):
+    """A run folder of ``--tune 3 --prune --pareto ... --single-task``, with values by hand."""
+    make_run(folder, arms=tuple(TUNED.values()), seeds=seeds)
+    study = json.loads((folder / "study.json").read_text())
+    study |= {"labels": TUNED, "tuned": {"settings": 3, "prune": True, "seed": 1_000_000}}
+    _write(folder / "study.json", study)
+    make_run(folder / "sweep", arms=SWEEP, seeds=seeds)
+    make_run(folder / "single", arms=("single:left", "single:right"), seeds=seeds)
+    _write(folder / "pareto.json", {"metrics": ["left/accuracy", "right/accuracy"]})
+    _write(folder / "step_time.json", {"ratios": {TUNED["equal"]: 1.0, TUNED["pcgrad"]: 1.5}})
+    for number, (label, arm) in enumerate(TUNED.items()):
+        _set_test(folder, arm, seeds, 0.80 + 0.02 * number, 0.70 + 0.01 * number)
+        assert label
+    for place, arm in enumerate(SWEEP):
+        _set_test(folder / "sweep", arm, seeds, 0.74 + 0.02 * place, 0.74 - 0.02 * place)
+    _set_test(folder / "single", "single:left", seeds, left=0.8)
+    _set_test(folder / "single", "single:right", seeds, right=0.7)
+    rows = []
+    for label, chosen in TUNED.items():
+        default = {"equal": "equal", "pcgrad": "pcgrad"}.get(label, "static")
+        arms = [default, chosen, f"{default}:optimizer.lr_factor=9"]
+        statuses = ("finished", "finished", "diverged" if label == "pcgrad" else "pruned")
+        for gained, (arm, status) in enumerate(zip(arms, statuses, strict=True)):
+            trial = trial_folder(folder / "tuning", arm, 1_000_000)
+            trial.mkdir(parents=True, exist_ok=True)
+            found = {"left/accuracy": 0.5 + 0.05 * gained, "right/accuracy": 0.5}
+            _write(
+                trial / "result.json",
+                {"status": status, "reason": None, "validation": found, "test": {}, "seconds": 60.0},
+            )
+        settings = [{"arm": arm, "drawn": None, "pruning": None} for arm in arms]
+        rows.append(
+            {"label": label, "arm": default, "settings": settings, "chosen": chosen, "exhausted": False}
+        )
+    tuning = {"format": 1, "settings": 3, "prune": True, "seed": 1_000_000, "baseline": "equal"}
+    directions = dict.fromkeys(["left/accuracy", "right/accuracy"], True)
+    _write(folder / "tuning" / "tuning.json", {**tuning, "higher_is_better": directions, "rows": rows})
+    return folder
+
+
+def _set_test(folder, arm, seeds, left=None, right=None):
+    """Test values around these, the same noise for all arms of a seed and a little of the arm's own."""
+    given = {"left/accuracy": left, "right/accuracy": right}
+    for seed in range(seeds):
+        path = trial_folder(folder, arm, seed) / "result.json"
+        noise = 0.004 * math.sin(7 * seed) + 0.0005 * math.sin(len(arm) * seed)
+        test = {name: value + noise for name, value in given.items() if value is not None}
+        _write(path, {**json.loads(path.read_text()), "test": test})
+
+
 def _make_trial(folder, study, arm, number, seed, status, reason, steps_per_epoch, record_every):
     draw = np.random.default_rng([seed, number])
     shared = np.random.default_rng(seed).normal(0, 0.006)

@@ -25,7 +25,7 @@ targets = {"sum": x.sum(1, keepdim=True), "dif:2": x[:, :1] - x[:, 1:2]}
 encoder = nn.Linear(4, 8)
 heads = nn.ModuleDict({"sum": nn.Linear(8, 1), "dif:2": nn.Linear(8, 1)})
 model = nn.ModuleList([encoder, heads])
-optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+optimizer = torch.optim.Adam(model.parameters(), lr=lab.learning_rate(1e-2))
 done = 0
 if arguments.keep:
     kept = lab.folder() / "last.pt"

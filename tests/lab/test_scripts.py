@@ -10,6 +10,8 @@ import torch
 from manyloss import MultiLoss, lab
 from manyloss.lab import scripts
 from manyloss.lab.runs import storage
+from manyloss.lab.runs.source import Source
+from manyloss.lab.runs.trial import TrialSpec
 from manyloss.lab.scripts import ScriptCall, declared_metrics, is_script
 from manyloss.weighting import PCGrad
 
@@ -128,3 +130,46 @@ def test_a_script_without_metrics_says_what_to_give(tmp_path):
     path.write_text("from manyloss import lab\nmulti = lab.method()\n")
     with pytest.raises(lab.LabError, match=r"is a script: say what is to be compared, with --metric"):
         lab.compare(path, ["equal"], seeds=1, out=tmp_path / "run")
+
+
+def test_a_script_gets_its_own_learning_rate_back_by_itself():
+    assert lab.learning_rate(3e-4) == 3e-4
+    assert lab.weight_decay(0.1) == 0.1
+
+
+def test_a_script_trains_with_the_setting_of_its_trial(tmp_path, monkeypatch):
+    arm = "equal:optimizer.lr_factor=3:optimizer.weight_decay=0.01"
+    spec = TrialSpec(Source(str(SCRIPT), script=ScriptCall({})), arm, 0, 1, tmp_path)
+    (tmp_path / "spec.json").write_text(spec.to_json())
+    monkeypatch.setenv(scripts.VARIABLE, str(tmp_path / "spec.json"))
+    assert lab.learning_rate(1e-2) == pytest.approx(3e-2)
+    assert lab.weight_decay() == 0.01
+
+
+def test_a_script_that_keeps_its_learning_rate_cannot_be_tuned(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT.read_text().replace("lab.learning_rate(1e-2)", "1e-2"))
+    with pytest.raises(lab.LabError, match=r"never asks for lab.learning_rate. Write lr = lab.learning_rate"):
+        lab.compare(script, metrics=METRICS, tune=2, out=tmp_path / "run")
+    with pytest.raises(lab.LabError, match="cannot be given to a script"):
+        lab.compare(SCRIPT, metrics=METRICS, single_task=True, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_script_is_tuned_and_its_losses_are_found_out(tmp_path):
+    results = lab.compare(
+        SCRIPT,
+        ["pcgrad"],
+        metrics=METRICS,
+        tune=3,
+        seeds=1,
+        out=tmp_path / "run",
+        arguments=["--epochs", "2"],
+    )
+    rows = {row["method"]: row for row in results.rows()}
+    assert set(rows) == {"equal", "pcgrad", "tuned sum"}
+    assert all(row["tuning_trials"] == 3 and row["finished"] == 1 for row in rows.values())
+    asked = storage.read_json(tmp_path / "run" / "tuning" / "tuning.json")["rows"][-1]
+    assert all("dif:2=" in setting["arm"] and "sum=" in setting["arm"] for setting in asked["settings"])
+    assert "weight_decay" not in asked["settings"][1]["arm"]  # this script does not ask for it

@@ -3,14 +3,15 @@
     Problem or Script -> Training -> Trial -> Study -> results -> Report, Claim
 
 You write a `Problem`, or add four lines to a training script you have; ``manyloss compare`` or `compare` does
-the rest. A script uses `method`, `seed`, `folder`, `log` and `metric`.
+the rest. A script uses `method`, `seed`, `folder`, `log` and `metric`, and `learning_rate` and
+`weight_decay` where these are searched, too.
 """
 
 from manyloss.lab.arms import Arm, ArmContext
 from manyloss.lab.checks import LabError
 from manyloss.lab.commands import choose_seeds, compare, diagnose, report, reproduce
 from manyloss.lab.problem import BatchedSplit, EncoderWithHeads, FinalEvaluation, Problem, Splits, TensorSplit
-from manyloss.lab.scripts import folder, log, method, metric, seed
+from manyloss.lab.scripts import folder, learning_rate, log, method, metric, seed, weight_decay
 
 __all__ = [
     "Arm",
@@ -26,10 +27,12 @@ __all__ = [
     "compare",
     "diagnose",
     "folder",
+    "learning_rate",
     "log",
     "method",
     "metric",
     "report",
     "reproduce",
     "seed",
+    "weight_decay",
 ]

@@ -2,7 +2,8 @@
 
 On the command line an arm is written ``name`` or ``name:option=value:option=value``. The methods of the
 library are arms by themselves, in `BUILT_IN`; a problem may add arms or change these in its ``arms``.
-``single`` means one arm per loss.
+``single`` means one arm per loss. Every arm has two options more, ``optimizer.lr_factor`` and
+``optimizer.weight_decay``, that change the problem's own optimiser.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from manyloss import catalog
 from manyloss.lab import checks
+from manyloss.lab.optimizer import DEFAULTS, OptimizerSettings
 from manyloss.lab.runs import storage
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ class ChosenArm:
     arm: Arm
     options: Mapping[str, Any]
     requires: tuple[str, ...]
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
     @property
     def is_a_method_alone(self) -> bool:
@@ -233,6 +236,7 @@ def choose_arm(text: str, problem: Problem) -> ChosenArm:
     defaults = dict(arm.options)
     if arm.option_per_loss is not None:
         defaults |= dict.fromkeys(problem.loss_names, arm.option_per_loss)
+    defaults |= DEFAULTS
     given = {option: value or "" for option, value in catalog.options_in(text[len(name) :], defaults)}
     anything = arm.option_per_loss is not None and getattr(problem, "any_losses", False)
     for option in given:
@@ -241,11 +245,22 @@ def choose_arm(text: str, problem: Problem) -> ChosenArm:
     options = {**defaults, **{option: catalog.value_of(value) for option, value in given.items()}}
     defaults = {**dict.fromkeys(given), **defaults}
     changed = "".join(f":{o}={options[o]}" for o in sorted(options) if options[o] != defaults[o])
-    requires = tuple(choose_arm(need.format(**options), problem).name for need in arm.requires)
-    chosen = ChosenArm(name + changed, arm, options, requires)
+    try:
+        optimizer = OptimizerSettings.of(options)
+    except ValueError as error:
+        raise checks.refused_options(name + changed, error) from error
+    options = {option: value for option, value in options.items() if option not in DEFAULTS}
+    requires = tuple(_needed(need.format(**options), optimizer, problem) for need in arm.requires)
+    chosen = ChosenArm(name + changed, arm, options, requires, optimizer)
     if not requires:
         _try_to_build(chosen, problem)
     return chosen
+
+
+def _needed(text: str, optimizer: OptimizerSettings, problem: Problem) -> str:
+    """A required arm, trained as the one that needs it; a shared one is everybody's and stays as it is."""
+    needed = choose_arm(text, problem)
+    return needed.name if needed.arm.shared else choose_arm(text + optimizer.text, problem).name
 
 
 def _try_to_build(chosen: ChosenArm, problem: Problem) -> None:

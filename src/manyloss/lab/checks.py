@@ -149,7 +149,7 @@ def cannot_read(path: Path, error: OSError) -> StorageError:
 
 def damaged(path: Path, error: Exception) -> StorageError:
     """A file of a run folder is not what was written there."""
-    whole = path.name == "study.json"
+    whole = path.name in ("study.json", "tuning.json", "pareto.json", "step_time.json")
     what = f"the file {path}" if whole else f"the folder {path.parent}"
     rest = "the trials are found again" if whole else "that trial starts again, the others are kept"
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__

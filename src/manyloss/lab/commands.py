@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from manyloss.lab.analysis.comparison import ComparedMethods
     from manyloss.lab.claims import Verdict
     from manyloss.lab.diagnosis import Diagnosed
+    from manyloss.lab.experiment import Experiment
     from manyloss.lab.problem import Problem
     from manyloss.lab.runs.executors import Executor
     from manyloss.lab.runs.source import Source
-    from manyloss.lab.runs.study import Study
 
 DEFAULT_METHODS = ("equal", "gradnorm", "graddrop", "pcgrad", "mgda", "cosreg")
 DEFAULT_SEEDS = 5
@@ -46,6 +46,10 @@ def compare(
     retry: bool = False,
     trial_timeout: float | None = None,
     at_least: float | str = 0.0,
+    tune: int = 0,
+    prune: bool = False,
+    pareto: str | Sequence[str] = (),
+    single_task: bool = False,
     metrics: Sequence[str] = (),
     launch: str = "",
     arguments: Sequence[str] = (),
@@ -73,6 +77,13 @@ def compare(
         retry: let crashed trials go on.
         trial_timeout: seconds that one trial may take.
         at_least: the smallest relative change that matters (0.005 or "0.5%"): a smaller one is no difference.
+        tune: try so many settings of every method (its own options and the learning rate) and of the weighted
+            sum (weights, learning rate, weight decay), choose on validation, and compare the chosen ones with
+            fresh seeds, against equal weights and against the tuned sum.
+        prune: stop a tried setting that is behind the median of those before it.
+        pareto: two or more metrics, ``"left/accuracy,right/accuracy"``: static weights are trained, too, and
+            the table says whether a method leaves the front of the sum.
+        single_task: train each loss alone, too, for the change against single tasks.
         metrics: of a script, as ``"val/accuracy:max"`` or ``"val/rmse:min"``.
         launch: of a script, what goes in front: ``"torchrun --nproc-per-node 4"``.
         arguments: of a script.
@@ -86,9 +97,13 @@ def compare(
         KeyboardInterrupt: stopped; all but the running epochs is kept.
 
     """
-    from manyloss.lab.runs.study import Study
+    from manyloss.lab.experiment import Experiment
 
     as_fraction(at_least)  # a slip is said before anything is trained
+    if isinstance(tune, bool) or not isinstance(tune, int) or tune < 0:
+        raise checks.LabError(
+            f"--tune {str(tune)[:60]!r} is not understood. Give how many settings each method gets: 20."
+        )
     request = _request(
         problem,
         data=data,
@@ -96,20 +111,29 @@ def compare(
         scale=scale,
         script=_script(metrics, launch, arguments),
     )
-    name = "-".join([request.name, *request.words, *([] if epochs is None else [f"epochs-{epochs}"])])
-    study = Study.plan(
+    words = [*request.words, *([] if epochs is None else [f"epochs-{epochs}"])]
+    name = "-".join(
+        [request.name, *words, *([f"tune-{tune}"] if tune else []), *(["prune"] if prune else [])]
+    )
+    experiment = Experiment(
         request.source,
         request.methods if methods is None else split_methods(methods),
         choose_seeds(request.seeds if seeds is None else seeds),
         Path("runs") / name if out is None else Path(out),
-        epochs=request.epochs if epochs is None else epochs,
-        jobs=jobs,
-        device=device,
-        command=list(command) or [f"lab.compare({str(problem)!r}, ...)"],
-        notes=request.notes,
+        tune=tune,
+        prune=prune,
+        pareto=tuple(dict.fromkeys(split_methods(pareto))),
+        single_task=single_task,
+        common={
+            "epochs": request.epochs if epochs is None else epochs,
+            "jobs": jobs,
+            "device": device,
+            "command": list(command) or [f"lab.compare({str(problem)!r}, ...)"],
+            "notes": request.notes,
+        },
     )
-    return run_study(
-        study,
+    return run_experiment(
+        experiment,
         retry=retry,
         timeout=trial_timeout,
         executor=executor,
@@ -139,25 +163,30 @@ def reproduce(
     Args: as of `compare`; ``scale`` is smoke, small, or full: the paper's own size.
     """
     from manyloss.lab import claims
+    from manyloss.lab.experiment import Experiment
     from manyloss.lab.runs import storage
-    from manyloss.lab.runs.study import Study
 
     chosen = claims.claim_named(claim)
     request = _request(chosen.recipe, data=data, data_root=data_root, scale=scale)
     root = Path("runs") / "-".join([chosen.name, *request.words]) if out is None else Path(out)
     claims.check_folder(chosen, root)
-    study = Study.plan(
+    experiment = Experiment(
         request.source,
         chosen.arms,
         choose_seeds(request.seeds if seeds is None else seeds),
         root,
-        epochs=request.epochs,
-        jobs=jobs,
-        device=device,
-        command=list(command) or [f"lab.reproduce({claim!r}, ...)"],
-        notes={**request.notes, "claim": chosen.name, "rule": chosen.rule},
+        common={
+            "epochs": request.epochs,
+            "jobs": jobs,
+            "device": device,
+            "command": list(command) or [f"lab.reproduce({claim!r}, ...)"],
+            "notes": {**request.notes, "claim": chosen.name, "rule": chosen.rule},
+        },
     )
-    results = run_study(study, retry=retry, timeout=trial_timeout, executor=executor, console=console)
+    results = run_experiment(
+        experiment, retry=retry, timeout=trial_timeout, executor=executor, console=console
+    )
+    study = experiment.first
     verdict = claims.judge(chosen, study.root, study.problem, scale=scale, seeds=study.seeds)
     path = study.root / "claim.json"
     judged = any(finding.outcome != "no result" for finding in verdict.findings)
@@ -256,8 +285,8 @@ def diagnose(
 # -- what several commands share ----------------------------------------------------------------------------
 
 
-def run_study(
-    study: Study,
+def run_experiment(
+    experiment: Experiment,
     *,
     retry: bool = False,
     timeout: float | None = None,
@@ -270,23 +299,65 @@ def run_study(
     from rich.markup import escape
 
     from manyloss.lab.analysis.comparison import ComparedMethods
+    from manyloss.lab.runs.executors import Lent
     from manyloss.lab.runs.executors.choice import executor_named
-    from manyloss.lab.runs.progress import display_for, duration
-    from manyloss.lab.runs.study import try_out
+    from manyloss.lab.runs.progress import display_for
+    from manyloss.lab.runs.timing import time_the_steps
 
     say = console or Console(quiet=True)
-    checks.device(study.device)
-    for remark in study.remarks:
+    checks.device(experiment.first.device)
+    _announce(experiment, say)
+    # One executor for all parts: idle workers stay, and importing torch takes seconds.
+    running: Executor | None = None if isinstance(executor, str) else executor
+    try:
+        for part, study in experiment.studies():
+            missing = study.missing()
+            if part and missing:
+                say.print(f"[bold]{part}[/]: {_count(len(missing), 'trial')}, in {escape(str(study.root))}")
+            if missing and running is None:
+                running = executor_named(str(executor), study.jobs, experiment.root)
+            lent = None if running is None else Lent(running)
+            study.run(display_for(say), retry=retry, timeout=timeout, executor=lent)
+    except KeyboardInterrupt:
+        say.print(
+            f"[yellow]Stopped with {_count(experiment.left(), 'trial')} unfinished. "
+            f"Run the same command again: it goes on after the last whole epoch.[/]"
+        )
+        raise
+    finally:
+        if running is not None:
+            running.close()
+    table = experiment.table
+    assert table is not None
+    if executor == "processes":
+        time_the_steps(table)
+    page = _page(table.root, None, say, at_least)
+    results = ComparedMethods.read(table.root, page, at_least)
+    say.print()
+    _show(results, say)
+    _refuse_metrics_without_a_number(results)
+    return results
+
+
+def _announce(experiment: Experiment, say: Console) -> None:
+    """Try the problem out, and say what will be done, and for about how long."""
+    from rich.markup import escape
+
+    from manyloss.lab.runs.progress import duration
+    from manyloss.lab.runs.study import try_out
+
+    study = experiment.first
+    for remark in experiment.remarks:
         say.print(f"[dim]{escape(remark)}[/]")
-    missing = study.missing()
+    left = experiment.left()
     about = ""
-    if missing and study.source.script is None:
+    if left and study.source.script is None:
         fresh = study.source.load()
         if study.source.is_file:
             tried = try_out(fresh, study.seeds[0])
             splits = tried.splits
             say.print(f"[dim]Gradients are measured at {escape(tried.measured_at)}.[/]")
-            total = tried.seconds * study.epochs * len(missing) / study.jobs
+            total = tried.seconds * study.epochs * left / study.jobs
             about = f", about {duration(max(total, 1.0))} or more"
         else:
             splits = fresh.datasets(study.seeds[0])  # data that are not there are said once, before any trial
@@ -294,29 +365,35 @@ def run_study(
         if warning is not None:
             say.print(f"[yellow]{escape(warning)}[/]")
     epochs = "" if study.source.script is not None else f"{_count(study.epochs, 'epoch')} each, "
-    say.print(
-        f"[bold]{escape(study.problem.name)}[/]: {_count(len(study.arms), 'method')} x "
-        f"{_count(len(study.seeds), 'seed')}, {epochs}"
-        f"{len(missing)} of {_count(len(study.trials()), 'trial')} to run{about}, "
-        f"{study.jobs} at a time, in {escape(str(study.root))}"
-    )
-    chosen = executor
-    if isinstance(chosen, str):
-        chosen = executor_named(chosen, min(study.jobs, max(len(missing), 1)), study.root)
-    try:
-        study.run(display_for(say), retry=retry, timeout=timeout, executor=chosen)
-    except KeyboardInterrupt:
-        say.print(
-            f"[yellow]Stopped with {_count(len(study.missing()), 'trial')} unfinished. "
-            f"Run the same command again: it goes on after the last whole epoch.[/]"
+    table = experiment.table
+    if experiment.tuning is not None:
+        rows = len(experiment.tuning.searched)
+        planned = (
+            f"{_count(rows, 'row')} x {_count(experiment.tune, 'setting')} tried, then "
+            f"{_count(rows, 'row')} x {_count(len(experiment.seeds), 'seed')}"
         )
-        raise
-    page = _page(study.root, None, say, at_least)
-    results = ComparedMethods.read(study.root, page, at_least)
-    say.print()
-    _show(results, say)
-    _refuse_metrics_without_a_number(results)
-    return results
+        of_all = f"{_count(left, 'trial')} to run"
+    else:
+        assert table is not None
+        planned = f"{_count(len(table.arms), 'method')} x {_count(len(table.seeds), 'seed')}"
+        beside = [
+            word
+            for word, asked in (
+                ("static weights", experiment.pareto),
+                ("single losses", experiment.single_task),
+            )
+            if asked
+        ]
+        planned += "".join(f" and {word}" for word in beside)
+        of_all = (
+            f"{_count(left, 'trial')} to run"
+            if beside
+            else f"{left} of {_count(len(table.trials()), 'trial')} to run"
+        )
+    say.print(
+        f"[bold]{escape(study.problem.name)}[/]: {planned}, {epochs}{of_all}{about}, "
+        f"{study.jobs} at a time, in {escape(str(experiment.root))}"
+    )
 
 
 def _show(results: ComparedMethods, console: Console) -> None:

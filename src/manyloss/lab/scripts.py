@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyloss.lab import checks
+from manyloss.lab.optimizer import OptimizerSettings
 from manyloss.lab.problem import Problem
 
 if TYPE_CHECKING:
@@ -69,6 +70,20 @@ def method(default: str = "equal", *, losses: Sequence[str] = ()) -> MultiLoss:
 def seed(default: int = 0) -> int:
     """The seed of this trial; ``default`` when the script runs by itself."""
     found = _session().seed
+    return default if found is None else found
+
+
+def learning_rate(default: float) -> float:
+    """The learning rate of this trial: ``default`` times the factor that is compared or searched.
+
+    ``default`` is what the script would use by itself, and what it gets back when it runs by itself.
+    """
+    return default * _session().optimizer.lr_factor
+
+
+def weight_decay(default: float = 0.0) -> float:
+    """The weight decay of this trial: ``default``, unless another one is compared or searched."""
+    found = _session().optimizer.weight_decay
     return default if found is None else found
 
 
@@ -139,8 +154,18 @@ class _Session:
     counted: int = 0
     named: set[str] = field(default_factory=set)
     steps: _StepTimes | None = None
+    multi: MultiLoss | None = None
+
+    @property
+    def optimizer(self) -> OptimizerSettings:
+        from manyloss.lab.arms import choose_arm
+
+        if self.arm is None:
+            return OptimizerSettings()
+        return choose_arm(self.arm, ScriptProblem()).optimizer
 
     def time_steps_of(self, multi: MultiLoss) -> None:
+        self.multi = multi
         if self.folder is not None and hasattr(multi, "observers"):
             self.steps = _StepTimes()
             multi.observers.append(self.steps)
@@ -159,6 +184,9 @@ class _Session:
         record = {"epoch": int(epoch), "time": time.time(), "metrics": dict(values)}
         if self.steps is not None:
             record["step_ms"] = self.steps.median()
+        last = None if self.multi is None else self.multi.last
+        if last is not None:
+            record["losses"] = {name: float(value) for name, value in last.losses.items()}
         storage.append_lines(self.folder / "log.jsonl", [record])
 
 
@@ -274,7 +302,12 @@ class ScriptCall:
 
 def is_script(text: str) -> bool:
     """Whether this file asks for the lab's method itself."""
-    return any(True for _ in _calls(text, "method"))
+    return asks_for(text, "method")
+
+
+def asks_for(text: str, name: str) -> bool:
+    """Whether this script calls ``lab.NAME(...)``."""
+    return any(True for _ in _calls(text, name))
 
 
 def declared_metrics(text: str) -> Iterator[tuple[str, bool]]:

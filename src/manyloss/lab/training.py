@@ -24,6 +24,7 @@ from manyloss import MultiLoss
 from manyloss.diagnostics.running import pair_name
 from manyloss.errors import NotFiniteError
 from manyloss.lab import checks
+from manyloss.lab.optimizer import OptimizerSettings
 from manyloss.lab.problem import BatchedSplit, EncoderWithHeads, FinalEvaluation, Problem
 from manyloss.result import StepResult
 
@@ -168,6 +169,11 @@ class State:
 class TrainedArm(Protocol):
     """What a training asks of its arm (`arms.ChosenArm`)."""
 
+    @property
+    def optimizer(self) -> OptimizerSettings:
+        """What it changes about the problem's optimiser."""
+        ...
+
     def build(self, context: Any) -> MultiLoss | Trainer:
         """What makes the steps."""
         ...
@@ -215,6 +221,8 @@ class Training:
         self.shared_params = problem.shared_params(self.model)
         self.optimizer = problem.optimizer(self.model.parameters())
         self.scheduler = problem.schedule(self.optimizer)
+        self.lr_factor = arm.optimizer.lr_factor
+        arm.optimizer.apply(self.optimizer)
         self.context = context(self.model)
         made = arm.build(self.context)
         self.trainer = (
@@ -259,7 +267,7 @@ class Training:
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "method": self.trainer.state_dict(),
             "order": self.order.get_state(),
-            "random": _random_states(),
+            "random": random_states(),
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -272,7 +280,7 @@ class Training:
             self.scheduler.load_state_dict(saved["scheduler"])
         self.trainer.load_state_dict(saved["method"])
         self.order.set_state(saved["order"].cpu())
-        _set_random_states(saved["random"])
+        set_random_states(saved["random"])
         self.state = State.from_dict(saved["state"])
 
     # -- one epoch ---------------------------------------------------------------------------------------
@@ -280,7 +288,7 @@ class Training:
     def _epoch(self, progress: Progress) -> Record:
         started = reported = time.perf_counter()
         problem, state = self.problem, self.state
-        learning_rate = self.optimizer.param_groups[0]["lr"]
+        learning_rate = self.optimizer.param_groups[0]["lr"] * self.lr_factor
         problem.start_epoch(self.trainer, state.epoch)
         self.model.train()
         self.step_records = []
@@ -319,6 +327,16 @@ class Training:
             "train": losses.means(),
             "validation": {"metrics": values, "losses": validation_losses},
         }
+
+    def batch(self, index: int) -> tuple[Any, Any]:
+        """The examples of one training batch, in the order of the split: for trying a step."""
+        size = min(self.problem.batch_size, len(self.splits.train))  # type: ignore[arg-type]
+        rows = torch.arange(index * size, (index + 1) * size)
+        return self._batch(self.splits.train, rows, torch.Generator().manual_seed(0))
+
+    def step(self, step: int, inputs: Any, targets: Any) -> float:
+        """One step on this batch; its milliseconds."""
+        return self._step(step, inputs, targets, _Means())
 
     def _step(self, step: int, inputs: Any, targets: Any, losses: _Means) -> float:
         """One step; its milliseconds, without what is only measured."""
@@ -628,7 +646,8 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
 
 
-def _random_states() -> dict[str, Any]:
+def random_states() -> dict[str, Any]:
+    """Of all generators that a user's code may draw from."""
     kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
         "torch": torch.get_rng_state(),
@@ -638,7 +657,8 @@ def _random_states() -> dict[str, Any]:
     }
 
 
-def _set_random_states(states: Mapping[str, Any]) -> None:
+def set_random_states(states: Mapping[str, Any]) -> None:
+    """Put back what `random_states` gave."""
     torch.set_rng_state(states["torch"].cpu())
     if states["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])

@@ -6,8 +6,10 @@ from itertools import pairwise
 import pytest
 from plotly.offline import get_plotlyjs
 
+from manyloss.lab.analysis.pareto import pareto
 from manyloss.lab.checks import LabError
 from manyloss.lab.reports import looks
+from manyloss.lab.reports.front import draw_front
 from manyloss.lab.reports.looks import SYMBOLS, styles_of
 from manyloss.lab.reports.page import write_report
 from tests.lab.run_folders import make_run
@@ -201,3 +203,27 @@ def test_the_scale_of_the_largest_study(tmp_path):
         record_every=80,
     )
     assert write_report(folder).stat().st_size < 9e6  # half of that is plotly.js
+
+
+def test_a_tuned_comparison_has_its_sections(tuned_run, tmp_path):
+    page = write_report(tuned_run, tmp_path / "tuned.html").read_text(encoding="utf-8")
+    Page(page)
+    for heading in ("The front of the sum", "Tuning", "And against the tuned sum."):
+        assert heading in page
+    assert "learning rate × 0.5" in page
+    assert "pcgrad: " in page
+    assert "taken in turns, in one" in page
+
+
+def test_three_metrics_are_parallel_lines():
+    values = {seed: [0.5, 0.6 + 0.01 * seed, 0.7] for seed in range(3)}
+    found = pareto({"static:a=1": values}, {"m": values}, [0.5, 0.6, 0.7], list("abc"), [True] * 3)
+    panel = draw_front(found, styles_of(["m"]))
+    assert "Change in a and b and c" in panel.told
+    assert panel.figure.count("lines+markers") == 2
+
+
+def test_an_untuned_comparison_has_none_of_them(finished_run, tmp_path):
+    page = write_report(finished_run, tmp_path / "untuned.html").read_text(encoding="utf-8")
+    assert "The front of the sum" not in page
+    assert "tuned sum" not in page

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manyloss.lab.analysis.pareto import BesideTheFront
 from manyloss.lab.analysis.results import RunRecord, read_run
-from manyloss.lab.analysis.table import Table, make_table, metric_texts, render_text
+from manyloss.lab.analysis.table import Row, Table, make_table, metric_texts, render_text
 from manyloss.lab.runs import storage
 
 _LATEX = {
@@ -61,6 +62,8 @@ class ComparedMethods:
 
     def rows(self) -> list[dict[str, Any]]:
         """One per method: its outcome, change, p-value, and of every metric the mean and half width."""
+        pareto = self.table.pareto
+        beside = {} if pareto is None else {each.point.name: each for each in pareto.methods}
         rows = []
         for row in self.table.rows:
             compared = row.comparison
@@ -73,6 +76,7 @@ class ComparedMethods:
                 "p": compared.test.adjusted,
                 "mean_rank": compared.mean_rank,
                 "step_time": compared.step_time,
+                **_beside(row, beside.get(row.arm)),
                 "finished": row.finished,
                 "planned": row.planned,
             }
@@ -138,6 +142,36 @@ class ComparedMethods:
             raise ValueError(f"of must be one of {', '.join(kinds)}, got {of!r}.")
         records: list[dict[str, Any]] = kinds[of]()
         return records
+
+
+def _beside(row: Row, front: BesideTheFront | None) -> dict[str, Any]:
+    """Against the tuned sum, single tasks and the front, and what the tuning cost: what there is of it."""
+    cells: dict[str, Any] = {}
+    if row.against_sum is not None:
+        change = row.against_sum.change
+        cells |= {
+            "outcome_against_tuned_sum": row.against_sum.outcome,
+            "change_against_tuned_sum": None if change is None else change.mean,
+            "change_against_tuned_sum_half_width": None if change is None else change.half_width,
+            "p_against_tuned_sum": row.against_sum.test.adjusted,
+        }
+    if row.tuned is not None:
+        cells |= {
+            "setting": row.tuned.chosen,
+            "tuning_trials": row.tuned.trials,
+            "tuning_hours": row.tuned.seconds / 3600,
+        }
+    if row.delta_m is not None:
+        cells |= {"delta_m": row.delta_m.mean, "delta_m_half_width": row.delta_m.half_width}
+    if front is not None:
+        cells |= {
+            "front": front.where,
+            "front_distance": front.distance.value,
+            "front_distance_low": front.distance.low,
+            "front_distance_high": front.distance.high,
+            "hypervolume_gain": front.gain.value,
+        }
+    return cells
 
 
 def _latex(text: str) -> str:

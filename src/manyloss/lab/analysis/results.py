@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,14 +18,21 @@ from numpy.typing import NDArray
 
 from manyloss.diagnostics.running import pair_name
 from manyloss.lab import checks
+from manyloss.lab.analysis.tuning import TunedRow, read_tuning
 from manyloss.lab.printing import printable
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.storage import trial_folder
+from manyloss.lab.tuning import TUNED_SUM
 
 FORMAT = 1
 
-Status = Literal["finished", "diverged", "crashed", "unfinished", "missing", "damaged"]
-_ENDED: dict[str, Status] = {"finished": "finished", "diverged": "diverged", "crashed": "crashed"}
+Status = Literal["finished", "diverged", "crashed", "pruned", "unfinished", "missing", "damaged"]
+_ENDED: dict[str, Status] = {
+    "finished": "finished",
+    "diverged": "diverged",
+    "crashed": "crashed",
+    "pruned": "pruned",
+}
 #: What a file with other content than ours may raise when it is read.
 _ODD = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
 
@@ -99,6 +106,15 @@ class RunRecord:
     environment: Mapping[str, Any]
     trials: tuple[TrialRecord, ...]
     summaries: Mapping[str, str] = field(default_factory=dict)
+    #: Row -> how its setting was found; empty where nothing was tuned.
+    tuning: Mapping[str, TunedRow] = field(default_factory=dict)
+    #: Row -> a step's time over the baseline's, measured in turns in one process.
+    step_times: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def tuned_sum(self) -> str | None:
+        """The row of the tuned sum, the second baseline of a tuned comparison."""
+        return TUNED_SUM if TUNED_SUM in self.tuning else None
 
     def of(self, arm: str) -> tuple[TrialRecord, ...]:
         """The trials of one arm, by seed."""
@@ -150,15 +166,22 @@ def read_run(folder: Path) -> RunRecord:
         study = storage.read_json(path) or {}
         if study.get("format", FORMAT) != FORMAT:
             raise checks.run_of_other_format(path, study["format"], FORMAT)
-        arms = tuple(printable(arm) for arm in study["arms"])
+        # A tuned row is called by its label; its folder, by its settings.
+        rows = study.get("labels") or {arm: arm for arm in study["arms"]}
+        names = {printable(arm): printable(label) for label, arm in rows.items()}
         seeds = tuple(int(seed) for seed in study["seeds"])
+        baseline = printable(study.get("baseline", "equal"))
+        summaries = {
+            names.get(printable(arm), printable(arm)): printable(text)
+            for arm, text in study.get("summaries", {}).items()
+        }
         return RunRecord(
             folder=folder,
             problem=printable(study["problem"]),
             command=tuple(printable(word) for word in study.get("command", ())),
             created=printable(study.get("created", "")),
-            arms=arms,
-            baseline=printable(study.get("baseline", "equal")),
+            arms=tuple(printable(label) for label in rows),
+            baseline=names.get(baseline, baseline),
             seeds=seeds,
             epochs=int(study["epochs"]),
             metrics=tuple(
@@ -173,9 +196,25 @@ def read_run(folder: Path) -> RunRecord:
             losses=tuple(printable(name) for name in study["losses"]),
             settings=dict(study.get("settings", {})),
             environment=dict(study.get("environment", {})),
-            summaries={printable(arm): printable(text) for arm, text in study.get("summaries", {}).items()},
-            trials=tuple(read_trial(folder, arm, seed) for arm in arms for seed in seeds),
+            summaries=summaries,
+            trials=tuple(
+                replace(read_trial(folder, str(arm), seed), arm=printable(label))
+                for label, arm in rows.items()
+                for seed in seeds
+            ),
+            tuning=read_tuning(folder / "tuning") if study.get("labels") else {},
+            step_times=_step_times(folder, names),
         )
+    except _ODD as error:
+        raise checks.damaged(path, _said(error)) from error
+
+
+def _step_times(folder: Path, names: Mapping[str, str]) -> dict[str, float]:
+    """What `runs.timing` measured; nothing where it did not."""
+    path = folder / "step_time.json"
+    try:
+        measured = (storage.read_json(path) or {}).get("ratios", {})
+        return {names.get(arm, arm): float(ratio) for arm, ratio in measured.items() if ratio is not None}
     except _ODD as error:
         raise checks.damaged(path, _said(error)) from error
 

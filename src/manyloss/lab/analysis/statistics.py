@@ -296,14 +296,18 @@ def _corrected(compared: Mapping[str, Comparison]) -> dict[str, Comparison]:
     tested = {arm: row.test.p for arm, row in compared.items() if row.test.p is not None}
     adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     result = dict(compared)
-    for arm, p in adjusted.items():
-        row = compared[arm]
-        outcome: Outcome = "noise"
-        size = 0.0 if row.change is None else abs(row.change.mean)
-        if size == 0 or size < row.smallest * (1 - 1e-9):
+    for arm, row in compared.items():
+        p = adjusted.get(arm)
+        if row.change is None or row.test.pairs < FEWEST_PAIRS:
+            outcome = row.outcome
+        elif row.change.mean == 0 or abs(row.change.mean) < row.smallest * (1 - 1e-9):
             outcome = "no difference"
-        elif p < SIGNIFICANCE and row.change is not None:
+        elif p is None:
+            outcome = row.outcome
+        elif p < SIGNIFICANCE:
             outcome = "better" if row.change.mean > 0 else "worse"
+        else:
+            outcome = "noise"
         result[arm] = replace(row, test=replace(row.test, adjusted=p), outcome=outcome)
     return result
 
@@ -333,7 +337,7 @@ def p_text(p: float) -> str:
 
 def baseline_words(baseline: str) -> str:
     """The baseline in a sentence: ``equal`` reads as "equal weights"."""
-    return "equal weights" if baseline == "equal" else baseline
+    return {"equal": "equal weights", "tuned sum": "the tuned sum"}.get(baseline, baseline)
 
 
 def explain(row: Comparison, baseline: str, planned: int, reason: str | None = None) -> str:
@@ -362,14 +366,14 @@ def explain(row: Comparison, baseline: str, planned: int, reason: str | None = N
         return f"{change} on one seed, which says nothing about noise{missing}."
     low, high = percent(row.change.low, digits=digits), percent(row.change.high, digits=digits)
     over = f", 95% interval {low} to {high} over {row.change.count} seeds"
-    if row.test.adjusted is None:
+    if row.test.adjusted is None and row.outcome != "no difference":
         return f"{change}{over}: not tested, {row.test.reason}{missing}."
-    if row.test.reason is not None:
+    if row.test.p == 1 and row.test.reason is not None:
         return f"{row.arm}: {row.test.reason} to {against}, {row.change.count} seeds{missing}."
-    p = p_text(row.test.adjusted)
-    if row.outcome == "no difference":
+    if row.outcome == "no difference" or row.test.adjusted is None:
         less = f", less than {row.smallest_is}" if row.smallest_is else ""
         return f"{change}{over}: no difference{less}{missing}."
+    p = p_text(row.test.adjusted)
     if row.outcome in ("better", "worse"):
         return f"{change}{over}: {row.outcome}, beyond noise ({p}){missing}."
     if row.test.p is not None and row.test.p < SIGNIFICANCE:
@@ -378,13 +382,14 @@ def explain(row: Comparison, baseline: str, planned: int, reason: str | None = N
     return f"{change}{over}: within noise ({p}){missing}."
 
 
-def verdict(rows: Sequence[Comparison], baseline: str, *, pending: int = 0) -> str:
+def verdict(rows: Sequence[Comparison], baseline: str, *, pending: int = 0, with_limits: bool = True) -> str:
     """The answer in one or two sentences.
 
     Args:
         rows: the comparisons, in the table's order.
         baseline: the baseline's name.
         pending: how many trials still have to run.
+        with_limits: add how large a difference would have been seen.
 
     """
     against = baseline_words(baseline)
@@ -432,7 +437,7 @@ def verdict(rows: Sequence[Comparison], baseline: str, *, pending: int = 0) -> s
     sentence = so_far + "; ".join(parts) + "."
     noisy = [row.change for row in others if row.outcome == "noise" and row.change]
     widths = [change.half_width for change in noisy if change.half_width]
-    if widths:
+    if widths and with_limits:
         width = max(widths)
         limit = percent(width, signed=False, digits=0 if width >= 0.1 else 1 if width >= 0.001 else 2)
         seeds = max(change.count for change in noisy)

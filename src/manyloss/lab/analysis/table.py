@@ -6,7 +6,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -17,6 +17,8 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from manyloss.lab.analysis.beside import cost_text, front_words, pareto_of, single_task_of, tuning_words
+from manyloss.lab.analysis.pareto import Pareto
 from manyloss.lab.analysis.results import MetricColumn, RunRecord, TrialRecord, read_run
 from manyloss.lab.analysis.statistics import (
     Comparison,
@@ -29,6 +31,7 @@ from manyloss.lab.analysis.statistics import (
     percent_digits,
     verdict,
 )
+from manyloss.lab.analysis.tuning import TunedRow
 
 WIDTH = 100
 #: So many metrics get a row each; a few more than that are shown too, many more are left to the report.
@@ -75,6 +78,12 @@ class Row:
     sentence: str
     words: Mapping[str, str] = field(default_factory=dict)  # column -> text, over all finished seeds
     remarks: tuple[str, ...] = ()
+    #: Against the tuned sum, in a tuned comparison.
+    against_sum: Comparison | None = None
+    #: Against single-task training, where each loss was trained alone.
+    delta_m: Interval | None = None
+    #: The settings that were tried for it.
+    tuned: TunedRow | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,12 @@ class Table:
     rows: tuple[Row, ...]
     verdict: str
     tested_at: str = TESTED_AT["best epoch"]
+    #: Sentences about the tuning, and about the front of the sum.
+    tuning: tuple[str, ...] = ()
+    front: tuple[str, ...] = ()
+    pareto: Pareto | None = None
+    #: Whether step times were measured in turns with the baseline's; otherwise they are the trials' own.
+    timed_in_turns: bool = False
 
     @property
     def of_what(self) -> str:
@@ -109,7 +124,7 @@ class Table:
         return [
             row.sentence
             for row in self.rows
-            if row.comparison.outcome != "baseline" or row.finished < row.planned
+            if row.comparison.outcome != "baseline" or row.finished < row.planned or row.against_sum
         ]
 
 
@@ -123,11 +138,59 @@ def make_table(run: RunRecord, at_least: float = 0.0) -> Table:
 
     ``at_least``: the smallest relative change that matters.
     """
-    counted = {metric.name: metric.higher_is_better for metric in run.metrics if not metric.derived}
+    compared = _compared(run, run.baseline, at_least)
+    against_sum = {} if run.tuned_sum is None else _compared(run, run.tuned_sum, at_least)
+    single, front = single_task_of(run), pareto_of(run, at_least)
+    rows = []
+    for arm in run.arms:
+        trials = run.of(arm)
+        reason = why_missing(trials)
+        statuses = tuple(dict.fromkeys(trial.status for trial in trials if trial.status != "finished"))
+        sentence = explain(compared[arm], run.baseline, len(trials), reason)
+        if run.tuned_sum not in (None, arm) and run.finished(arm):
+            more = explain(against_sum[arm], str(run.tuned_sum), len(trials))
+            sentence += f" {_without_name(more, arm)}"
+        rows.append(
+            Row(
+                arm,
+                compared[arm],
+                len(run.finished(arm)),
+                len(trials),
+                reason,
+                statuses,
+                sentence,
+                words_of(run.finished(arm)),
+                remarks_of(run.finished(arm)),
+                against_sum.get(arm),
+                single.get(arm),
+                run.tuning.get(arm),
+            )
+        )
+    pending = sum(trial.status in ("unfinished", "missing", "damaged") for trial in run.trials)
+    answers = [verdict([row.comparison for row in rows], run.baseline, pending=pending)]
+    if run.tuned_sum is not None and not pending:
+        answers.append(verdict(list(against_sum.values()), run.tuned_sum, with_limits=False))
+    sentences = () if front is None else tuple(front_words(front))
+    return Table(
+        problem=run.problem,
+        baseline=run.baseline,
+        metrics=run.metrics,
+        rows=tuple(rows),
+        verdict=" ".join([*answers, *sentences[:1]]),
+        tested_at=TESTED_AT.get(str(run.settings.get("tested")), TESTED_AT["best epoch"]),
+        tuning=tuple(tuning_words(run)),
+        front=sentences[1:],
+        pareto=front,
+        timed_in_turns=bool(run.step_times),
+    )
+
+
+def _compared(run: RunRecord, baseline: str, at_least: float) -> dict[str, Comparison]:
+    """Every row against one of them."""
     compared = compare(
         {arm: {trial.seed: trial.test for trial in run.finished(arm)} for arm in run.arms},
-        counted,
-        run.baseline,
+        {metric.name: metric.higher_is_better for metric in run.metrics if not metric.derived},
+        baseline,
         step_times={
             arm: [trial.step_ms for trial in run.finished(arm) if trial.step_ms is not None]
             for arm in run.arms
@@ -136,26 +199,15 @@ def make_table(run: RunRecord, at_least: float = 0.0) -> Table:
         resolution=_resolution(run),
         at_least=at_least,
     )
-    rows = []
-    for arm in run.arms:
-        trials = run.of(arm)
-        finished = len(run.finished(arm))
-        reason = why_missing(trials)
-        statuses = tuple(dict.fromkeys(trial.status for trial in trials if trial.status != "finished"))
-        sentence = explain(compared[arm], run.baseline, len(trials), reason)
-        words, remarks = words_of(run.finished(arm)), remarks_of(run.finished(arm))
-        rows.append(
-            Row(arm, compared[arm], finished, len(trials), reason, statuses, sentence, words, remarks)
-        )
-    pending = sum(trial.status in ("unfinished", "missing", "damaged") for trial in run.trials)
-    return Table(
-        problem=run.problem,
-        baseline=run.baseline,
-        metrics=run.metrics,
-        rows=tuple(rows),
-        verdict=verdict([row.comparison for row in rows], run.baseline, pending=pending),
-        tested_at=TESTED_AT.get(str(run.settings.get("tested")), TESTED_AT["best epoch"]),
-    )
+    if not run.step_times:
+        return compared
+    return {arm: replace(row, step_time=run.step_times.get(arm)) for arm, row in compared.items()}
+
+
+def _without_name(sentence: str, arm: str) -> str:
+    """The second sentence about a row needs no name: ``+0.3% against the tuned sum, ...``"""
+    rest = sentence.removeprefix(f"{arm}: ")
+    return rest[:1].upper() + rest[1:]
 
 
 def _resolution(run: RunRecord) -> dict[str, float]:
@@ -266,22 +318,30 @@ def metric_texts(table: Table) -> dict[str, dict[str, str]]:
     return texts
 
 
-def change_texts(table: Table) -> dict[str, str]:
-    """Arm -> ``+1.2% ± 0.8%``: the change against the baseline, or how its trials ended."""
-    intervals = [row.comparison.change for row in table.rows if row.comparison.change is not None]
+def change_texts(table: Table, of_sum: bool = False) -> dict[str, str]:
+    """Arm -> ``+1.2% ± 0.8%``: the change against the baseline (or the tuned sum), or how it ended."""
+    compared = {row.arm: row.against_sum if of_sum else row.comparison for row in table.rows}
+    intervals = [row.change for row in compared.values() if row is not None and row.change is not None]
     digits = round(median(percent_digits(interval) for interval in intervals)) if intervals else 1
     texts = {}
     for row in table.rows:
-        change = row.comparison.change
+        found = compared[row.arm]
         if row.comparison.outcome == "no result":
             texts[row.arm] = ", ".join(row.statuses) or "no result"
-        elif row.comparison.outcome == "baseline" or change is None:
+        elif found is None or found.outcome == "baseline" or found.change is None:
             texts[row.arm] = "–"
         else:
-            half = change.half_width
-            spread = "" if half is None else f" ± {percent(half, signed=False, digits=digits)}"
-            texts[row.arm] = percent(change.mean, digits=digits) + spread
+            texts[row.arm] = change_text(found.change, digits)
     return texts
+
+
+def change_text(change: Interval | None, digits: int = 1) -> str:
+    """``+1.2% ± 0.8%``."""
+    if change is None:
+        return "–"
+    half = change.half_width
+    spread = "" if half is None else f" ± {percent(half, signed=False, digits=digits)}"
+    return percent(change.mean, digits=digits) + spread
 
 
 def p_cell(row: Comparison) -> str:
@@ -338,27 +398,30 @@ def render(table: Table, width: int = WIDTH) -> RenderableType:
         metric.name: f"{title} {'↑' if metric.higher_is_better else '↓'}"
         for metric, title in zip(table.metrics, column_titles(table.metrics).values(), strict=True)
     }
-    metrics = [_Column(titles[name], cells) for name, cells in metric_texts(table).items()]
+    metrics = [Column(titles[name], cells) for name, cells in metric_texts(table).items()]
     changes = change_texts(table)
     words = [
-        _Column(title, {row.arm: row.words.get(title, "–") for row in table.rows})
+        Column(title, {row.arm: row.words.get(title, "–") for row in table.rows})
         for title in table.word_columns
     ]
+    more = more_changes(table)
     summary = [
-        _Column(
+        Column(
             f"vs {table.baseline}",
             {row.arm: f"{MARKS[row.comparison.outcome][0]} {changes[row.arm]}".strip() for row in table.rows},
         ),
+        *(column for column in more if column.title != "tuned"),
         *words,
-        _Column("p", {row.arm: p_cell(row.comparison) for row in table.rows}),
-        _Column("rank", {row.arm: rank_text(row.comparison) for row in table.rows}),
-        _Column("time", {row.arm: time_text(row.comparison) for row in table.rows}),
-        _Column("seeds", {row.arm: seeds_text(row) for row in table.rows}),
+        Column("p", {row.arm: p_cell(row.comparison) for row in table.rows}),
+        Column("rank", {row.arm: rank_text(row.comparison) for row in table.rows}),
+        Column("time", {row.arm: time_text(row.comparison) for row in table.rows}),
+        *(column for column in more if column.title == "tuned"),
+        Column("seeds", {row.arm: seeds_text(row) for row in table.rows}),
     ]
     arms = [row.arm for row in table.rows]
     together = _width(arms, [*metrics, *summary]) <= width
     columns = [*metrics, *summary] if together else list(summary)
-    for title in ("time", "rank", "p", "seeds"):
+    for title in ("time", "rank", "p", "tuned", "seeds"):
         if _width(arms, columns) > width:
             columns = [column for column in columns if column.title != title]
     parts: list[RenderableType] = [_grid(table, columns)]
@@ -366,22 +429,46 @@ def render(table: Table, width: int = WIDTH) -> RenderableType:
     if not together:
         parts += _metric_grids(table, metrics, words, width)
     parts += [Text(_legend(table), style="dim"), Text(), Text(table.verdict, style="bold")]
-    parts += [Padding(Text("• " + sentence), (0, 0, 0, 2)) for sentence in (*table.sentences, *table.remarks)]
+    said = (*table.sentences, *table.front, *table.tuning, *table.remarks)
+    parts += [Padding(Text("• " + sentence), (0, 0, 0, 2)) for sentence in said]
     return Group(*parts)
 
 
 @dataclass(frozen=True)
-class _Column:
-    """A title, and one text per arm."""
+class Column:
+    """A title, and one text per arm; where there is room, what the title is about."""
 
     title: str
     cells: Mapping[str, str]
+    unit: str = ""
 
     def width(self, arms: Sequence[str]) -> int:
+        """Of the widest text."""
         return max(cell_len(self.title), *(cell_len(self.cells[arm]) for arm in arms))
 
 
-def _width(arms: Sequence[str], columns: Sequence[_Column]) -> int:
+def more_changes(table: Table) -> list[Column]:
+    """Against the tuned sum and against single-task training, and what the tuning cost: what there is."""
+    columns = []
+    if any(row.against_sum for row in table.rows):
+        changes = change_texts(table, of_sum=True)
+        signs = {
+            row.arm: "" if row.against_sum is None else MARKS[row.against_sum.outcome][0]
+            for row in table.rows
+        }
+        cells = {arm: f"{signs[arm]} {text}".strip() for arm, text in changes.items()}
+        columns.append(Column("vs tuned sum", cells))
+    if any(row.delta_m for row in table.rows):
+        columns.append(
+            Column("Δm", {row.arm: change_text(row.delta_m) for row in table.rows}, "vs single tasks")
+        )
+    if any(row.tuned for row in table.rows):
+        costs = {row.arm: "–" if row.tuned is None else cost_text(row.tuned) for row in table.rows}
+        columns.append(Column("tuned", costs, "settings tried"))
+    return columns
+
+
+def _width(arms: Sequence[str], columns: Sequence[Column]) -> int:
     """How wide a grid is: three blanks between columns."""
     names = max(len("method"), *(cell_len(arm) for arm in arms))
     return names + sum(3 + column.width(arms) for column in columns)
@@ -391,7 +478,7 @@ def _new_grid() -> RichTable:
     return RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
 
 
-def _grid(table: Table, columns: Sequence[_Column]) -> RichTable:
+def _grid(table: Table, columns: Sequence[Column]) -> RichTable:
     grid = _new_grid()
     grid.add_column("method", overflow="fold")
     for column in columns:
@@ -407,7 +494,7 @@ def _grid(table: Table, columns: Sequence[_Column]) -> RichTable:
 
 
 def _metric_grids(
-    table: Table, metrics: Sequence[_Column], words: Sequence[_Column], width: int
+    table: Table, metrics: Sequence[Column], words: Sequence[Column], width: int
 ) -> list[RenderableType]:
     """The metrics: one column each if all fit, or else one row each and a column per method that fits.
 
@@ -444,13 +531,29 @@ def _metric_grids(
 
 
 def _legend(table: Table) -> str:
+    against = f"vs {table.baseline}"
+    if any(row.against_sum for row in table.rows):
+        against += " and vs tuned sum (the best static weights found)"
+    single = (
+        "Δm: the same change against models trained on one loss alone. "
+        if any(row.delta_m for row in table.rows)
+        else ""
+    )
+    tuned = "tuned: settings tried, and their trials' time. " if table.tuning else ""
     return (
         f"{table.of_what}, mean ± 95% interval over seeds, {table.tested_at}. "
-        f"vs {table.baseline}: mean relative change over the metrics, paired by seed, + is better; "
+        f"{against}: mean relative change over the metrics, paired by seed, + is better; "
         "▲ better, ▼ worse, ≈ within noise, = no difference, ? not tested. "
-        "p: paired t-test with Holm's correction. "
-        "rank: mean over the metrics, 1 is best. time: median step over the baseline's."
+        f"{single}p: paired t-test against {table.baseline} with Holm's correction. "
+        f"rank: mean over the metrics, 1 is best. {tuned}{time_words(table)}"
     )
+
+
+def time_words(table: Table) -> str:
+    """How the column of times was measured."""
+    if table.timed_in_turns:
+        return "time: a step over the baseline's, the two measured in turns in one process."
+    return "time: median step over the baseline's, as the trials ran."
 
 
 def render_text(table: Table, width: int = WIDTH) -> str:

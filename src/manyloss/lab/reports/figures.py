@@ -97,6 +97,7 @@ class Figures:
     """All figures of a report."""
 
     changes: list[Rows] = field(default_factory=list)
+    changes_of_sum: list[Rows] = field(default_factory=list)
     times: list[Rows] = field(default_factory=list)
     validation: list[Curves] = field(default_factory=list)
     train: list[Curves] = field(default_factory=list)
@@ -146,19 +147,14 @@ def _add_rows(figures: Figures, run: RunRecord, table: Table) -> None:
     base = [trial.step_ms for trial in run.finished(run.baseline) if trial.step_ms]
     for index, row in enumerate(table.rows):
         compared = row.comparison
-        if compared.change is not None:
-            figures.changes.append(
-                Rows(
-                    index,
-                    compared.change.mean,
-                    compared.change.low,
-                    compared.change.high,
-                    list(compared.changes.values()),
-                )
-            )
+        for drawn, against in ((figures.changes, compared), (figures.changes_of_sum, row.against_sum)):
+            if against is not None and (change := against.change) is not None:
+                points = list(against.changes.values())
+                drawn.append(Rows(index, change.mean, change.low, change.high, points))
         if compared.step_time is not None and base:
             times = [trial.step_ms for trial in run.finished(row.arm) if trial.step_ms is not None]
-            points = [time / median(base) for time in times]
+            # Measured in turns, a ratio is not the trials' own: they have no ticks.
+            points = [] if run.step_times else [time / median(base) for time in times]
             figures.times.append(Rows(index, compared.step_time, None, None, points))
 
 

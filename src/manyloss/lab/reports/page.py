@@ -13,11 +13,12 @@ from typing import Any
 
 from manyloss.lab.analysis import table as tables
 from manyloss.lab.analysis.results import RunRecord, read_run
-from manyloss.lab.analysis.statistics import baseline_words
+from manyloss.lab.analysis.statistics import baseline_words, percent
 from manyloss.lab.analysis.table import Table, make_table
 from manyloss.lab.reports import under_attack
 from manyloss.lab.reports.drawing import draw_changes, draw_curves, draw_times, draw_traces
 from manyloss.lab.reports.figures import LINES, Figures, make_figures
+from manyloss.lab.reports.front import draw_front
 from manyloss.lab.reports.looks import render, styles_of
 from manyloss.lab.runs import storage
 
@@ -55,13 +56,19 @@ def render_report(run: RunRecord, table: Table) -> str:
         arms=list(arms.values()),
         losses=list(losses.values()),
         figures=figures,
-        drawn=_drawn(run, figures, against),
+        drawn=_drawn(run, table, figures, against),
         attacked=under_attack.read(run, arms),
         # -- the table, in words
         marks=tables.MARKS,
         titles=tables.column_titles(table.metrics),
         cells=tables.metric_texts(table),
         changes=tables.change_texts(table),
+        more_changes=tables.more_changes(table),
+        single_task=any(row.delta_m for row in table.rows),
+        time_words=tables.time_words(table),
+        gains={
+            row: "–" if (best := tuned.best) is None else percent(best) for row, tuned in run.tuning.items()
+        },
         p_cell=tables.p_cell,
         rank_text=tables.rank_text,
         time_text=tables.time_text,
@@ -80,12 +87,16 @@ def render_report(run: RunRecord, table: Table) -> str:
     )
 
 
-def _drawn(run: RunRecord, figures: Figures, against: str) -> dict[str, Any]:
+def _drawn(run: RunRecord, table: Table, figures: Figures, against: str) -> dict[str, Any]:
     """The figures by section."""
     styles, losses = styles_of(run.arms, run.baseline), styles_of(run.losses)
     arms = list(styles.values())
     return {
         "changes": draw_changes(figures.changes, arms, against) if figures.changes else None,
+        "changes_of_sum": draw_changes(figures.changes_of_sum, arms, "the tuned sum")
+        if figures.changes_of_sum
+        else None,
+        "front": draw_front(table.pareto, styles) if table.pareto is not None else None,
         "times": draw_times(figures.times, arms, against) if figures.times else None,
         "validation": [draw_curves(panel, arms) for panel in figures.validation],
         "train": [draw_curves(panel, arms) for panel in figures.train],

@@ -100,6 +100,8 @@ class Display(ABC):
     def _line(self, label: str, result: Mapping[str, Any]) -> str:
         width = len(str(self.trials))
         head = f"[dim][{self.ended:>{width}}/{self.trials}][/dim] {escape(label)}"
+        if result["status"] == "pruned":
+            return f"{head} [dim]stopped early: {escape(_shortened(str(result['reason'])))}[/]"
         if result["status"] != "finished":
             return f"{head} [red]{result['status']}: {escape(_shortened(str(result['reason'])))}[/]"
         values = ", ".join(f"{escape(name)} {value:.4g}" for name, value in _known(result["validation"]))

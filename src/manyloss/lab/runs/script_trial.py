@@ -16,6 +16,7 @@ from typing import Any
 from manyloss import __version__
 from manyloss.lab import checks
 from manyloss.lab.arms import choose_arm
+from manyloss.lab.pruning import Pruning
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.executors.words import how_it_ended
 from manyloss.lab.runs.source import Source
@@ -50,6 +51,7 @@ class ScriptTrial:
             "arm": self.chosen.name,
             "seed": self.spec.seed,
             "threads": self.spec.threads,
+            **({} if self.spec.pruning is None else {"pruning": dict(self.spec.pruning)}),
             "manyloss": __version__,
         }
 
@@ -102,11 +104,29 @@ class ScriptTrial:
                 if length != seen:
                     seen = length
                     progress(float(self._last_epoch()), {})
+                    if self._behind() is not None:
+                        _end(process)
         except BaseException:
             process.terminate()
             raise
-        result = self.result() if code == 0 else self._crashed(code)
+        behind = self._behind()
+        if behind is not None:
+            result = failure("pruned", behind)
+        else:
+            result = self.result() if code == 0 else self._crashed(code)
         return {**result, "seconds": time.monotonic() - started}
+
+    def _behind(self) -> str | None:
+        """Why the script is stopped early; None: it goes on."""
+        if self.spec.pruning is None:
+            return None
+        choosing = choosing_metrics(self.call.metrics)
+        try:
+            epochs = [epoch["metrics"] for epoch in self._epochs().values()]
+        except (checks.LabError, KeyError, TypeError, ValueError):
+            return None  # a line that is just being written
+        judged = [values for values in epochs if set(choosing) <= set(values)]
+        return Pruning.from_dict(self.spec.pruning).behind(judged)
 
     # -- from the log ------------------------------------------------------------------------------------
 
@@ -114,11 +134,12 @@ class ScriptTrial:
         """Epoch -> what was logged in it; of a value logged twice, the later one."""
         epochs: dict[int, dict[str, Any]] = {}
         for record in storage.read_lines(self.folder / "log.jsonl"):
-            kept = epochs.setdefault(int(record["epoch"]), {"metrics": {}, "step_ms": None})
+            kept = epochs.setdefault(int(record["epoch"]), {"metrics": {}, "step_ms": None, "losses": {}})
             kept["metrics"] |= {
                 name: math.nan if value is None else float(value) for name, value in record["metrics"].items()
             }
             kept["step_ms"] = record.get("step_ms") or kept["step_ms"]
+            kept["losses"] = record.get("losses") or kept["losses"]
         return dict(sorted(epochs.items()))
 
     def _last_epoch(self) -> int:
@@ -142,6 +163,7 @@ class ScriptTrial:
             {
                 "epoch": number,
                 "step_ms": epoch["step_ms"],
+                "train": epoch["losses"],
                 "validation": {"metrics": epoch["metrics"], "losses": {}},
             }
             for number, epoch in epochs.items()
@@ -190,6 +212,13 @@ def _score(
     return sum(
         (1 if higher else -1) * values[name] / (abs(first[name]) or 1.0) for name, higher in choosing.items()
     )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    if _wait(process, 10.0) is None:
+        process.kill()
+        process.wait()
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:

@@ -176,6 +176,26 @@ class Source:
         _serve(self.texts())
 
 
+def as_kept(source: Source, root: Path) -> Source:
+    """The source with the text that the folder keeps, if it means the same.
+
+    Raises:
+        StorageError: the file says something else by now.
+
+    """
+    kept = root / "source"
+    if not source.is_file or not (kept / "source.json").exists():
+        return source
+    before = replace(source, kept=kept, held=None)
+    if Path(source.where).resolve().parent == kept.resolve():
+        return before  # what the folder keeps is asked for itself
+    changes = what_changed(before.texts(), source.texts())
+    if changes:
+        name = Path(before.texts()[MAIN].path).name
+        raise checks.source_changed(root, source.where, changes, kept / name)
+    return before
+
+
 def _serve(texts: Texts) -> _Kept:
     for each in texts.values():
         # A traceback shows what ran, not what the file says by then.

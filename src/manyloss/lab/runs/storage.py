@@ -179,7 +179,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 #: How a trial may have ended.
-STATUSES = ("finished", "diverged", "crashed")
+STATUSES = ("finished", "diverged", "crashed", "pruned")
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -214,6 +214,11 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 return
             raise checks.damaged(path, ValueError(f"line {number}: {error}")) from error
         yield value
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """By name; null is what JSON has for a number that is not finite."""
+    return {name: math.nan if value is None else float(value) for name, value in values.items()}
 
 
 def size(path: Path) -> int:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,14 @@ from manyloss.lab.runs.executors import Executor
 from manyloss.lab.runs.executors.processes import Processes
 from manyloss.lab.runs.progress import Display
 from manyloss.lab.runs.script_trial import trial_of
-from manyloss.lab.runs.source import MAIN, Source, own_traceback, what_changed
+from manyloss.lab.runs.source import Source, as_kept, own_traceback
 from manyloss.lab.runs.trial import TrialSpec, environment, spec_of
 from manyloss.lab.scripts import chosen_on_what_is_shown
 from manyloss.lab.training import take_batch
 
 FORMAT = 1
+#: Folders of studies that belong to one: tried settings, static weights, single losses.
+PARTS = ("tuning", "sweep", "single")
 
 
 @dataclass
@@ -58,6 +60,14 @@ class Study:
     data: dict[str, str] = field(default_factory=dict)
     #: What the plan does beyond what was asked for, in words.
     remarks: list[str] = field(default_factory=list)
+    #: The arm that the others are compared with; the problem's own where none is given.
+    baseline: str = ""
+    #: Short names of tuned arms -> the arms with their settings.
+    labels: dict[str, str] = field(default_factory=dict)
+    #: How the arms were tuned: a folder is of one tuning.
+    tuned: dict[str, Any] | None = None
+    #: Arm -> when its trial stops early.
+    pruning: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def plan(
@@ -72,10 +82,16 @@ class Study:
         device: str = "cpu",
         command: Sequence[str] = (),
         notes: dict[str, Any] | None = None,
+        baseline: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        tuned: dict[str, Any] | None = None,
+        pruning: Mapping[str, Mapping[str, Any]] | None = None,
+        trials: int = 0,
     ) -> Study:
         """Decide what is compared, together with what the folder already holds.
 
-        The baseline is added if it is not among the methods.
+        The baseline is added if it is not among the methods. ``trials`` is how many there will be, where more
+        are planned later: cores are shared among so many.
 
         Raises:
             BrokenProblemError: the user's file fails.
@@ -83,7 +99,7 @@ class Study:
 
         """
         remarks: list[str] = []
-        source = _as_kept(source.hold(), root)
+        source = as_kept(source.hold(), root)
         problem = source.load()
         chosen = choose_arms(methods, problem)
         for arm in chosen:
@@ -91,10 +107,10 @@ class Study:
                 raise checks.only_a_prerequisite(arm.name)
             if source.script is not None and not arm.is_a_method_alone:
                 raise checks.not_for_scripts(arm.name)
-        baseline = choose_arm(problem.baseline, problem)
-        if baseline.name not in [arm.name for arm in chosen]:
-            chosen.insert(0, baseline)
-            remarks.append(f"{baseline.name} is added: it is what the others are compared with.")
+        against = choose_arm(baseline or problem.baseline, problem)
+        if against.name not in [arm.name for arm in chosen]:
+            chosen.insert(0, against)
+            remarks.append(f"{against.name} is added: it is what the others are compared with.")
         study = cls(
             source=source,
             problem=problem,
@@ -108,9 +124,13 @@ class Study:
             command=list(command) or sys.argv,
             notes=dict(notes or {}),
             remarks=remarks,
+            baseline=against.name,
+            labels=dict(labels or {}),
+            tuned=tuned,
+            pruning=dict(pruning or {}),
         )
-        known = study._known()
-        study.jobs, study.threads = share_cores(len(study.trials()), jobs)
+        known = known_in(root)
+        study.jobs, study.threads = share_cores(max(len(study.trials()), trials), jobs)
         if known is not None:
             study._join(known)
         return study
@@ -143,7 +163,10 @@ class Study:
         return missing
 
     def _spec(self, arm: ChosenArm, seed: int) -> TrialSpec:
-        spec = TrialSpec(self.source, arm.name, seed, self.epochs, self.root, self.device, self.threads)
+        pruning = self.pruning.get(arm.name)
+        spec = TrialSpec(
+            self.source, arm.name, seed, self.epochs, self.root, self.device, self.threads, pruning
+        )
         return spec_of(spec, arm, self.problem)
 
     def _requires(self) -> dict[tuple[str, int], list[tuple[str, int]]]:
@@ -165,30 +188,15 @@ class Study:
             "manyloss": __version__,
         }
 
-    def _known(self) -> dict[str, Any] | None:
-        """The folder's study.json; an error if the folder is something else."""
-        if self.root.exists() and not self.root.is_dir():
-            raise checks.cannot_write(self.root, NotADirectoryError(20, "Not a directory"))
-        path = self.root / "study.json"
-        known = storage.read_json(path)
-        if known is None:
-            try:
-                inside = {item.name for item in self.root.iterdir()} if self.root.exists() else set()
-            except OSError as error:
-                raise checks.cannot_read(self.root, error) from error
-            if inside - {".lock", "trials", "source"} and "trials" not in inside:
-                raise checks.occupied(self.root)
-            return None
-        if known.get("format") != FORMAT:
-            raise checks.run_of_other_format(path, known.get("format"), FORMAT)
-        return known
-
     def _join(self, known: dict[str, Any]) -> None:
         """Take over what the folder already compares."""
         path = self.root / "study.json"
         try:
             then = {"problem": known["problem"], "epochs": known["epochs"]}
             then |= {name: known["settings"].get(name) for name in self.settings()}
+            then["tuned"] = known.get("tuned")
+            self.labels = {**{str(k): str(v) for k, v in (known.get("labels") or {}).items()}, **self.labels}
+            self.pruning = {**(known.get("pruning") or {}), **self.pruning}
             arms, seeds = list(known["arms"]), [int(seed) for seed in known["seeds"]]
             threads = int(known["environment"]["threads_per_trial"])
             self.notes["created"] = known["created"]
@@ -196,7 +204,7 @@ class Study:
             self.data = {str(seed): str(said) for seed, said in known["environment"].get("data", {}).items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise checks.damaged(path, error) from error
-        now = {"problem": self.problem.name, "epochs": self.epochs, **self.settings()}
+        now = {"problem": self.problem.name, "epochs": self.epochs, **self.settings(), "tuned": self.tuned}
         differences = [
             f"{name} was {then[name]!r}, now {now[name]!r}"
             for name in now
@@ -236,7 +244,10 @@ class Study:
                 "created": notes.pop("created", now),
                 "arms": [arm.name for arm in self.arms],
                 "summaries": {arm.name: arm.arm.summary for arm in self.arms},
-                "baseline": choose_arm(self.problem.baseline, self.problem).name,
+                "baseline": self.baseline,
+                **({"labels": self.labels} if self.labels else {}),
+                **({} if self.tuned is None else {"tuned": self.tuned}),
+                **({"pruning": dict(self.pruning)} if self.pruning else {}),
                 "seeds": self.seeds,
                 "epochs": self.epochs,
                 "metrics": self.problem.metric_directions(),
@@ -334,24 +345,23 @@ class Study:
         ]
 
 
-def _as_kept(source: Source, root: Path) -> Source:
-    """The source with the text that the folder keeps, if it means the same.
-
-    Raises:
-        StorageError: the file says something else by now.
-
-    """
-    kept = root / "source"
-    if not source.is_file or not (kept / "source.json").exists():
-        return source
-    before = replace(source, kept=kept, held=None)
-    if Path(source.where).resolve().parent == kept.resolve():
-        return before  # what the folder keeps is asked for itself
-    changes = what_changed(before.texts(), source.texts())
-    if changes:
-        name = Path(before.texts()[MAIN].path).name
-        raise checks.source_changed(root, source.where, changes, kept / name)
-    return before
+def known_in(root: Path) -> dict[str, Any] | None:
+    """The folder's study.json; an error if the folder is something else."""
+    if root.exists() and not root.is_dir():
+        raise checks.cannot_write(root, NotADirectoryError(20, "Not a directory"))
+    path = root / "study.json"
+    known = storage.read_json(path)
+    if known is None:
+        try:
+            inside = {item.name for item in root.iterdir()} if root.exists() else set()
+        except OSError as error:
+            raise checks.cannot_read(root, error) from error
+        if inside - {".lock", "trials", "source", *PARTS, "tuning.json"} and "trials" not in inside:
+            raise checks.occupied(root)
+        return None
+    if known.get("format") != FORMAT:
+        raise checks.run_of_other_format(path, known.get("format"), FORMAT)
+    return known
 
 
 @dataclass(frozen=True)

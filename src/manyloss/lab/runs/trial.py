@@ -26,6 +26,7 @@ from manyloss import __version__
 from manyloss.lab import checks
 from manyloss.lab.arms import ArmContext, ChosenArm, choose_arm
 from manyloss.lab.problem import Problem
+from manyloss.lab.pruning import PrunedError, Pruning
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.source import Source, where_in_the_users_code
 from manyloss.lab.training import DivergedError, Progress, Training, failure, silent
@@ -45,6 +46,8 @@ class TrialSpec:
     root: Path
     device: str = "cpu"
     threads: int = 1
+    #: `Pruning.to_dict`, for a setting that may stop early.
+    pruning: Mapping[str, Any] | None = None
 
     @property
     def folder(self) -> Path:
@@ -151,11 +154,14 @@ class Trial:
         source = (
             _shared_identity(self.spec, self.chosen, self.problem) if shared else self.spec.source.identity()
         )
+        changed = self.chosen.optimizer
         return {
             "problem": self.seed_name,
             "source": source,
             "arm": self.chosen.name,
             "options": {name: _plain(value) for name, value in self.chosen.options.items()},
+            **({"optimizer": vars(changed)} if changed.text else {}),
+            **({} if self.spec.pruning is None else {"pruning": dict(self.spec.pruning)}),
             "changes": {name: _plain(value) for name, value in self.chosen.arm.problem.items()},
             "losses": list(self.problem.active_names),
             "requires": list(self.chosen.requires),
@@ -207,8 +213,10 @@ class Trial:
         try:
             training = self.training()
             self._resume(training)
+            self._stop_if_behind()
             for record in training.epochs(alive):
                 self._keep(training, record)
+                self._stop_if_behind()
             return training.result()
         except checks.StorageError:
             raise
@@ -218,11 +226,22 @@ class Trial:
             ended = training.ended if training is not None else failure
             if isinstance(error, DivergedError):
                 return ended("diverged", str(error))
+            if isinstance(error, PrunedError):
+                return ended("pruned", str(error))
             if isinstance(error, checks.LabError):
                 return ended("crashed", str(error))
             self._log(traceback.format_exc())
             text = " ".join(str(error).split())
             return ended("crashed", f"{type(error).__name__}: {text}"[:450] + where_in_the_users_code(error))
+
+    def _stop_if_behind(self) -> None:
+        if self.spec.pruning is None:
+            return
+        records = storage.read_lines(self.folder / "epochs.jsonl")
+        epochs = [record["validation"]["metrics"] for record in records]
+        reason = Pruning.from_dict(self.spec.pruning).behind([storage.numbers(values) for values in epochs])
+        if reason is not None:
+            raise PrunedError(reason)
 
     def _log(self, text: str) -> None:
         try:

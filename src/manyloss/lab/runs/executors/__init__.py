@@ -46,3 +46,18 @@ class Executor(Protocol):
     def close(self) -> None:
         """No more trials come."""
         ...
+
+
+class Lent:
+    """An executor that several studies use one after the other: its owner closes it, they do not."""
+
+    def __init__(self, owned: Executor) -> None:
+        self.owned = owned
+        self.capacity = owned.capacity
+
+    def start(self, spec: TrialSpec) -> Running:
+        """Run this trial."""
+        return self.owned.start(spec)
+
+    def close(self) -> None:
+        """More studies may come."""

@@ -1,0 +1,121 @@
+"""How the rows of a tuned comparison were found, and what that cost, read back from ``DIR/tuning``."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from manyloss.lab import checks
+from manyloss.lab.optimizer import LR_FACTOR
+from manyloss.lab.printing import printable
+from manyloss.lab.pruning import gain
+from manyloss.lab.runs import storage
+from manyloss.lab.tuning import LR_RANGE
+
+
+@dataclass(frozen=True)
+class TriedSetting:
+    """One setting that was tried: its gain over the baseline's default on validation, if it finished."""
+
+    arm: str
+    gain: float | None
+    status: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TunedRow:
+    """The settings of one row, in the order in which they were tried, and the chosen one."""
+
+    label: str
+    chosen: str
+    settings: tuple[TriedSetting, ...] = field(default=())
+
+    @property
+    def trials(self) -> int:
+        """How many settings were tried."""
+        return len(self.settings)
+
+    @property
+    def seconds(self) -> float:
+        """What all of them took, in trials' own time."""
+        return sum(setting.seconds for setting in self.settings)
+
+    @property
+    def ended(self) -> Mapping[str, int]:
+        """How many finished, were pruned, diverged or crashed."""
+        return Counter(setting.status for setting in self.settings)
+
+    @property
+    def best(self) -> float | None:
+        """The gain of the chosen setting; None if none finished."""
+        return max((each.gain for each in self.settings if each.gain is not None), default=None)
+
+    @property
+    def at_the_end(self) -> bool:
+        """Whether the chosen learning rate is within a tenth of an end of what was searched."""
+        _, _, found = self.chosen.partition(f"{LR_FACTOR}=")
+        low, high = LR_RANGE
+        return bool(found) and not 1.1 * low < float(found.partition(":")[0]) < high / 1.1
+
+    @property
+    def words(self) -> str:
+        """The chosen setting without the method's name: ``alpha=0.5, learning rate x 2.1``."""
+        return words_of_setting(self.chosen)
+
+
+def words_of_setting(arm: str) -> str:
+    """An arm's options as a person reads them."""
+    _, _, options = arm.partition(":")
+    text = options.replace("optimizer.lr_factor=", "learning rate × ").replace(
+        "optimizer.weight_decay=", "weight decay "
+    )
+    return text.replace(":", ", ") or "as it is"
+
+
+def read_tuning(folder: Path) -> dict[str, TunedRow]:
+    """Row -> how it was tuned. Nothing where there was no tuning.
+
+    Raises:
+        StorageError: a file cannot be read, or does not hold what it should.
+
+    """
+    path = folder / "tuning.json"
+    known = storage.read_json(path)
+    try:
+        return {} if known is None else _rows(folder, known)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise checks.damaged(path, error) from error
+
+
+def _rows(folder: Path, known: Mapping[str, Any]) -> dict[str, TunedRow]:
+    seed = int(known["seed"])
+    directions = {str(name): bool(higher) for name, higher in known["higher_is_better"].items()}
+
+    def tried(arm: str) -> TriedSetting:
+        result = storage.read_result(storage.trial_folder(folder, arm, seed)) or {"status": "missing"}
+        found = math.nan
+        if result["status"] == "finished":
+            found = gain(storage.numbers(result["validation"]), reference, directions)
+        return TriedSetting(
+            arm=printable(arm),
+            gain=found if math.isfinite(found) else None,
+            status=str(result["status"]),
+            seconds=float(result.get("seconds") or 0.0),
+        )
+
+    default = storage.read_result(storage.trial_folder(folder, str(known["baseline"]), seed)) or {}
+    reference = storage.numbers(default.get("validation") or {})
+    return {
+        printable(row["label"]): TunedRow(
+            printable(row["label"]),
+            printable(row["chosen"]),
+            tuple(tried(str(each["arm"])) for each in row["settings"]),
+        )
+        for row in known["rows"]
+        if row["chosen"] is not None
+    }

@@ -1,0 +1,233 @@
+"""Experiment: a comparison with the studies that belong to it, in the order in which they can run.
+
+    DIR/tuning/   tried settings of every row            --tune
+    DIR/          the rows of the table, with seeds of their own
+    DIR/sweep/    static weights, for the front of the sum    --pareto
+    DIR/single/   each loss alone                        --single-task
+
+Each part is a study of its own, with its own folder that can be killed, resumed and reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from manyloss.lab import checks
+from manyloss.lab.arms import ChosenArm, choose_arm, choose_arms
+from manyloss.lab.runs import storage
+from manyloss.lab.runs.source import Source, as_kept
+from manyloss.lab.runs.study import Study, known_in
+from manyloss.lab.sweep import simplex
+from manyloss.lab.tuning import TUNED_SUM, TUNING_SEED, Tuning, weighted_sum
+
+
+@dataclass
+class Experiment:
+    """What was asked for. `studies` yields what is to be run; a tuned part is planned from the ones before.
+
+    Attributes:
+        source: of the problem.
+        methods: as on the command line.
+        seeds: of the rows.
+        root: the run folder.
+        tune: settings per row; 0 compares the methods as they are.
+        prune: stop settings early that are behind.
+        pareto: metrics whose trade-off is looked at.
+        single_task: train each loss alone, too.
+        common: what all studies share: epochs, jobs, device, command, notes.
+
+    """
+
+    source: Source
+    methods: Sequence[str]
+    seeds: Sequence[int]
+    root: Path
+    tune: int = 0
+    prune: bool = False
+    pareto: tuple[str, ...] = ()
+    single_task: bool = False
+    common: dict[str, Any] = field(default_factory=dict)
+    tuning: Tuning | None = None
+    #: The table's own study; None until the rows are tuned.
+    table: Study | None = None
+    _untuned: Study | None = None
+
+    def __post_init__(self) -> None:
+        self.source = as_kept(self.source.hold(), self.root)
+        problem = self.source.load()
+        losses = problem.loss_names
+        if self.prune and not self.tune:
+            raise checks.LabError(
+                "--prune stops settings that are tried by --tune: give --tune 20, or leave --prune out."
+            )
+        if self.pareto:
+            _check_metrics(self.pareto, list(problem.metric_directions()))
+        if self.source.script is not None and self.single_task:
+            raise checks.not_for_scripts("single")
+        for word, asked in (("pareto", bool(self.pareto)), ("single-task", self.single_task)):
+            if asked and len(losses) == 1:
+                raise checks.LabError(
+                    f"--{word} compares what several losses make of each other, and {losses[0]!r} is the "
+                    "only one."
+                )
+        if not self.tune:
+            self.table = Study.plan(self.source, self.methods, self.seeds, self.root, **self.common)
+            return
+        if TUNING_SEED in self.seeds:
+            raise checks.LabError(
+                f"The seed {TUNING_SEED} is that of the settings that are tried. Choose other --seeds: 5."
+            )
+        self.tuning = Tuning(
+            self.source, self.methods, self.root / "tuning", settings=self.tune, prune=self.prune
+        )
+        # A method that cannot be compared is said now.
+        self._untuned = self._tuning_study([arm.name for arm in self.tuning.arms.values()])
+        if known_in(self.root) is not None:
+            self._table()  # and so is a folder of something else
+
+    @property
+    def first(self) -> Study:
+        """A study of the problem as it is planned before anything has run."""
+        planned = self.table or self._untuned
+        assert planned is not None
+        return planned
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the plan does beyond what was asked for."""
+        if self.tuning is None:
+            return self.first.remarks
+        return [remark for remark in self.first.remarks if "also holds" not in remark]
+
+    def studies(self) -> Iterator[tuple[str, Study]]:
+        """What is to be run, with what it is for; each one when the ones before have ended."""
+        if self.tuning is not None:
+            self.source = self.source.keep(self.root / "source")
+            if self.tuning.asked():
+                yield "tuning", self._tuning_study()
+            while self.tuning.next_round():
+                yield "tuning", self._tuning_study()
+            self.table = self._table()
+        assert self.table is not None
+        yield "", self.table
+        if self.pareto:
+            yield "static weights", self._sweep(self.table)
+            storage.write_json(self.root / "pareto.json", {"metrics": list(self.pareto)})
+        if self.single_task:
+            yield "single losses", self._single(self.table)
+
+    def left(self) -> int:
+        """About how many trials are still to be run, over all parts."""
+        seeds = len(self.seeds if self.table is None else self.table.seeds)
+        losses = max(len(self.first.problem.loss_names), 2)  # a script's are not known yet
+        parts = {
+            "sweep": len(simplex(losses)) * seeds if self.pareto else 0,
+            "single": losses * seeds if self.single_task else 0,
+        }
+        left = 0
+        if self.tuning is None:
+            left = len(self.first.missing())
+        else:
+            rows = len(self.tuning.searched)
+            parts |= {"tuning": rows * self.tune, ".": rows * seeds}
+        return left + sum(max(0, all_ - _results(self.root / part)) for part, all_ in parts.items())
+
+    # -- the studies ---------------------------------------------------------------------------------------
+
+    def _tuning_study(self, arms: Sequence[str] | None = None) -> Study:
+        tuning = self.tuning
+        assert tuning is not None
+        asked = tuning.asked()
+        return Study.plan(
+            self.source,
+            [setting.arm for setting in asked] if arms is None else arms,
+            [TUNING_SEED],
+            tuning.root,
+            pruning={setting.arm: setting.pruning for setting in asked if setting.pruning is not None},
+            trials=len(tuning.searched) * self.tune,
+            **self.common,
+        )
+
+    def _table(self) -> Study:
+        """The chosen settings, with fresh seeds."""
+        tuning = self.tuning
+        assert tuning is not None
+        rows = [row for row in tuning.searched.values() if row.chosen is not None]
+        labels = {row.label: str(row.chosen) for row in rows}
+        return Study.plan(
+            self.source,
+            list(labels.values()),
+            self.seeds,
+            self.root,
+            baseline=labels.get(tuning.baseline),
+            labels=labels,
+            tuned={"settings": self.tune, "prune": self.prune, "seed": TUNING_SEED},
+            **self.common,
+        )
+
+    def _sweep(self, table: Study) -> Study:
+        """Static weights over the simplex, with the optimiser (and the scale) of the tuned sum."""
+        losses = table.problem.loss_names or _losses_logged(table)
+        if len(losses) < 2:
+            raise checks.LabError(
+                f"{table.problem.name}: static weights cannot be compared, for no trial logged its losses, "
+                "or there is one only. Call lab.log after a step of what lab.method() gave, or leave "
+                "--pareto out: all other trials are kept."
+            )
+        sizes: Mapping[str, float] = dict.fromkeys(losses, 1.0)
+        optimizer = ""
+        if self.tuning is not None and TUNED_SUM in table.labels:
+            optimizer = choose_arm(table.labels[TUNED_SUM], table.problem).optimizer.text
+            sizes = self.tuning.scale_of_the_sum() or sizes
+        arms = [
+            weighted_sum({name: share / sizes[name] for name, share in zip(losses, shares, strict=True)})
+            + optimizer
+            for shares in simplex(len(losses))
+        ]
+        return self._beside(table, "sweep", arms)
+
+    def _single(self, table: Study) -> Study:
+        """Each loss alone, with the optimiser of the baseline."""
+        baseline = choose_arm(table.baseline, table.problem)
+        arms = [f"single:{name}{baseline.optimizer.text}" for name in table.problem.loss_names]
+        return self._beside(table, "single", arms)
+
+    def _beside(self, table: Study, folder: str, arms: Sequence[str]) -> Study:
+        chosen: list[ChosenArm] = choose_arms(arms, table.problem)
+        study = Study.plan(
+            self.source,
+            [arm.name for arm in chosen],
+            table.seeds,
+            self.root / folder,
+            baseline=chosen[0].name,
+            **self.common,
+        )
+        return replace(study, threads=table.threads)
+
+
+def _check_metrics(chosen: Sequence[str], known: Sequence[str]) -> None:
+    """The metrics of ``--pareto`` are there, and two or more."""
+    for name in chosen:
+        if name not in known:
+            raise checks.LabError(f"--pareto: there is no metric {name!r}. {checks.closest(name, known)}")
+    if len(chosen) < 2:
+        raise checks.LabError(
+            f"--pareto {','.join(chosen)!r} is one metric, and a trade-off is between two or more. "
+            f"There are: {', '.join(known)}."
+        )
+
+
+def _results(folder: Path) -> int:
+    return len(list(folder.glob("trials/*/*/result.json")))
+
+
+def _losses_logged(table: Study) -> tuple[str, ...]:
+    """The losses of a script, as its finished trials met them."""
+    for spec in table.trials():
+        for epoch in storage.read_lines(spec.folder / "epochs.jsonl"):
+            if epoch.get("train"):
+                return tuple(storage.numbers(epoch["train"]))
+    return ()

@@ -1,0 +1,128 @@
+"""The trade-off drawn: the front of the sum with its seeds, and the methods beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from manyloss.lab.analysis.pareto import Pareto, ParetoPoint
+from manyloss.lab.analysis.statistics import percent
+from manyloss.lab.analysis.tuning import words_of_setting
+from manyloss.lab.reports.looks import PALETTE, Panel, Style, draw, plain
+
+SUM = PALETTE["muted"][0]
+
+
+def draw_front(found: Pareto, styles: Mapping[str, Style]) -> Panel:
+    """Two metrics as a plane; more as parallel coordinates, one line per row."""
+    told = "; ".join(
+        f"{point.name} " + ", ".join(percent(value) for value in point.mean)
+        for point in [*found.front, *(each.point for each in found.methods)]
+    )
+    plane = len(found.metrics) == 2
+    return Panel(
+        f"Change in {' and '.join(found.metrics)}: {told}.",
+        _plane(found, styles) if plane else _parallel(found, styles),
+        420,
+        wide=True,
+    )
+
+
+def _plane(found: Pareto, styles: Mapping[str, Style]) -> Any:
+    front = found.front
+    traces: list[dict[str, Any]] = [
+        _cloud(found.sums, SUM, "circle"),
+        {
+            "x": [point.mean[0] for point in front],
+            "y": [point.mean[1] for point in front],
+            "mode": "lines",
+            "line": {"color": SUM, "width": 1.5},
+            "hoverinfo": "skip",
+        },
+        *(
+            _point(point, point.name, SUM, "circle" if point.on_front else "circle-open")
+            for point in found.sums
+        ),
+    ]
+    for each in found.methods:
+        style = styles[each.point.name]
+        traces.append(_cloud((each.point,), style.colour, style.symbol, style.group))
+    rows = [*(each.point for each in found.methods), *(point for point in found.sums if point.name in styles)]
+    for place, point in enumerate(rows):
+        style = styles[point.name]
+        named = _point(point, style.name, style.colour, style.symbol, named=True)
+        # Neighbours' names stand apart.
+        traces.append(named | {"textposition": "bottom center" if place % 2 else "top center"})
+    across, up = (
+        {"tickformat": "+~%", "showgrid": True, "zeroline": True, "label": _axis(found, place)}
+        for place in (0, 1)
+    )
+    up = {**up, "title": {"text": up.pop("label"), "standoff": 8, "font": {"size": 12}}}
+    return draw(traces, 420, xaxis=across, yaxis=up)
+
+
+def _axis(found: Pareto, place: int) -> str:
+    return f"{plain(found.metrics[place])}: change, + is better"
+
+
+def _cloud(points: tuple[ParetoPoint, ...], colour: str, symbol: str, group: str = "") -> dict[str, Any]:
+    """Every seed of these points."""
+    return {
+        "x": [seed[0] for point in points for seed in point.seeds],
+        "y": [seed[1] for point in points for seed in point.seeds],
+        "mode": "markers",
+        "marker": {"color": colour, "size": 5, "opacity": 0.3, "symbol": symbol},
+        "hoverinfo": "skip",
+        **({"legendgroup": group} if group else {}),
+    }
+
+
+def _point(point: ParetoPoint, name: str, colour: str, symbol: str, *, named: bool = False) -> dict[str, Any]:
+    shown = name if named else words_of_setting(name)
+    return {
+        "x": [point.mean[0]],
+        "y": [point.mean[1]],
+        "name": plain(shown),
+        "mode": "markers+text" if named else "markers",
+        "text": [plain(shown)],
+        "textfont": {"color": PALETTE["ink"][0], "size": 12},
+        "cliponaxis": False,
+        "marker": {"color": colour, "size": 11 if named else 8, "symbol": symbol},
+        "hovertemplate": "%{fullData.name}: %{x:+.1%}, %{y:+.1%}<extra></extra>",
+    }
+
+
+def _parallel(found: Pareto, styles: Mapping[str, Style]) -> Any:
+    places = list(range(len(found.metrics)))
+    points = [*found.sums, *(each.point for each in found.methods)]
+    traces = []
+    for point in points:
+        style = styles.get(point.name)
+        name = words_of_setting(point.name) if style is None else style.name
+        line = {"color": SUM, "width": 1, "dash": "solid"} if style is None else style.line
+        traces.append(
+            {
+                "x": places,
+                "y": list(point.mean),
+                "name": plain(name),
+                "mode": "lines+markers",
+                "line": line,
+                "opacity": 0.5 if style is None else 1,
+                "marker": {
+                    "size": 5 if style is None else 9,
+                    "symbol": "circle" if style is None else style.symbol,
+                },
+                "hovertemplate": "%{fullData.name}: %{y:+.1%}<extra></extra>",
+            }
+        )
+    return draw(
+        traces,
+        420,
+        xaxis={
+            "label": "change, + is better, one line per row",
+            "tickvals": places,
+            "ticktext": [plain(metric) for metric in found.metrics],
+            "range": [-0.3, len(places) - 0.7],
+        },
+        yaxis={"tickformat": "+~%", "zeroline": True},
+    )

@@ -1,0 +1,409 @@
+"""Tuning: the same number of tried settings for every method, chosen on validation.
+
+A tried setting is an ordinary arm, such as ``gradnorm:alpha=0.5:optimizer.lr_factor=2.1``, and its trial an
+ordinary trial of a study in ``DIR/tuning``, with a seed that no final trial has. Settings are asked for in
+rounds; ``tuning.json`` keeps what was asked. Optuna's study is built anew from the finished trials in each
+round, so that nothing else has to be kept, and what is asked depends on the seeds only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from manyloss.lab import checks
+from manyloss.lab.arms import ChosenArm, choose_arm, choose_arms
+from manyloss.lab.optimizer import LR_FACTOR, WEIGHT_DECAY
+from manyloss.lab.problem import Problem
+from manyloss.lab.pruning import Pruning, gain
+from manyloss.lab.runs import storage
+from manyloss.lab.runs.source import MAIN, Source
+from manyloss.lab.scripts import asks_for, choosing_metrics
+from manyloss.lab.training import seed_for
+
+#: Of the tried settings' trials; final trials may not have it.
+TUNING_SEED = 1_000_000
+#: Settings of one method that are asked for together: a number of its own, not of the machine.
+ROUND = 4
+#: Learning rates of the first round, the same for every row: else luck would give one row the better ones.
+FIRST_FACTORS = (3.0, 0.3, 8.0, 0.12)
+#: So many settings are drawn at random before earlier ones guide the search.
+AT_RANDOM = 4
+#: How the sum of losses with searched weights is called.
+TUNED_SUM = "tuned sum"
+#: Of the user's own learning rates, and of weight decay; both on a log scale.
+LR_RANGE = (0.1, 10.0)
+DECAY_RANGE = (1e-6, 1e-1)
+FORMAT = 1
+
+
+# -- spaces -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched for one row: options with a list of values, and ranges.
+
+    ``arm`` is the method as it was asked for; what its text sets is not searched.
+    """
+
+    arm: str
+    values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, chosen: ChosenArm, *, weight_decay: bool = False) -> Space:
+        """Of a method: the values that its class offers, and the learning rate."""
+        values = {
+            option: tuple(map(str, offered))
+            for option, offered in chosen.arm.search.items()
+            if chosen.options.get(option) == chosen.arm.options.get(option)
+        }
+        ranges = {}
+        if chosen.optimizer.lr_factor == 1:
+            ranges[LR_FACTOR] = LR_RANGE
+        if weight_decay and chosen.optimizer.weight_decay is None:
+            ranges[WEIGHT_DECAY] = DECAY_RANGE
+        return cls(chosen.name, values, ranges)
+
+    def distributions(self) -> dict[str, Any]:
+        """As Optuna has them."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+        return {
+            **{name: CategoricalDistribution(values) for name, values in self.values.items()},
+            **{name: FloatDistribution(*ends, log=True) for name, ends in self.ranges.items()},
+        }
+
+    def default(self, chosen: ChosenArm) -> dict[str, Any] | None:
+        """The method as it is, as if drawn; None where that is not among what is searched."""
+        values = {name: str(chosen.options[name]) for name in self.values}
+        if set(self.ranges) != {LR_FACTOR} or any(values[name] not in self.values[name] for name in values):
+            return None
+        return {**values, LR_FACTOR: 1.0}
+
+    def text(self, drawn: Mapping[str, Any]) -> str:
+        """The arm with these values."""
+        options = {
+            name: f"{value:.3g}" if isinstance(value, float) else value for name, value in drawn.items()
+        }
+        return self.arm + "".join(f":{name}={value}" for name, value in options.items())
+
+
+@dataclass(frozen=True)
+class SumSpace(Space):
+    """The weighted sum: weights on the simplex, per-loss scale, learning rate and weight decay.
+
+    Shares p of the losses are uniform on the simplex, as ``-log u_i`` over their sum with u_i uniform on
+    (0, 1). The weights are ``w_i = T (p_i / c_i) / sum_j (p_j / c_j)``, where c_i is 1 or, with the scale
+    "first epoch", the size of the loss in the first epoch of the plain sum.
+    """
+
+    sizes: Mapping[str, float] = field(default_factory=dict)
+
+    def distributions(self) -> dict[str, Any]:
+        """As Optuna has them: one u per loss, and which scale."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+        if len(self.sizes) < 2:
+            return super().distributions()
+        known = all(math.isfinite(size) and size > 0 for size in self.sizes.values())
+        scales = ("one", "first epoch") if known else ("one",)
+        shares = {f"u:{name}": FloatDistribution(1e-3, 1 - 1e-3) for name in self.sizes}
+        return {"scale": CategoricalDistribution(scales), **shares, **super().distributions()}
+
+    def text(self, drawn: Mapping[str, Any]) -> str:
+        """``static:digit=0.7:loop=1.3`` with these values."""
+        rest = {name: drawn[name] for name in self.ranges}
+        if len(self.sizes) < 2:
+            return super().text(rest)
+        shares = {
+            name: -math.log(drawn[f"u:{name}"]) / (size if drawn["scale"] == "first epoch" else 1.0)
+            for name, size in self.sizes.items()
+        }
+        return weighted_sum(shares) + super().text(rest).removeprefix(self.arm)
+
+
+def weighted_sum(shares: Mapping[str, float]) -> str:
+    """The arm with weights in these proportions and of mean 1."""
+    unit = sum(shares.values()) / len(shares)
+    return "static" + "".join(f":{name}={share / unit:.4g}" for name, share in shares.items())
+
+
+def ask(
+    space: Space, tried: Sequence[tuple[Mapping[str, Any], float | None]], count: int, seed: int
+) -> list[dict[str, Any]]:
+    """New values to try, by Optuna's tree-structured Parzen estimator.
+
+    Args:
+        space: of one method.
+        tried: drawn values with their gain; None for a trial that was pruned, diverged or crashed.
+        count: how many.
+        seed: of the sampler.
+
+    """
+    import optuna
+    from optuna.trial import TrialState, create_trial
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions = space.distributions()
+    if not distributions:
+        return []
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=AT_RANDOM)
+    search = optuna.create_study(direction="maximize", sampler=sampler)
+    for drawn, value in tried:
+        ended = TrialState.PRUNED if value is None else TrialState.COMPLETE
+        search.add_trial(
+            create_trial(params=dict(drawn), distributions=distributions, value=value, state=ended)
+        )
+    return [dict(search.ask(distributions).params) for _ in range(count)]
+
+
+# -- the settings of one row --------------------------------------------------------------------------------
+
+
+@dataclass
+class Setting:
+    """One that was asked for; ``drawn`` is None for a default that is not among what is searched."""
+
+    arm: str
+    drawn: dict[str, Any] | None = None
+    pruning: dict[str, Any] | None = None
+
+
+@dataclass
+class Searched:
+    """A row with its settings, and the one that was chosen when all have ended."""
+
+    label: str
+    arm: str
+    settings: list[Setting] = field(default_factory=list)
+    chosen: str | None = None
+    #: Nothing new is left to try.
+    exhausted: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {**vars(self), "settings": [vars(setting) for setting in self.settings]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Searched:
+        """What `to_dict` gave."""
+        return cls(**{**values, "settings": [Setting(**each) for each in values["settings"]]})
+
+
+class Tuning:
+    """The search for all rows, kept in ``root``. Call `next_round` and run what it asks, until it is done.
+
+    Args:
+        source: of the problem, with its texts held.
+        methods: as on the command line.
+        root: the folder of the tried settings.
+        settings: how many per row.
+        prune: whether settings that are behind stop early.
+
+    Raises:
+        LabError: a method that cannot be tuned, a script that does not ask for its learning rate, or a
+            folder that was tuned otherwise.
+
+    """
+
+    def __init__(
+        self, source: Source, methods: Sequence[str], root: Path, *, settings: int, prune: bool
+    ) -> None:
+        self.root, self.settings, self.prune = root, settings, prune
+        self.problem = problem = source.load()
+        self.path = root / "tuning.json"
+        self.decays = True
+        if source.script is not None:
+            text = source.texts()[MAIN].text
+            if not asks_for(text, "learning_rate"):
+                raise checks.LabError(
+                    f"{source.where} cannot be tuned: it never asks for lab.learning_rate. Write "
+                    "lr = lab.learning_rate(1e-3) in place of lr = 1e-3; by itself the script runs as "
+                    "before. lab.weight_decay(0.0) does the same for the weight decay."
+                )
+            self.decays = asks_for(text, "weight_decay")
+        baseline = choose_arm(problem.baseline, problem)
+        chosen = [baseline, *(arm for arm in choose_arms(methods, problem) if arm.name != baseline.name)]
+        self.arms = {arm.name: arm for arm in chosen if arm.name != "static"}
+        self.baseline = baseline.name
+        self.directions = _directions(source, problem)
+        self.searched: dict[str, Searched] = {}
+        self._read()
+        for label in [*self.arms, TUNED_SUM]:
+            arm = self.arms[label].name if label in self.arms else "static"
+            self.searched.setdefault(label, Searched(label, arm))
+
+    # -- the folder ----------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        known = storage.read_json(self.path)
+        if known is None:
+            return
+        try:
+            then = {name: known[name] for name in ("settings", "prune", "format")}
+            rows = [Searched.from_dict(row) for row in known["rows"]]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise checks.damaged(self.path, error) from error
+        now = {"settings": self.settings, "prune": self.prune, "format": FORMAT}
+        differences = [
+            f"{name} was {then[name]!r}, now {now[name]!r}" for name in now if then[name] != now[name]
+        ]
+        if differences:
+            raise checks.other_settings(self.root, differences)
+        self.searched = {row.label: row for row in rows}
+
+    def write(self) -> None:
+        """Write tuning.json."""
+        storage.make_folder(self.root)
+        storage.write_json(
+            self.path,
+            {
+                "format": FORMAT,
+                "settings": self.settings,
+                "prune": self.prune,
+                "seed": TUNING_SEED,
+                "baseline": self.baseline,
+                "higher_is_better": dict(self.directions),
+                "rows": [row.to_dict() for row in self.searched.values()],
+            },
+        )
+
+    # -- rounds --------------------------------------------------------------------------------------------
+
+    def asked(self) -> list[Setting]:
+        """All settings that were asked for, by row."""
+        return [setting for row in self.searched.values() for setting in row.settings]
+
+    def next_round(self) -> bool:
+        """Ask for more settings of every row that has fewer than it may; False when there are none.
+
+        To be called when all that was asked before has ended.
+        """
+        before = len(self.asked())
+        for row in self.searched.values():
+            self._ask_for(row)
+        if len(self.asked()) == before:
+            self._choose()
+            return False
+        self.write()
+        return True
+
+    def _ask_for(self, row: Searched) -> None:
+        left = self.settings - len(row.settings)
+        if left <= 0 or row.exhausted or row.chosen is not None:
+            return
+        if row.label != TUNED_SUM and not row.settings:
+            default = choose_arm(row.arm, self.problem)
+            row.settings.append(Setting(row.arm, Space.of(default).default(default)))
+            return
+        space = self._space(row)
+        if space is None:
+            return
+        if not row.settings:
+            equal = weighted_sum(dict.fromkeys(space.sizes, 1.0)) if isinstance(space, SumSpace) else row.arm
+            row.settings.append(Setting(choose_arm(equal, self.problem).name))
+            return
+        known = {setting.arm for setting in row.settings}
+        pruning = self._pruning(row) if self.prune else None
+        count = min(ROUND, left)
+        found: list[Setting] = []
+        for again in range(5):  # few values may leave few combinations
+            seed = seed_for(row.label, len(row.settings) + 1000 * again, "tuning")
+            for drawn in ask(space, self._tried(row), count - len(found), seed % 2**32):
+                if LR_FACTOR in drawn and len(row.settings) + len(found) <= len(FIRST_FACTORS):
+                    drawn[LR_FACTOR] = FIRST_FACTORS[len(row.settings) + len(found) - 1]
+                arm = choose_arm(space.text(drawn), self.problem).name
+                if arm not in known:
+                    known.add(arm)
+                    found.append(Setting(arm, drawn, None if pruning is None else pruning.to_dict()))
+            if len(found) == count:
+                break
+        row.settings += found
+        row.exhausted = not found
+
+    def _space(self, row: Searched) -> Space | None:
+        """What is searched; None while the losses of a script are not known."""
+        if row.label != TUNED_SUM:
+            return Space.of(choose_arm(row.arm, self.problem))
+        sizes = self._sizes()
+        if sizes is None:
+            return None
+        ranges = {LR_FACTOR: LR_RANGE, **({WEIGHT_DECAY: DECAY_RANGE} if self.decays else {})}
+        return SumSpace("static", {}, ranges, sizes)
+
+    def _sizes(self) -> dict[str, float] | None:
+        """Loss -> its size in the first epoch of the baseline's default; 1 where that is not known."""
+        first = next(iter(self._epochs(self.baseline)), {})
+        sizes = storage.numbers(first.get("train") or {})
+        if self.problem.loss_names:
+            return {name: sizes.get(name, math.nan) for name in self.problem.loss_names}
+        return sizes or None
+
+    def _tried(self, row: Searched) -> list[tuple[Mapping[str, Any], float | None]]:
+        return [
+            (setting.drawn, self.gain_of(setting)) for setting in row.settings if setting.drawn is not None
+        ]
+
+    def _pruning(self, row: Searched) -> Pruning | None:
+        finished = [setting for setting in row.settings if self.gain_of(setting) is not None]
+        curves = [
+            [storage.numbers(epoch["validation"]["metrics"]) for epoch in self._epochs(setting.arm)]
+            for setting in finished
+        ]
+        return Pruning.against(curves, self.reference(), self.directions, self.problem.keep_last)
+
+    # -- results -------------------------------------------------------------------------------------------
+
+    def gain_of(self, setting: Setting) -> float | None:
+        """Its gain over the baseline's default on validation; None if it has no finished trial."""
+        result = self._result(setting.arm)
+        if result is None or result["status"] != "finished":
+            return None
+        value = gain(storage.numbers(result["validation"]), self.reference(), self.directions)
+        return value if math.isfinite(value) else None
+
+    def scale_of_the_sum(self) -> dict[str, float] | None:
+        """The sizes that the chosen weights of the sum are divided by, if they are."""
+        row = self.searched[TUNED_SUM]
+        drawn = next((each.drawn for each in row.settings if each.arm == row.chosen), None)
+        return self._sizes() if drawn and drawn.get("scale") == "first epoch" else None
+
+    def reference(self) -> dict[str, float]:
+        """Validation metrics of the baseline's default, or of the first setting that finished."""
+        for arm in (self.baseline, *(setting.arm for setting in self.asked())):
+            result = self._result(arm)
+            if result is not None and result["status"] == "finished":
+                return storage.numbers(result["validation"])
+        return {}
+
+    def _result(self, arm: str) -> dict[str, Any] | None:
+        return storage.read_result(storage.trial_folder(self.root, arm, TUNING_SEED))
+
+    def _epochs(self, arm: str) -> list[dict[str, Any]]:
+        folder = storage.trial_folder(self.root, arm, TUNING_SEED)
+        return list(storage.read_lines(folder / "epochs.jsonl"))
+
+    def _choose(self) -> None:
+        """The best setting of every row; its default where none finished."""
+        for row in self.searched.values():
+            if row.chosen is None and row.settings:
+                gains = {setting.arm: self.gain_of(setting) for setting in row.settings}
+                finished = {arm: value for arm, value in gains.items() if value is not None}
+                row.chosen = max(finished, key=lambda arm: finished[arm], default=row.settings[0].arm)
+        self.write()
+
+
+def _directions(source: Source, problem: Problem) -> dict[str, bool]:
+    """The metrics of validation that count."""
+    if source.script is not None:
+        return choosing_metrics(source.script.metrics)
+    return {
+        name: about["higher_is_better"]
+        for name, about in problem.metric_directions().items()
+        if not about["derived"]
+    }

@@ -1,0 +1,82 @@
+"""The table of a tuned comparison: two baselines, what the tuning cost, the front, single tasks, times."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from manyloss.lab import LabError
+from manyloss.lab.analysis.comparison import ComparedMethods
+from manyloss.lab.analysis.results import read_run
+from manyloss.lab.analysis.table import make_table, render_text
+from manyloss.lab.runs.storage import trial_folder
+from tests.lab.run_folders import TUNED
+
+
+def test_rows_are_called_by_their_method_and_read_from_their_setting(tuned_run):
+    run = read_run(tuned_run)
+    assert run.arms == ("equal", "pcgrad", "tuned sum")
+    assert run.baseline == "equal"
+    assert run.finished("pcgrad")[0].folder == trial_folder(tuned_run, TUNED["pcgrad"], 0)
+    assert run.tuning["pcgrad"].words == "learning rate × 0.5"
+    assert dict(run.tuning["pcgrad"].ended) == {"finished": 2, "diverged": 1}
+    assert not run.tuning["pcgrad"].at_the_end
+    assert replace(run.tuning["pcgrad"], chosen="pcgrad:optimizer.lr_factor=9.5:x=1").at_the_end
+    assert replace(run.tuning["pcgrad"], chosen="pcgrad:optimizer.lr_factor=0.105").at_the_end
+    assert run.summaries["tuned sum"].startswith("What static")
+
+
+def test_every_verdict_is_against_equal_weights_and_against_the_tuned_sum(tuned_run):
+    table = make_table(read_run(tuned_run))
+    pcgrad = table.rows[1]
+    assert (pcgrad.comparison.outcome, pcgrad.against_sum.outcome) == ("better", "worse")
+    assert pcgrad.comparison.change.mean == pytest.approx((0.02 / 0.8 + 0.01 / 0.7) / 2, rel=0.05)
+    assert "against equal weights" in pcgrad.sentence
+    assert "against the tuned sum" in pcgrad.sentence
+    assert "pcgrad and tuned sum beat equal weights beyond noise." in table.verdict
+    assert "equal and pcgrad are worse than the tuned sum beyond noise." in table.verdict
+
+
+def test_the_cost_stands_in_table_words_and_rows(tuned_run):
+    text = " ".join(render_text(make_table(read_run(tuned_run))).split())
+    assert "3 in 3 min 0 s" in text
+    assert "Tuned with 3 settings per row, chosen on validation with a seed of their own: 9 trials" in text
+    assert "pcgrad: learning rate × 0.5 (+5.0% on validation against untuned equal); 1 diverged." in text
+    row = ComparedMethods.read(tuned_run).rows()[1]
+    assert (row["tuning_trials"], row["tuning_hours"]) == (3, pytest.approx(0.05))
+    assert row["setting"] == TUNED["pcgrad"]
+    assert row["outcome_against_tuned_sum"] == "worse"
+    assert (row["front"], row["front_distance"] < 0) == ("behind", True)
+    assert row["delta_m"] == pytest.approx((0.02 / 0.8 + 0.01 / 0.7) / 2, rel=0.05)
+
+
+def test_the_front_of_the_sum(tuned_run):
+    table = make_table(read_run(tuned_run))
+    (pcgrad,) = table.pareto.methods
+    assert {point.name for point in table.pareto.sums} >= {"equal", "tuned sum", "static:left=1:right=1"}
+    assert pcgrad.where == "behind"  # the tuned sum is a point of the front
+    assert "No method leaves the front of the sum." in table.verdict
+    assert table.front[0].startswith("pcgrad: ")
+    assert "behind the front of the sum, 95% interval" in table.front[0]
+
+
+def test_times_that_were_measured_in_turns_are_shown(tuned_run, finished_run):
+    table = make_table(read_run(tuned_run))
+    assert [row.comparison.step_time for row in table.rows] == [1.0, 1.5, None]
+    assert "measured in turns in one process" in " ".join(render_text(table).split())
+    assert "as the trials ran" in " ".join(render_text(make_table(read_run(finished_run))).split())
+
+
+def test_a_comparison_without_tuning_says_nothing_about_it(finished_run):
+    text = render_text(make_table(read_run(finished_run)))
+    assert "tuned" not in text
+    assert "Δm" not in text
+    assert "front" not in text
+
+
+@pytest.mark.parametrize("file", ["tuning/tuning.json", "pareto.json", "step_time.json", "sweep/study.json"])
+def test_damaged_files_are_named(tuned_run, tmp_path, file):
+    run = shutil.copytree(tuned_run, tmp_path / "run")
+    (run / file).write_text('{"rows": [1], "metrics": 3, "ratios": [1]}')
+    with pytest.raises(LabError, match=file):
+        make_table(read_run(run))

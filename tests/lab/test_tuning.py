@@ -1,0 +1,211 @@
+"""The search at equal budget: spaces, rounds, the folder, and what is chosen."""
+
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from manyloss import lab
+from manyloss.lab.arms import choose_arm
+from manyloss.lab.runs import storage
+from manyloss.lab.runs.source import Source
+from manyloss.lab.sweep import simplex
+from manyloss.lab.tuning import FIRST_FACTORS, TUNED_SUM, TUNING_SEED, Space, SumSpace, Tuning, ask
+from tests.lab.runs.test_trial import PROBLEM
+from tests.lab.small_problem import DigitAndInk
+
+SOURCE = Source(PROBLEM)
+LR = {"optimizer.lr_factor": (0.1, 10.0)}
+
+
+def test_what_the_user_set_is_not_searched():
+    problem = DigitAndInk()
+    assert set(Space.of(choose_arm("graddrop", problem)).values) == {"leak", "k"}
+    space = Space.of(choose_arm("graddrop:k=0.5", problem))
+    assert set(space.values) == {"leak"}
+    assert space.ranges == LR
+    assert Space.of(choose_arm("equal:optimizer.lr_factor=2", problem)).ranges == {}
+    assert space.default(choose_arm("graddrop:k=0.5", problem)) == {"leak": "0.0", "optimizer.lr_factor": 1.0}
+    drawn = {"leak": "0.4", "optimizer.lr_factor": 2.34567}
+    assert space.text(drawn) == "graddrop:k=0.5:leak=0.4:optimizer.lr_factor=2.35"
+
+
+def test_the_weights_of_the_sum_have_mean_one_and_its_losses_scale():
+    space = SumSpace("static", {}, LR, {"digit": 2.0, "ink": 0.01})
+    drawn = {"u:digit": 0.5, "u:ink": 0.5, "optimizer.lr_factor": 1.0}
+    assert space.text({**drawn, "scale": "one"}) == "static:digit=1:ink=1:optimizer.lr_factor=1"
+    chosen = choose_arm(space.text({**drawn, "scale": "first epoch"}), DigitAndInk())
+    assert sum(chosen.options.values()) == pytest.approx(2, rel=1e-3)
+    assert chosen.options["ink"] / chosen.options["digit"] == pytest.approx(200, rel=1e-3)
+    unknown = SumSpace("static", {}, LR, {"digit": math.nan, "ink": 0.01})
+    assert unknown.distributions()["scale"].choices == ("one",)
+
+
+def test_shares_are_uniform_on_the_simplex():
+    space = SumSpace("static", {}, {}, {"digit": 1.0, "ink": 1.0})
+    shares = []
+    for seed in range(20):
+        for drawn in ask(space, [], 10, seed):
+            shares.append(choose_arm(space.text(drawn), DigitAndInk()).options["digit"] / 2)
+    # Uniform: a mean of 1/2 and a variance of 1/12, here of 200 draws.
+    assert sum(shares) / 200 == pytest.approx(0.5, abs=0.08)
+    assert sum((share - 0.5) ** 2 for share in shares) / 200 == pytest.approx(1 / 12, abs=0.025)
+
+
+def test_the_search_goes_where_the_gain_is_and_repeats_itself():
+    space = Space("equal", {}, LR)
+    draws = [{"optimizer.lr_factor": 10 ** random.Random(i).uniform(-1, 1)} for i in range(30)]
+    tried = [(d, -((math.log10(d["optimizer.lr_factor"]) - 0.8) ** 2)) for d in draws]
+    asked = [each["optimizer.lr_factor"] for each in ask(space, tried, 20, 3)]
+    assert asked == [each["optimizer.lr_factor"] for each in ask(space, tried, 20, 3)]
+    assert sum(lr > 2 for lr in asked) > 15  # at random it would be 7
+    assert ask(space, [*tried, (draws[0], None)], 1, 3)  # a trial that failed is taken in
+
+
+def ended(tuning, arm, digit, status="finished"):
+    """Write what a trial of this arm would have written."""
+    folder = storage.trial_folder(tuning.root, arm, TUNING_SEED)
+    storage.make_folder(folder)
+    found = {"digit/accuracy": digit, "ink/mean squared error": 0.1}
+    epoch = {"epoch": 1, "train": {"digit": 2.0, "ink": 0.1}, "validation": {"metrics": found}}
+    storage.append_lines(folder / "epochs.jsonl", [epoch])
+    result = {"status": status, "reason": None, "validation": found, "test": {}, "seconds": 2.0}
+    storage.write_json(folder / "result.json", result)
+
+
+def run_all(root, settings=6, killed_after=None):
+    """Ask and end everything; accuracy grows with the learning rate. With a new object for every round."""
+    rounds = 0
+    while True:
+        tuning = Tuning(SOURCE, ["pcgrad"], root, settings=settings, prune=False)
+        missing = [each for each in tuning.asked() if tuning._result(each.arm) is None]
+        for each in missing:
+            factor = choose_arm(each.arm, tuning.problem).optimizer.lr_factor
+            status = "diverged" if factor > 5 else "finished"
+            ended(tuning, each.arm, 0.5 + 0.05 * math.log10(factor), status)
+        if not missing and not tuning.next_round():
+            return tuning
+        rounds += 1
+        if rounds == killed_after:
+            return tuning
+
+
+def test_every_row_gets_the_same_number_and_the_best_that_finished_is_chosen(tmp_path):
+    tuning = run_all(tmp_path / "a")
+    assert set(tuning.searched) == {"equal", "pcgrad", TUNED_SUM}
+    for row in tuning.searched.values():
+        assert len({setting.arm for setting in row.settings}) == 6
+        factors = [choose_arm(s.arm, tuning.problem).optimizer.lr_factor for s in row.settings]
+        chosen = choose_arm(row.chosen, tuning.problem).optimizer.lr_factor
+        assert chosen == max(factor for factor in factors if factor <= 5)
+    assert tuning.searched["equal"].settings[0].arm == "equal"
+    first = [
+        [choose_arm(s.arm, tuning.problem).optimizer.lr_factor for s in row.settings[:5]]
+        for row in tuning.searched.values()
+    ]
+    assert first == [[1.0, *FIRST_FACTORS]] * 3  # no row is lucky
+    assert "optimizer.weight_decay" in tuning.searched[TUNED_SUM].settings[1].arm
+
+
+def test_a_search_that_was_stopped_asks_the_same(tmp_path):
+    run_all(tmp_path / "a")
+    run_all(tmp_path / "b", killed_after=2)
+    run_all(tmp_path / "b")
+    whole, stopped = (storage.read_json(tmp_path / name / "tuning.json") for name in "ab")
+    assert whole == stopped
+
+
+def test_another_number_of_settings_is_refused(tmp_path):
+    run_all(tmp_path, settings=2)
+    with pytest.raises(lab.LabError, match=r"settings was 2, now 3"):
+        Tuning(SOURCE, ["pcgrad"], tmp_path, settings=3, prune=False)
+
+
+def test_when_nothing_finishes_the_default_is_compared(tmp_path):
+    tuning = Tuning(SOURCE, [], tmp_path, settings=2, prune=False)
+    while tuning.next_round():
+        for each in tuning.asked():
+            ended(tuning, each.arm, 0.5, "crashed")
+    assert tuning.searched["equal"].chosen == "equal"
+
+
+@pytest.mark.parametrize("losses", [2, 3, 5])
+def test_the_sweep_covers_the_simplex_the_centre_first(losses):
+    points = simplex(losses)
+    assert points[0] == pytest.approx([1 / losses] * losses)
+    assert all(sum(point) == pytest.approx(1) and min(point) > 0 for point in points)
+    assert len(set(points)) == len(points)
+    for corner in range(losses):
+        assert max(point[corner] for point in points) >= 0.8
+    assert points == simplex(losses)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"tune": -1}, r"--tune '-1' is not understood"),
+        ({"prune": True}, r"--prune stops settings that are tried by --tune"),
+        ({"pareto": "digit/accuracy"}, r"is one metric, and a trade-off is between two or more"),
+        ({"pareto": "digit/accuracy,ink"}, r"there is no metric 'ink'. Known: digit/accuracy"),
+        ({"tune": 2, "seeds": [TUNING_SEED]}, r"The seed 1000000 is that of the settings"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_trained(tmp_path, asked, said):
+    with pytest.raises(lab.LabError, match=said):
+        lab.compare(DigitAndInk, ["pcgrad"], out=tmp_path / "run", **asked)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_everything_together_killed_and_gone_on(tmp_path):
+    """A comparison with all its parts: killed in the tuning and gone on, it ends as one that never was."""
+    asked = [
+        "--methods",
+        "pcgrad",
+        "--tune",
+        "6",
+        "--prune",
+        "--seeds",
+        "3",
+        "--epochs",
+        "1",
+        "--single-task",
+    ]
+    asked += ["--pareto", "digit/accuracy,ink/mean squared error"]
+    command = [sys.executable, "-c", "from manyloss.cli import main; main()", "compare", PROBLEM, *asked]
+    stopped = subprocess.Popen([*command, "--out", "stopped"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    trials = tmp_path / "stopped" / "tuning" / "trials"
+    while stopped.poll() is None and len(list(trials.glob("*/*/result.json"))) < 5:
+        time.sleep(0.1)
+    assert stopped.poll() is None
+    os.kill(stopped.pid, signal.SIGKILL)
+    stopped.wait()
+    for out in ("stopped", "whole"):
+        done = subprocess.run(
+            [*command, "--out", out], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "3 rows x 6 settings tried, then 3 rows x 3 seeds" in " ".join(done.stdout.split())
+        # The advice for a damaged file holds: without tuning.json everything is found again.
+        (tmp_path / out / "tuning" / "tuning.json").rename(tmp_path / f"{out}.json")
+        again = subprocess.run(
+            [*command, "--out", out], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert again.returncode == 0, again.stderr
+        assert " 0 trials to run" in " ".join(again.stdout.split())
+        assert (tmp_path / out / "tuning" / "tuning.json").read_text() == (
+            tmp_path / f"{out}.json"
+        ).read_text()
+    assert (tmp_path / "stopped.json").read_text() == (tmp_path / "whole.json").read_text()
+    whole, gone_on = (lab.report(tmp_path / out) for out in ("whole", "stopped"))
+    keep = ("method", "change", "setting", "digit/accuracy", "delta_m", "front", "tuning_trials")
+    assert [[row.get(k) for k in keep] for row in whole.rows()] == [
+        [row.get(k) for k in keep] for row in gone_on.rows()
+    ]
+    with pytest.raises(lab.LabError, match=r"tuned was .*now None"):
+        lab.compare(PROBLEM, ["pcgrad"], seeds=3, epochs=1, out=tmp_path / "whole")

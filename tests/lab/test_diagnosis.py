@@ -72,7 +72,7 @@ def test_losses_that_want_opposites_conflict(opposed, tmp_path) -> None:
     page = found.page.read_text()
     assert found.page == tmp_path / "out" / "diagnose.html"
     assert page.count('role="img"') == 3
-    assert "up against down" in page
+    assert "<span>up|down</span>" in page
     assert '<th scope="row">Linear 2</th>' in page
     assert not re.search(r"(src|href)=.https?:", page.replace(get_plotlyjs(), ""))
 

@@ -21,7 +21,7 @@ def render_page(name: str, diagnosis: Diagnosis, records: Sequence[Mapping[str, 
     """The whole page."""
     pairs = [summary.pair for summary in diagnosis.pairs]
     losses = list(dict.fromkeys(loss for record in records for loss in record["norm_shares"]))
-    cosines = {_spoken(pair): _thinned(records, "cosines", pair) for pair in pairs[:LINES]}
+    cosines = {pair: _thinned(records, "cosines", pair) for pair in pairs[:LINES]}
     shares = {loss: _thinned(records, "norm_shares", loss) for loss in losses[:LINES]}
     known = [record["purity"]["histogram"] for record in records if record["purity"] is not None]
     layers = [
@@ -29,7 +29,6 @@ def render_page(name: str, diagnosis: Diagnosis, records: Sequence[Mapping[str, 
             "name": layer,
             "mean": float(np.mean([summary.mean for summary in found])),
             "worst": worst,
-            "pair": _spoken(worst.pair),
         }
         for layer, found in diagnosis.layers.items()
         if found and (worst := min(found, key=lambda summary: summary.mean))
@@ -52,11 +51,6 @@ def render_page(name: str, diagnosis: Diagnosis, records: Sequence[Mapping[str, 
         if known
         else None,
     )
-
-
-def _spoken(pair: str) -> str:
-    """A pair of losses in words."""
-    return pair.replace("|", " against ")
 
 
 def _thinned(records: Sequence[Mapping[str, Any]], kind: str, name: str) -> tuple[list[float], list[float]]:

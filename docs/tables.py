@@ -1,8 +1,8 @@
-"""Writes the parts of README.md and docs/ that are made from the code, between `<!-- NAME:start -->` marks.
+"""Writes the parts of docs/ that are made from the code, between `<!-- NAME:start -->` marks.
 
 python docs/tables.py              write all of them anew
 python docs/tables.py --check      only say which are stale
-python docs/tables.py demo [FOLDER]        README's demo from the run folder of `make demo` (runs/demo)
+python docs/tables.py demo [FOLDER]        the demo's table from the run folder of `make demo` (runs/demo)
 python docs/tables.py my-problem FOLDER    the same for the run folder of examples/my_problem.py
 """
 
@@ -52,7 +52,7 @@ TOP_LEVEL = {
     "LICENSE": "MIT",
     "LOG.md": "dated log of experiments, failures included",
     "Makefile": "`make demo`, `make test`, `make check` and more",
-    "README.md": "this page",
+    "README.md": "what it is, in two screens",
     "benchmarks": "speed and memory, next to peers; never timed tests",
     "constraints.txt": "the versions that `make` installs",
     "docs": "a page per method, the engine, the lab, troubleshooting; `tables.py` writes what is generated",
@@ -523,12 +523,10 @@ def cell(text: str) -> str:
 
 #: (file, name of its region) -> what belongs there
 GENERATED: dict[tuple[str, str], Callable[[], str]] = {
-    ("README.md", "problem"): problem,
-    ("README.md", "methods"): lambda: methods("docs/methods/"),
-    ("README.md", "costs"): costs,
-    ("README.md", "claims"): lambda: claims("docs/claims.md"),
-    ("README.md", "commands"): commands,
-    ("README.md", "files"): files,
+    ("docs/quickstart.md", "problem"): problem,
+    ("docs/benchmarks.md", "costs"): costs,
+    ("docs/lab.md", "commands"): commands,
+    ("docs/contributing.md", "files"): files,
     ("docs/benchmarks.md", "benchmarks"): benchmarks,
     ("docs/claims.md", "claims"): claims,
     ("docs/claims.md", "results"): claims_in_full,
@@ -564,10 +562,10 @@ def stale() -> list[tuple[Path, str, str]]:
 def main(arguments: list[str]) -> None:
     """See the top of this file."""
     if arguments[:1] in (["demo"], ["my-problem"]):
-        readme = ROOT / "README.md"
+        page = ROOT / "docs" / "quickstart.md"
         folder = Path(arguments[1]) if len(arguments) > 1 else ROOT / "runs" / "demo"
-        text = replaced(readme.read_text(encoding="utf-8"), arguments[0], comparison(folder))
-        readme.write_text(text, encoding="utf-8")
+        text = replaced(page.read_text(encoding="utf-8"), arguments[0], comparison(folder))
+        page.write_text(text, encoding="utf-8")
         return
     if arguments == ["--check"]:
         names = [f"{path.name}: {name}" for path, name, _ in stale()]

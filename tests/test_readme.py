@@ -10,6 +10,7 @@ from manyloss import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+QUICKSTART = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
 
 
 def test_the_example_is_twenty_lines_and_changes_one():
@@ -20,9 +21,9 @@ def test_the_example_is_twenty_lines_and_changes_one():
 
 
 def test_the_problem_shown_is_the_file():
-    shown = README.partition("<!-- problem:start -->\n```python\n")[2].partition("```\n<!-- problem:end -->")[
-        0
-    ]
+    shown = QUICKSTART.partition("<!-- problem:start -->\n```python\n")[2].partition(
+        "```\n<!-- problem:end -->"
+    )[0]
     assert shown == (ROOT / "examples" / "my_problem.py").read_text(encoding="utf-8")
     written = shown.partition("class ")[2]
     assert len([line for line in written.splitlines() if line.strip()]) <= 30
@@ -43,7 +44,7 @@ def test_the_problem_shown_is_compared(monkeypatch, capsys, tmp_path):
     assert report.stat().st_size > 1000
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "check", "docs", "bench"])
+@pytest.mark.parametrize("target", ["demo", "test", "check", "docs", "site", "bench"])
 def test_the_make_targets_exist(target):
     assert f"`make {target}`" in README
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
@@ -55,3 +56,9 @@ def test_the_commands_shown_exist():
     known = {info.name or info.callback.__name__ for info in cli.app.registered_commands}
     assert set(shown) <= known
     assert "compare" in shown
+
+
+def test_it_is_two_screens():
+    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    assert len(README.splitlines()) <= 140
+    assert len(prose.split()) <= 900

@@ -71,7 +71,7 @@ class SmallDigitDefense(DefenseProblem):
         x, y = as_bytes(splits.test).everything()
         exact = copy.deepcopy(network).double()
         metrics = dict(found.metrics)
-        attacks = (fgsm, partial(ifgsm, steps=self.attack_steps))
+        attacks: tuple[Callable[..., Tensor], ...] = (fgsm, partial(ifgsm, steps=self.attack_steps))
         for name, attack in zip(IN_FLOAT64, attacks, strict=True):
             metrics[name] = _accuracy(network, attack(exact, x.double(), y, self.eps).float(), y)
         metrics[ZERO_GRADIENT] = _without_gradient(network, x, y)

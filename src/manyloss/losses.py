@@ -31,6 +31,7 @@ class Given:
         features: tensors [B, *F], each once.
         edges: where the features were made.
         params: shared parameters, each once.
+        device: of the losses that are there; None if there is none.
         nested: features depend on each other, which only those that were cut may.
 
     """
@@ -41,12 +42,8 @@ class Given:
     features: list[Tensor]
     edges: list[Edge]
     params: list[Tensor]
+    device: torch.device | None = None
     nested: bool = False
-
-    @property
-    def device(self) -> torch.device | None:
-        """The device of the first loss that is there."""
-        return next((value.device for value in self.values if value is not None), None)
 
 
 def check(losses: Losses, features: Features | None, shared_params: SharedParams | None) -> Given:
@@ -65,15 +62,16 @@ def check(losses: Losses, features: Features | None, shared_params: SharedParams
     names, roots, values = _named(losses)
     tensors = feature_tensors(features)
     params = parameters(shared_params)
-    one = next(((name, v.device) for name, v in zip(names, values, strict=True) if v is not None), None)
-    if one is not None:  # the losses lie on one device
+    first = next((i for i, value in enumerate(values) if value is not None), None)
+    device = None if first is None else values[first].device  # type: ignore[union-attr]
+    if first is not None and device is not None:  # the losses lie on one device
         for place, there in (("features", tensors), ("shared_params", params)):
             for tensor in there:
-                if tensor.device != one[1]:
-                    raise _other_device(*one, place, tensor.device)
+                if tensor.device != device:
+                    raise _other_device(names[first], device, place, tensor.device)
     edges = [edge_of(tensor) for tensor in tensors]
     nested = len(edges) > 1 and _depend(edges, may=isinstance(features, CutFeatures))
-    return Given(names, roots, values, tensors, edges, params, nested)
+    return Given(names, roots, values, tensors, edges, params, device, nested)
 
 
 # ---------------------------------------------------------------- losses

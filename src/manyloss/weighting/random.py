@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -25,7 +26,10 @@ class Random(LossWeighting):
         super().__init__()
         self.seed_with(seed)
 
-    def weigh(self, names: Sequence[str], values: Tensor) -> Tensor:
+    def weigh(self, names: Sequence[str], values: Tensor) -> list[float]:
         """The draw of this step. [T]"""
-        z = torch.randn(len(names), generator=self.generator, dtype=torch.float64, device="cpu")
-        return torch.softmax(z, dim=0).mul_(len(names))
+        z = torch.randn(len(names), generator=self.generator, dtype=torch.float64, device="cpu").tolist()
+        largest = max(z)
+        shares = [math.exp(each - largest) for each in z]
+        scale = len(z) / sum(shares)
+        return [share * scale for share in shares]

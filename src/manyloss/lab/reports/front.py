@@ -48,11 +48,9 @@ def _plane(found: Pareto, styles: Mapping[str, Style]) -> Any:
         style = styles[each.point.name]
         traces.append(_cloud((each.point,), style.colour, style.symbol, style.group))
     rows = [*(each.point for each in found.methods), *(point for point in found.sums if point.name in styles)]
-    for place, point in enumerate(rows):
+    for point in rows:
         style = styles[point.name]
-        named = _point(point, style.name, style.colour, style.symbol, named=True)
-        # Neighbours' names stand apart.
-        traces.append(named | {"textposition": "bottom center" if place % 2 else "top center"})
+        traces.append(_point(point, style.name, style.colour, style.symbol, style.group))
     across, up = (
         {"tickformat": "+~%", "showgrid": True, "zeroline": True, "label": _axis(found, place)}
         for place in (0, 1)
@@ -77,18 +75,16 @@ def _cloud(points: tuple[ParetoPoint, ...], colour: str, symbol: str, group: str
     }
 
 
-def _point(point: ParetoPoint, name: str, colour: str, symbol: str, *, named: bool = False) -> dict[str, Any]:
-    shown = name if named else words_of_setting(name)
+def _point(point: ParetoPoint, name: str, colour: str, symbol: str, group: str = "") -> dict[str, Any]:
+    """One mean; a row of the table belongs to its group of the legend."""
     return {
         "x": [point.mean[0]],
         "y": [point.mean[1]],
-        "name": plain(shown),
-        "mode": "markers+text" if named else "markers",
-        "text": [plain(shown)],
-        "textfont": {"color": PALETTE["ink"][0], "size": 12},
-        "cliponaxis": False,
-        "marker": {"color": colour, "size": 11 if named else 8, "symbol": symbol},
+        "name": plain(name if group else words_of_setting(name)),
+        "mode": "markers",
+        "marker": {"color": colour, "size": 11 if group else 8, "symbol": symbol},
         "hovertemplate": "%{fullData.name}: %{x:+.1%}, %{y:+.1%}<extra></extra>",
+        **({"legendgroup": group} if group else {}),
     }
 
 
@@ -113,6 +109,7 @@ def _parallel(found: Pareto, styles: Mapping[str, Style]) -> Any:
                     "symbol": "circle" if style is None else style.symbol,
                 },
                 "hovertemplate": "%{fullData.name}: %{y:+.1%}<extra></extra>",
+                **({} if style is None else {"legendgroup": style.group}),
             }
         )
     return draw(

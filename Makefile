@@ -5,7 +5,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 .PHONY: demo test test-slow check format lint types docs site bench clean
 
-demo: .venv/lab ## compare six methods on real handwritten digits
+demo: .venv/lab ## one problem where something is to be decided, and one where nothing is, on real handwritten digits
+	$(BIN)/manyloss compare examples/unlike_scales.py --out runs/unlike-scales \
+		--methods equal,static:digit=10000,initial-loss,gradnorm,pcgrad,mgda
 	$(BIN)/manyloss compare cosreg-two-digits --out runs/demo
 
 test: .venv/dev ## the tests, without those marked slow

@@ -4,6 +4,7 @@ python docs/tables.py              write all of them anew
 python docs/tables.py --check      only say which are stale
 python docs/tables.py demo [FOLDER]        the demo's table from the run folder of `make demo` (runs/demo)
 python docs/tables.py my-problem FOLDER    the same for the run folder of examples/my_problem.py
+python docs/tables.py unlike-scales [FOLDER]    and for that of examples/unlike_scales.py (runs/unlike-scales)
 """
 
 from __future__ import annotations
@@ -561,9 +562,9 @@ def stale() -> list[tuple[Path, str, str]]:
 
 def main(arguments: list[str]) -> None:
     """See the top of this file."""
-    if arguments[:1] in (["demo"], ["my-problem"]):
+    if arguments[:1] in (["demo"], ["my-problem"], ["unlike-scales"]):
         page = ROOT / "docs" / "quickstart.md"
-        folder = Path(arguments[1]) if len(arguments) > 1 else ROOT / "runs" / "demo"
+        folder = Path(arguments[1]) if len(arguments) > 1 else ROOT / "runs" / arguments[0]
         text = replaced(page.read_text(encoding="utf-8"), arguments[0], comparison(folder))
         page.write_text(text, encoding="utf-8")
         return

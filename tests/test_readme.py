@@ -29,11 +29,12 @@ def test_the_problem_shown_is_the_file():
     assert len([line for line in written.splitlines() if line.strip()]) <= 30
 
 
-def test_the_problem_shown_is_compared(monkeypatch, capsys, tmp_path):
-    (tmp_path / "my_problem.py").write_text((ROOT / "examples" / "my_problem.py").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", ["my_problem.py", "unlike_scales.py"])
+def test_the_problem_shown_is_compared(name, monkeypatch, capsys, tmp_path):
+    (tmp_path / name).write_text((ROOT / "examples" / name).read_text(encoding="utf-8"))
     monkeypatch.chdir(tmp_path)
     options = ["--methods", "equal,cosreg", "--seeds", "1", "--epochs", "1", "--jobs", "1"]
-    monkeypatch.setattr(sys, "argv", ["manyloss", "compare", "my_problem.py", *options])
+    monkeypatch.setattr(sys, "argv", ["manyloss", "compare", name, *options])
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert not end.value.code, capsys.readouterr()

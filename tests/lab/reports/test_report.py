@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -163,6 +164,33 @@ def test_names_are_escaped_everywhere(wide_run, monkeypatch):
     assert len(page.all("script")) == 2 + len(plots_of(page))
     assert "task 03 </script> & <b>" in page.words()
     assert "task 03 &lt;/script" not in page.words()
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("study.json", {"seeds": [0, 10**400]}, "study.json is damaged"),
+        ("study.json", {"environment": {"commits": [None, 1e400]}}, None),
+        (
+            "trials/equal/seed-0/result.json",
+            {"record": {"robustness": {"curves": 5}}},
+            "result.json is damaged",
+        ),
+        ("trials/equal/seed-0/result.json", {"test": {"left/accuracy": 1e308}}, None),
+        ("trials/equal/seed-0/epochs.jsonl", {"epoch": 1, "train": {"left": -1e308}}, None),
+        ("trials/equal/seed-0/steps.jsonl", {"step": 10**400}, None),
+    ],
+)
+def test_what_no_run_of_ours_holds_is_one_clear_error_or_left_out(file, change, said, tmp_path):
+    folder = make_run(tmp_path / "run", arms=("equal", "mgda"), seeds=2, epochs=2, steps_per_epoch=4)
+    path = folder / file
+    old = {} if path.suffix == ".jsonl" else json.loads(path.read_text())
+    path.write_text(json.dumps({**old, **change}) + "\n")
+    if said is None:
+        assert "The answer" in report_of(folder)
+    else:
+        with pytest.raises(LabError, match=said):
+            write_report(folder)
 
 
 def test_an_empty_study_is_a_page_too(finished_run, tmp_path):

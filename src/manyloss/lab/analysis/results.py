@@ -169,7 +169,7 @@ def read_run(folder: Path) -> RunRecord:
         # A tuned row is called by its label; its folder, by its settings.
         rows = study.get("labels") or {arm: arm for arm in study["arms"]}
         names = {printable(arm): printable(label) for label, arm in rows.items()}
-        seeds = tuple(int(seed) for seed in study["seeds"])
+        seeds = tuple(_whole(seed, 2**32) for seed in study["seeds"])
         baseline = printable(study.get("baseline", "equal"))
         summaries = {
             names.get(printable(arm), printable(arm)): printable(text)
@@ -232,7 +232,7 @@ def read_steps(trial: TrialRecord, losses: Sequence[str]) -> StepTrace | None:
     cosines: list[NDArray[np.float32]] = []
     try:
         for record in storage.read_lines(path):
-            step = int(record["step"])
+            step = _whole(record["step"], 2**53)
             values = {kind: _row(record.get(kind), position) for kind in rows}
             square = _square(record.get("cosines"), record.get("names", losses), position)
             steps.append(step)
@@ -310,6 +310,13 @@ def _epoch(record: Mapping[str, Any]) -> EpochRecord:
 def _numbers(values: Mapping[str, Any] | None) -> dict[str, float]:
     """By name; null is what JSON has for a number that is not finite."""
     return {printable(name): math.nan if v is None else float(v) for name, v in (values or {}).items()}
+
+
+def _whole(value: Any, below: int) -> int:
+    number = int(value)
+    if not 0 <= number < below:
+        raise ValueError(f"a number from 0 to {below - 1} should be there")
+    return number
 
 
 def _number_or_none(value: Any) -> float | None:

@@ -18,6 +18,8 @@ from markupsafe import Markup, escape
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
+from manyloss.lab.printing import printable
+
 #: Name -> colour in light, colour in dark. The hues can be told apart with any colour vision.
 PALETTE = {
     "paper": ("#ffffff", "#14161a"),
@@ -107,7 +109,7 @@ def styles_of(names: Sequence[str], baseline: str | None = None) -> dict[str, St
 
 def plain(name: str) -> str:
     """A name in a text of plotly, which reads a little HTML."""
-    return str(escape(name))
+    return str(escape(printable(name)))
 
 
 def draw(
@@ -172,6 +174,7 @@ def _templates() -> Environment:
     pages = Environment(
         loader=PackageLoader("manyloss.lab.reports"),
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

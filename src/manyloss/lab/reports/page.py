@@ -134,7 +134,7 @@ def _made(run: RunRecord) -> dict[str, Any]:
         "Fairness": "for each seed all methods start from the same weights and see the data in the same "
         "order (methods that change the model itself excepted)",
         "Versions": environment,
-        "Commit": ", ".join(commits),
+        "Commit": ", ".join(map(str, commits)) if isinstance(commits, list) else str(commits),
         "Machine": machine,
         "Settings": run.settings,
         "Statistics": "intervals: t-distribution over seeds; tests: two-sided paired t-test on the mean "

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from manyloss.lab import checks
 from manyloss.lab.analysis.results import RunRecord
 from manyloss.lab.reports.drawing import draw_attack
 from manyloss.lab.reports.looks import Panel, Style
@@ -55,24 +56,21 @@ class Attacked:
 
 
 def read(run: RunRecord, styles: Mapping[str, Style]) -> Attacked | None:
-    """The arms whose finished trials were attacked, in the order of the study; None without any."""
+    """The arms whose finished trials were attacked, in the order of the study; None without any.
+
+    Raises:
+        StorageError: what a trial kept of its attacks is not what was written there.
+
+    """
     found = Attacked()
     for arm in run.arms:
-        records = [trial.record for trial in run.finished(arm)]
-        curves = [record["robustness"]["curves"] for record in records if "robustness" in record]
-        if not curves:
-            continue
-        found.curves[arm] = _mean_curves(curves)
-        found.arms.append(styles[arm])
-        if landscape := next((record["landscape"] for record in records if "landscape" in record), None):
-            reach = max(landscape["offsets"])
-            found.reach = found.reach or f"{reach:g} ({in_255(reach)})"
-            found.planes[arm] = [_plane(np.array(losses)) for losses in landscape["losses"]]
-        if saliency := next((record["saliency"] for record in records if "saliency" in record), None):
-            found.images = found.images or [
-                _picture(np.array(each["image"], np.uint8).transpose(1, 2, 0)) for each in saliency
-            ]
-            found.maps[arm] = [_picture(np.array(each["map"], np.uint8)) for each in saliency]
+        trials = [trial for trial in run.finished(arm) if "robustness" in trial.record]
+        for trial in trials[:1]:
+            try:
+                _add(found, arm, [each.record for each in trials])
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+                raise checks.damaged(trial.folder / "result.json", error) from error
+            found.arms.append(styles[arm])
     attacks = dict.fromkeys(attack for curves in found.curves.values() for attack in curves)
     for attack in attacks:
         of_arms = {arm: curves[attack] for arm, curves in found.curves.items() if attack in curves}
@@ -80,9 +78,23 @@ def read(run: RunRecord, styles: Mapping[str, Style]) -> Attacked | None:
     return found if found.curves else None
 
 
+def _add(found: Attacked, arm: str, records: Sequence[Mapping[str, Any]]) -> None:
+    """What the seeds of one arm kept: curves of all, pictures of the first that has them."""
+    found.curves[arm] = _mean_curves([record["robustness"]["curves"] for record in records])
+    if landscape := next((record["landscape"] for record in records if "landscape" in record), None):
+        reach = max(landscape["offsets"])
+        found.reach = found.reach or f"{reach:g} ({in_255(reach)})"
+        found.planes[arm] = [_plane(np.array(losses, float)) for losses in landscape["losses"]]
+    if saliency := next((record["saliency"] for record in records if "saliency" in record), None):
+        found.images = found.images or [
+            _picture(np.array(each["image"], np.uint8).transpose(1, 2, 0)) for each in saliency
+        ]
+        found.maps[arm] = [_picture(np.array(each["map"], np.uint8)) for each in saliency]
+
+
 def _mean_curves(seeds: Sequence[Mapping[str, Mapping[str, float]]]) -> Curves:
     return {
-        attack: {float(eps): fmean(curves[attack][eps] for curves in seeds) for eps in radii}
+        attack: {float(eps): fmean(float(curves[attack][eps]) for curves in seeds) for eps in radii}
         for attack, radii in seeds[0].items()
         if all(attack in curves and set(curves[attack]) == set(radii) for curves in seeds)
     }

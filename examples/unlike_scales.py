@@ -1,4 +1,4 @@
-"""Which digit is it, and how much ink has it? The second loss counts squared grey levels: it is far larger."""
+"""Which digit is it, and how much ink has it? The second loss counts squared grey levels: far larger."""
 
 from functools import partial
 

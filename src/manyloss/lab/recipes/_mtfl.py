@@ -35,8 +35,8 @@ TASKS = ("landmarks", *mtfl.ATTRIBUTES)
 OPEN = (
     "Pose is frontal (pose 3) or not: the paper has two scores for it, the data five poses.",
     "The crops are a face detector's square boxes; filters are shared over places, as in GradNorm.",
-    "Left open by the paper: Adam at 1e-3, batches of 64, the number of epochs, the squared loss (half the sum "
-    "over ten coordinates), 1,000 training faces held out for validation, no augmentation.",
+    "Left open by the paper: Adam at 1e-3, batches of 64, the number of epochs, the squared loss (half the "
+    "sum over ten coordinates), 1,000 training faces held out for validation, no augmentation.",
 )
 
 

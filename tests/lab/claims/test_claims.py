@@ -165,6 +165,32 @@ def test_near_asks_the_interval_as_every_check_does(tmp_path, claim, accuracies,
     assert found == outcome
 
 
+def test_a_quantity_can_be_judged_by_its_correlation_with_another(tmp_path):
+    checks = b"""
+[[checks]]
+says = "the accuracy falls with the distance"
+arm = "b"
+than = 0.0
+is = "lower"
+quantity = "accuracy"
+along = "distance"
+"""
+    claim = claims.read_rule("made.toml", RULE[: RULE.index(b"[[checks]]")] + checks)
+    root = write_run(tmp_path, claim, {"a": [0.5] * 8, "b": [0.9, 0.8, 0.7, 0.65, 0.6, 0.5, 0.4, 0.45]})
+    assert judged(root, claim, seeds=range(8)).findings[0].outcome == "no result"
+    for seed in range(8):
+        path = storage.trial_folder(root, "b", seed) / "result.json"
+        result = json.loads(path.read_text())
+        result["test"]["distance"] = float(seed)
+        storage.write_json(path, result)
+    finding = judged(root, claim, seeds=range(8)).findings[0]
+    assert finding.outcome == "holds"
+    assert finding.value == pytest.approx(-(1 - 6 * 2 / (8 * 63)))  # two neighbours are swapped
+    assert judged(root, claim, seeds=range(3)).findings[0].outcome == "unclear"
+    with pytest.raises(LabError, match="has along, so than must be a number"):
+        claims.read_rule("made.toml", RULE[: RULE.index(b"[[checks]]")] + checks.replace(b"0.0", b'"a"'))
+
+
 def test_results_are_judged_by_the_rule_that_was_there_before_them(tmp_path, claim):
     write_run(tmp_path, claim, BETTER, rule="0123456789abcdef")
     with pytest.raises(

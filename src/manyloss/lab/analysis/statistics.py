@@ -100,6 +100,23 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
     return Interval(mean, _quantile((1 + confidence) / 2, count - 1) * deviation / math.sqrt(count), count)
 
 
+def rank_correlation(values: Sequence[float], others: Sequence[float]) -> Interval:
+    """Spearman's rank correlation of two quantities of the same runs.
+
+    ``half_width`` is the longer side of Fisher's 95 % interval, with Bonett and Wright's (2000) error
+    sqrt((1 + r^2 / 2) / (n - 3)) of z. Fewer than four runs, or a quantity that never changes, have none.
+    """
+    count = len(values)
+    if len(set(values)) < 2 or len(set(others)) < 2:
+        return Interval(0.0, None, count)
+    r = float(stats.spearmanr(values, others).statistic)
+    if count < 4:
+        return Interval(r, None, count)
+    reach = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * math.sqrt((1 + r**2 / 2) / (count - 3))
+    z = math.atanh(max(-1 + 1e-9, min(1 - 1e-9, r)))
+    return Interval(r, max(r - math.tanh(z - reach), math.tanh(z + reach) - r), count)
+
+
 @cache
 def _quantile(level: float, freedom: int) -> float:
     """Of the t-distribution; a report asks for the same one at every point of every curve."""

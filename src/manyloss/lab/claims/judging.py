@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from manyloss.lab.analysis.results import TrialRecord, read_trial
-from manyloss.lab.analysis.statistics import Interval, mean_interval
+from manyloss.lab.analysis.statistics import Interval, mean_interval, rank_correlation
 from manyloss.lab.checks import LabError
 from manyloss.lab.claims.rule import Check, Claim
 from manyloss.lab.problem import Problem
@@ -93,6 +93,9 @@ def judge(claim: Claim, root: Path, problem: Problem, *, scale: str | None, seed
 def find(check: Check, results: Mapping[str, Mapping[int, TrialRecord]], seeds: int) -> Finding:
     """One check. A seed that one of the two arms did not finish leaves the check without a result."""
     own = _values(check, results.get(check.arm, {}))
+    if check.along is not None:
+        other = _values(replace(check, quantity=check.along), results.get(check.arm, {}))
+        return _find_along(check, own, other, seeds)
     other = (
         _values(check, results.get(check.than, {}))
         if isinstance(check.than, str)
@@ -109,6 +112,17 @@ def find(check: Check, results: Mapping[str, Mapping[int, TrialRecord]], seeds: 
         mean_interval([own[seed] for seed in both]).mean,
         mean_interval([other[seed] for seed in both]).mean,
     )
+
+
+def _find_along(check: Check, own: Mapping[int, float], other: Mapping[int, float], seeds: int) -> Finding:
+    """The rank correlation of two quantities of one arm, against a number."""
+    both = [seed for seed in own if seed in other]
+    if len(both) < seeds or not both:
+        return Finding(check, "no result", None, None, None)
+    correlation = rank_correlation([own[seed] for seed in both], [other[seed] for seed in both])
+    against = float(check.than)
+    difference = replace(correlation, mean=correlation.mean - against)
+    return Finding(check, _outcome(check, difference), difference, correlation.mean, against)
 
 
 def _values(check: Check, trials: Mapping[int, TrialRecord]) -> dict[int, float]:

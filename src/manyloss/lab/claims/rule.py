@@ -31,6 +31,8 @@ class Check:
     #: How far apart two values may be that are "near"; for the others, how much of a difference counts.
     within: float = 0.0
     only: str | None = None
+    #: Another quantity of the same arm: its rank correlation over the seeds with `quantity` is compared.
+    along: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def read_rule(file: str, content: bytes) -> Claim:
                 of=entry.get("of", "test"),
                 within=float(entry.get("within", 0.0)),
                 only=entry.get("only"),
+                along=entry.get("along"),
             )
             for entry in rule["checks"]
         ]
@@ -104,6 +107,8 @@ def read_rule(file: str, content: bytes) -> Claim:
     except (ValueError, KeyError, TypeError) as error:
         raise _not_understood(file, error) from error
     for entry in entries:
+        if entry.along is not None and isinstance(entry.than, str):
+            raise _not_understood(file, f"check {entry.says!r} has along, so than must be a number")
         unknown = {entry.arm, entry.than} - {*claim.arms} if isinstance(entry.than, str) else set()
         if entry.relation not in RELATIONS or entry.of not in PARTS or unknown:
             reason = f"check {entry.says!r} has is = {entry.relation!r} and unknown arms {sorted(unknown)}"

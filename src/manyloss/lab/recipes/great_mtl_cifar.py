@@ -30,13 +30,13 @@ from skimage.util import random_noise
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanSquaredError, Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from manyloss import MultiLoss
 from manyloss.adversarial import GradientAlignment
 from manyloss.adversarial.networks import ResidualModule
 from manyloss.lab.arms import BUILT_IN, Arm, ArmContext
 from manyloss.lab.datasets import default_data_root, images
+from manyloss.lab.metrics import ErrorRate
 from manyloss.lab.models.resnet import resnet18_encoder
 from manyloss.lab.problem import Splits
 from manyloss.lab.recipes import Recipe
@@ -49,16 +49,6 @@ SIGMA = 1.0
 LEARNING_RATE = 1e-3
 
 Floats = npt.NDArray[np.float64]
-
-
-class ErrorRate(MulticlassAccuracy):
-    """One minus the accuracy."""
-
-    higher_is_better = False
-
-    def compute(self) -> Tensor:
-        """The share of wrong answers."""
-        return 1 - super().compute()
 
 
 def noisy(grey: Floats, seed: int) -> Floats:

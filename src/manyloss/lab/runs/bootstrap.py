@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import ModuleType
 
 FOLDER = Path(os.environ["MANYLOSS_TRIAL"]).parent
 #: What ended the script, as its own process saw it: the launcher in front only says that something did.
@@ -61,11 +62,19 @@ def _say_why(error: Exception) -> None:
         json.dump(said, file)
 
 
+def _run() -> None:
+    path, text = _start()
+    # A namespace of its own: what is imported here must not stand in for what the script forgot to import.
+    main = ModuleType("__main__")
+    main.__file__ = path
+    sys.modules["__main__"] = main
+    try:
+        exec(compile(text, path, "exec", dont_inherit=True), vars(main))
+    except Exception as error:
+        _say_why(error)
+        raise
+
+
 if __name__ == "__main__":
     _end_without_a_trial(os.getppid())
-    __file__, _text = _start()
-    try:
-        exec(compile(_text, __file__, "exec", dont_inherit=True))
-    except Exception as _error:
-        _say_why(_error)
-        raise
+    _run()

@@ -118,7 +118,7 @@ class Source:
         return replace(known, script=known.script.with_declared(written, self.where))
 
     def known_as_script(self) -> Source:
-        """The same, with its texts read; it is one where it, or a module of its, asks for the lab's method."""
+        """The same, with its texts read; a script is known by its own or its modules' ``lab.method()``."""
         if not self.is_file:
             return self
         texts = self.texts()

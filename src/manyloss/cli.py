@@ -43,6 +43,10 @@ _Jobs = Annotated[int | None, typer.Option(min=1, help="Trials at a time; defaul
 _Data = Annotated[str | None, typer.Option(help="Which data, where a recipe has several.")]
 _DataRoot = Annotated[Path | None, typer.Option(help="The folder of the data sets.")]
 _Device = Annotated[str, typer.Option(help="Where to train: cpu or cuda.")]
+_Arguments = Annotated[
+    list[str] | None, typer.Argument(help="Of a script, behind --: ... -- --lr 3e-4", show_default=False)
+]
+_Launch = Annotated[str, typer.Option(help="Of a script, what goes in front: 'torchrun --nproc-per-node 4'.")]
 _Seeds = Annotated[str | None, typer.Option(help="How many (5), or which ones (0,1,7).")]
 _Retry = Annotated[bool, typer.Option("--retry", help="Let crashed trials go on.")]
 _Timeout = Annotated[
@@ -187,9 +191,7 @@ def compare(
         str,
         typer.Argument(help="A recipe (see `manyloss recipes`), a file with your Problem, or your script."),
     ],
-    arguments: Annotated[
-        list[str] | None, typer.Argument(help="Of a script, behind --: ... -- --lr 3e-4")
-    ] = None,
+    arguments: _Arguments = None,
     methods: Annotated[
         str | None,
         typer.Option(help="Comma-separated, with options: equal,gradnorm:alpha=0.5,single,graddrop:k=0.5"),
@@ -235,9 +237,7 @@ def compare(
         list[str] | None,
         typer.Option(help="Of a script, several times: val/accuracy:max or val/rmse:min."),
     ] = None,
-    launch: Annotated[
-        str, typer.Option(help="Of a script, what goes in front: 'torchrun --nproc-per-node 4'.")
-    ] = "",
+    launch: _Launch = "",
 ) -> None:
     """Compare methods on a recipe, your problem or your script; run it again to finish what is missing."""
     from manyloss import lab
@@ -330,8 +330,11 @@ def report(
 def diagnose(
     problem: Annotated[
         str,
-        typer.Argument(help="A recipe, a file with your Problem, or the .jsonl file of a ConflictRecorder."),
+        typer.Argument(
+            help="A recipe, a file with your Problem, your script, or the .jsonl file of a ConflictRecorder."
+        ),
     ],
+    arguments: _Arguments = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="How many to train; default: at most 3.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of initial weights and data order.")] = 0,
     out: Annotated[
@@ -342,6 +345,7 @@ def diagnose(
     scale: Annotated[str | None, typer.Option(help="A recipe's size: smoke, small or full.")] = None,
     device: _Device = "cpu",
     layers: Annotated[bool, typer.Option(help="Also look at the encoder's layers.")] = True,
+    launch: _Launch = "",
 ) -> None:
     """Say in words whether the losses conflict, where, and whether it is worth doing something."""
     from manyloss import lab
@@ -356,6 +360,8 @@ def diagnose(
         scale=scale,
         device=device,
         layers=layers,
+        launch=launch,
+        arguments=arguments or (),
         console=Console(highlight=False),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,11 @@ from manyloss.lab import checks
 from manyloss.lab.printing import printable
 from manyloss.lab.reports.diagnosis import render_page
 from manyloss.lab.runs import storage
+from manyloss.lab.runs.execution import cores
+from manyloss.lab.runs.script_trial import ScriptTrial
 from manyloss.lab.runs.source import Source
 from manyloss.lab.runs.trial import Trial, TrialSpec
+from manyloss.lab.scripts import RECORD
 from manyloss.lab.training import DivergedError, MultiLossTrainer, silent
 
 EPOCHS = 3
@@ -100,6 +104,67 @@ def diagnose_problem(
     storage.make_folder(out)
     _write_records(out / "conflict.jsonl", records)
     return _written(problem.name, records, out, note)
+
+
+def diagnose_script(
+    source: Source, out: Path, *, seed: int = 0, progress: Progress | None = None
+) -> Diagnosed:
+    """Run a script with equal weights, and look at the steps of its `manyloss.lab.method`.
+
+    Every step is recorded at first, then one in 2, 4, ...: so many are kept that they lie evenly. Ctrl-C ends
+    the script; what was recorded by then is diagnosed.
+
+    Args:
+        source: the script, with its arguments and launcher.
+        out: the folder of ``conflict.jsonl``, ``diagnose.html`` and ``log.txt``; `manyloss.lab.folder` is a
+            passing one.
+        seed: what `manyloss.lab.seed` gives.
+        progress: called with the last epoch that it logged, and its metrics.
+
+    Raises:
+        LabError: the script failed, or took no step that could be recorded.
+
+    """
+    name = Path(source.where).stem
+    storage.make_folder(out)
+    ending, failed = "", {}
+    with tempfile.TemporaryDirectory() as passing, (out / "log.txt").open("wb") as log:
+        trial = ScriptTrial(TrialSpec(source, "equal", seed, 1, Path(passing), threads=cores()))
+        path = Path(passing) / "conflict.jsonl"
+        storage.make_folder(trial.folder)
+        with storage.only_writer(trial.folder):
+            try:
+                code = trial.execute(progress or silent, {RECORD: str(path)}, log.fileno())
+                failed = {} if code == 0 else trial.why(code, out / "log.txt")
+            except KeyboardInterrupt:
+                ending = " It was stopped."
+        records = _evenly(list(storage.read_lines(path))) if path.exists() else []
+    if failed.get("status") == "diverged":
+        ending = f" The run diverged: {failed['reason']}"
+    elif failed:
+        raise checks.LabError(
+            f"{name} cannot be diagnosed, it failed: {failed['reason']} What it said is in {out / 'log.txt'}."
+        )
+    if not records:
+        raise checks.LabError(
+            f"{name} took no step that could be recorded, so there are no per-loss gradients to look at. "
+            "Train with multi = lab.method() and multi.backward(losses, features=...)."
+        )
+    _write_records(out / "conflict.jsonl", records)
+    place = str(records[0]["place"]).replace("_params", " parameters")
+    note = f"{name}: equal weights, seed {seed}, {len(records)} records, at the {place}.{ending}"
+    return _written(name, records, out, note)
+
+
+def _evenly(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that lie as far apart as the last ones do."""
+    steps = [int(record["step"]) for record in records]
+    apart = steps[-1] - steps[-2] if len(steps) > 1 else 1
+    kept: list[Mapping[str, Any]] = []
+    for record, step in zip(records, steps, strict=True):
+        if not kept or step - int(kept[-1]["step"]) >= apart:
+            kept.append(record)
+    return kept
 
 
 def _nothing_to_see(problem: str) -> checks.LabError:

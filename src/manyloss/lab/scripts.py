@@ -18,7 +18,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -33,8 +33,12 @@ if TYPE_CHECKING:
 
 #: Names the file with the trial's spec, in the script's environment.
 VARIABLE = "MANYLOSS_TRIAL"
+#: Names the file that `manyloss diagnose` reads, in the script's environment.
+RECORD = "MANYLOSS_RECORD"
 VALIDATION = ("val", "valid", "validation", "dev", "eval")
 TEST = "test"
+#: After so many records, one step in twice as many is recorded.
+RECORDS_AT_A_PACE = 50
 _DIRECTIONS = {"max": True, "higher": True, "min": False, "lower": False}
 
 
@@ -64,6 +68,8 @@ def method(default: str = "equal", *, losses: Sequence[str] = ()) -> MultiLoss:
     if not isinstance(made, MultiLoss):
         raise checks.not_for_scripts(chosen.name)
     session.time_steps_of(made)
+    if RECORD in os.environ:
+        _record(made, Path(os.environ[RECORD]))
     return made
 
 
@@ -105,7 +111,8 @@ def log(metrics: Mapping[str, Any], epoch: int | None = None, split: str | None 
     Args:
         metrics: name -> number or tensor of one element. ``"val/..."`` is validation, ``"test/..."`` the
             test.
-        epoch: counted as the script does; one further with each call when None.
+        epoch: counted as the script does. When None, one further whenever a name comes again; a script that
+            goes on from checkpoints has to give it.
         split: put in front of the names: ``split="val"`` makes ``"val/accuracy"`` of ``"accuracy"``.
 
     Raises:
@@ -150,9 +157,11 @@ class _Session:
     arm: str | None = None
     seed: int | None = None
     folder: Path | None = None
-    #: Epochs counted by `log` without ``epoch``, and the names logged in the last.
-    counted: int = 0
+    #: The last epoch, and the names logged in it.
+    epoch: int | None = None
     named: set[str] = field(default_factory=set)
+    #: When this process began: what an earlier one logged of the same epochs is undone.
+    process: float = field(default_factory=time.time)
     steps: _StepTimes | None = None
     multi: MultiLoss | None = None
 
@@ -172,16 +181,21 @@ class _Session:
 
     def log(self, values: Mapping[str, float], epoch: int | None) -> None:
         if epoch is None:
-            if self.counted == 0 or self.named & set(values):
-                self.counted += 1
-                self.named = set()
-            self.named |= set(values)
-            epoch = self.counted
+            again = self.epoch is None or bool(self.named & set(values))
+            epoch = (self.epoch or 0) + again
+        if epoch != self.epoch:
+            self.epoch, self.named = int(epoch), set()
+        self.named |= set(values)
         if self.folder is None or _rank() != 0:
             return
         from manyloss.lab.runs import storage
 
-        record = {"epoch": int(epoch), "time": time.time(), "metrics": dict(values)}
+        record = {
+            "epoch": int(epoch),
+            "time": time.time(),
+            "process": self.process,
+            "metrics": dict(values),
+        }
         if self.steps is not None:
             record["step_ms"] = self.steps.median()
         last = None if self.multi is None else self.multi.last
@@ -226,7 +240,27 @@ def _session() -> _Session:
 
 
 def _rank() -> int:
-    return int(os.environ.get("RANK", "0") or 0)
+    """Of this process: as torch knows it, or as launchers say it before torch does."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank()
+    names = ("RANK", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+    return int(next((os.environ[name] for name in names if os.environ.get(name)), "0"))
+
+
+def _record(multi: MultiLoss, path: Path) -> None:
+    """Look at every step at first, then at fewer and fewer: how many there will be is the script's affair."""
+    from manyloss.diagnostics import ConflictRecorder
+
+    class Thinning(ConflictRecorder):
+        def record(self, outcome: Any, features: Any) -> None:
+            super().record(outcome, features)
+            if len(self.records) % RECORDS_AT_A_PACE == 0:
+                self.every *= 2
+
+    # Every rank reads, as a step may have to be summed up over them; one writes.
+    Thinning(multi, every=1, path=path if _rank() == 0 else None)
 
 
 # -- the lab's side -----------------------------------------------------------------------------------------
@@ -280,9 +314,10 @@ class ScriptCall:
             directions[name] = _DIRECTIONS[direction]
         return cls(directions, launch, tuple(arguments))
 
-    def with_declared(self, text: str, file: str) -> ScriptCall:
+    def with_declared(self, texts: Iterable[str], file: str) -> ScriptCall:
         """Add the metrics that the script itself declares; an error if there are none at all."""
-        metrics = {**dict(declared_metrics(text)), **self.metrics}
+        declared = {name: higher for text in texts for name, higher in declared_metrics(text)}
+        metrics = {**declared, **self.metrics}
         if not metrics:
             raise checks.LabError(
                 f"{file} is a script: say what is to be compared, with --metric val/accuracy:max, or with "

@@ -157,7 +157,8 @@ class PlainDisplay(Display):
         for label, (done, epochs, losses) in self.running.items():
             shown = " ".join(f"{name} {value:.3g}" for name, value in losses.items())
             silence = self.silence(label)
-            self._say(escape(f"  {label}: {done:.1f} of {epochs} epochs  {shown}  {silence}".rstrip()))
+            known = f"{done:.1f} of {epochs} epochs  " if epochs > 1 else ""  # a script does not say
+            self._say(escape(f"  {label}: {known}{shown}  {silence}".rstrip()))
 
     def end(self, label: str, epochs: int, result: Mapping[str, Any]) -> None:
         """As `Display.end`; the next line about running trials can wait."""
@@ -195,7 +196,7 @@ class LiveDisplay(Display):
             grid.add_row(
                 Text(label),
                 bar,
-                Text(f"{int(epoch)}/{epochs}"),
+                Text(f"{int(epoch)}/{epochs}" if epochs > 1 else ""),
                 Text(self.silence(label) or shown, style="dim"),
             )
         time_left = self.left()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import os
+import re
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +24,15 @@ from manyloss.lab.arms import choose_arm
 from manyloss.lab.pruning import Pruning
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.executors.words import how_it_ended
-from manyloss.lab.runs.source import Source
-from manyloss.lab.runs.trial import Trial, TrialSpec, environment
+from manyloss.lab.runs.trial import Trial, TrialSpec, environment, sign_of_life, thread_variables
 from manyloss.lab.scripts import VARIABLE, ScriptCall, choosing_metrics, shown_metrics
 from manyloss.lab.training import Progress, failure, silent
 
 BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
 #: So much of the end of a log is read for the reason of a crash.
 TAIL = 20_000
+#: How launchers tell that a process was ended by a signal.
+_BY_SIGNAL = re.compile(r"Signal (\d+) \(SIG|died with <Signals\.SIG\w+: (\d+)>")
 
 
 def trial_of(spec: TrialSpec) -> Trial | ScriptTrial:
@@ -80,41 +86,80 @@ class ScriptTrial:
                 storage.cut(self.folder / "log.jsonl", 0)
             result = self._run(progress)
             storage.write_json(self.folder / "result.json", result)
+            for passing in ("alive.json", "reason.json"):
+                (self.folder / passing).unlink(missing_ok=True)
         return result
 
     def _run(self, progress: Progress) -> dict[str, Any]:
-        storage.write_bytes(self.folder / "spec.json", self.spec.to_json().encode())
         started = time.monotonic()
-        kept: Source = self.spec.source
-        if kept.kept is None:
-            kept = kept.keep(self.spec.root / "source")
-            spec = TrialSpec(**{**vars(self.spec), "source": kept})
-            storage.write_bytes(self.folder / "spec.json", spec.to_json().encode())
-        command = [*(shlex.split(self.call.launch) or [sys.executable]), str(BOOTSTRAP), *self.call.arguments]
-        variables = {**os.environ, VARIABLE: str((self.folder / "spec.json").absolute())}
         try:
-            process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL)
+            code = self.execute(progress)
+        except checks.LabError as error:
+            return failure("crashed", str(error))
+        behind = self._behind()
+        if behind is not None:
+            result = failure("pruned", behind)
+        else:
+            result = self.result() if code == 0 else self.why(code)
+        return {**result, "seconds": time.monotonic() - started}
+
+    def execute(
+        self,
+        progress: Progress = silent,
+        variables: Mapping[str, str] | None = None,
+        output: int | None = None,
+    ) -> int:
+        """Run the script from the kept text, and return its exit code.
+
+        Args:
+            progress: called with the last epoch and its metrics.
+            variables: more of its environment.
+            output: the file that gets what it prints; this process's own when None.
+
+        Raises:
+            LabError: what ``--launch`` says cannot be run.
+
+        """
+        spec = self.spec
+        if spec.source.kept is None:
+            spec = replace(spec, source=spec.source.keep(spec.root / "source"))
+        storage.write_bytes(self.folder / "spec.json", spec.to_json().encode())
+        (self.folder / "reason.json").unlink(missing_ok=True)
+        command = [*(shlex.split(self.call.launch) or [sys.executable]), str(BOOTSTRAP), *self.call.arguments]
+        environ = {
+            **os.environ,
+            **thread_variables(self.spec.threads),
+            VARIABLE: str((self.folder / "spec.json").absolute()),
+            **(variables or {}),
+        }
+        try:
+            process = subprocess.Popen(
+                command,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                # Ctrl-C in the terminal is the study's, and a launcher ends with its ranks.
+                start_new_session=True,
+            )
         except OSError as error:
-            why = f"{command[0]!r} cannot be run: {error.strerror or error}. Look at --launch."
-            return failure("crashed", why)
+            raise checks.LabError(
+                f"{command[0]!r} cannot be run: {error.strerror or error}. Look at --launch."
+            ) from error
         try:
             seen = -1
             while (code := _wait(process, 0.5)) is None:
                 length = storage.size(self.folder / "log.jsonl")
                 if length != seen:
                     seen = length
-                    progress(float(self._last_epoch()), {})
+                    epoch, values = self._latest()
+                    sign_of_life(self.folder, 0.0, {"epoch": epoch, **values})
+                    progress(float(epoch), values)
                     if self._behind() is not None:
-                        _end(process)
-        except BaseException:
-            process.terminate()
-            raise
-        behind = self._behind()
-        if behind is not None:
-            result = failure("pruned", behind)
-        else:
-            result = self.result() if code == 0 else self._crashed(code)
-        return {**result, "seconds": time.monotonic() - started}
+                        break
+        finally:
+            _end(process)
+        return process.wait() if code is None else code
 
     def _behind(self) -> str | None:
         """Why the script is stopped early; None: it goes on."""
@@ -133,7 +178,12 @@ class ScriptTrial:
     def _epochs(self) -> dict[int, dict[str, Any]]:
         """Epoch -> what was logged in it; of a value logged twice, the later one."""
         epochs: dict[int, dict[str, Any]] = {}
+        process = None
         for record in storage.read_lines(self.folder / "log.jsonl"):
+            if record.get("process") != process:
+                # It went on from there, or began again: what an earlier one logged from there on is undone.
+                process = record.get("process")
+                epochs = {number: kept for number, kept in epochs.items() if number < int(record["epoch"])}
             kept = epochs.setdefault(int(record["epoch"]), {"metrics": {}, "step_ms": None, "losses": {}})
             kept["metrics"] |= {
                 name: math.nan if value is None else float(value) for name, value in record["metrics"].items()
@@ -142,11 +192,15 @@ class ScriptTrial:
             kept["losses"] = record.get("losses") or kept["losses"]
         return dict(sorted(epochs.items()))
 
-    def _last_epoch(self) -> int:
+    def _latest(self) -> tuple[int, dict[str, float]]:
+        """The last epoch that was logged, with its metrics of the comparison."""
         try:
-            return max(self._epochs(), default=0)
-        except (checks.LabError, KeyError, TypeError, ValueError):
-            return 0
+            epochs = self._epochs()
+        except (checks.LabError, KeyError, TypeError, ValueError):  # a line that is just being written
+            return 0, {}
+        last = max(epochs, default=0)
+        values = epochs[last]["metrics"] if epochs else {}
+        return last, {name: values[name] for name in self.call.metrics if name in values}
 
     def result(self) -> dict[str, Any]:
         """The values of the chosen epoch, or why there are none."""
@@ -176,6 +230,10 @@ class ScriptTrial:
         }
         if not complete:
             return failure("diverged", f"{next(iter(choosing))} was never a finite number")
+        # Where the test is made now and then, the chosen epoch is one in which it was.
+        often = [name for name in shown if sum(name in epoch["metrics"] for epoch in epochs.values()) > 1]
+        tested = {n: values for n, values in complete.items() if all(name in values for name in often)}
+        complete = tested or complete
         best = max(complete, key=lambda number: _score(complete[number], complete, choosing))
         last = {name: value for epoch in epochs.values() for name, value in epoch["metrics"].items()}
         times = [epoch["step_ms"] for epoch in epochs.values() if epoch["step_ms"]]
@@ -189,19 +247,29 @@ class ScriptTrial:
             "step_ms": statistics.median(times) if times else None,
         }
 
-    def _crashed(self, code: int) -> dict[str, Any]:
+    def why(self, code: int, log: Path | None = None) -> dict[str, Any]:
+        """Why it ended with this exit code: its own exception, a signal, or its last words in ``log``."""
         if code < 0:
             return failure("crashed", how_it_ended(code))
         try:
-            with (self.folder / "log.txt").open("rb") as file:
-                file.seek(max(0, storage.size(self.folder / "log.txt") - TAIL))
-                said = file.read().decode("utf-8", "replace").strip().splitlines()
+            said = json.loads((self.folder / "reason.json").read_bytes())
+            return failure(str(said["status"]), str(said["reason"])[:500])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # it did not end by an exception
+        log = log or self.folder / "log.txt"
+        try:
+            with log.open("rb") as file:
+                file.seek(max(0, storage.size(log) - TAIL))
+                words = file.read().decode("utf-8", "replace").strip()
         except OSError:
-            said = []
-        errors = [line for line in said if line[:1].isalpha() and "Error" in line.partition(":")[0]]
-        reason = (errors or said or [f"it ended with exit code {code}"])[-1]
-        diverged = reason.startswith(("manyloss.errors.NotFiniteError", "NotFiniteError"))
-        return failure("diverged" if diverged else "crashed", reason.removeprefix("manyloss.errors.")[:500])
+            words = ""
+        found = _BY_SIGNAL.findall(words)
+        if found:
+            return failure("crashed", how_it_ended(-int(found[-1][0] or found[-1][1])))
+        lines = words.splitlines()
+        errors = [line for line in lines if line[:1].isalpha() and "Error" in line.partition(":")[0]]
+        reason = (errors or lines or [f"it ended with exit code {code}"])[-1]
+        return failure("crashed", reason[:500])
 
 
 def _score(
@@ -215,10 +283,15 @@ def _score(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    if _wait(process, 10.0) is None:
-        process.kill()
-        process.wait()
+    """End it and, behind a launcher, its ranks; nothing happens if it has ended."""
+    if process.poll() is not None:
+        return
+    group = getattr(os, "killpg", None)
+    for way in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(way) if group is None else group(process.pid, way)
+        if _wait(process, 10.0) is not None:
+            return
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:

@@ -111,12 +111,20 @@ class Source:
 
     def hold(self) -> Source:
         """The same, with its texts read: they do not change any more. A script is known as one by then."""
+        known = self.known_as_script()
+        if known.script is None:
+            return known
+        written = [text.text for text in known.texts().values()]
+        return replace(known, script=known.script.with_declared(written, self.where))
+
+    def known_as_script(self) -> Source:
+        """The same, with its texts read; a script is known by its own or its modules' ``lab.method()``."""
         if not self.is_file:
             return self
         texts = self.texts()
         script = self.script
-        if script is not None or is_script(texts[MAIN].text):
-            script = (script or ScriptCall({})).with_declared(texts[MAIN].text, self.where)
+        if script is None and any(is_script(each.text) for each in texts.values()):
+            script = ScriptCall({})
         return replace(self, held=texts, script=script)
 
     def keep(self, folder: Path) -> Source:

@@ -23,9 +23,10 @@ from manyloss.lab.runs.trial import Trial, TrialSpec
 from manyloss.lab.training import DivergedError, Training, random_states, set_random_states
 
 FILE = "step_time.json"
-WARM_UP = 2
+#: Steps that are not counted: at least and at most; between them so many seconds.
+WARM_UP, LONGEST_WARM_UP, WARM_UP_SECONDS = 2, 50, 0.3
 #: Pairs of steps per arm: at least and at most; between them so many seconds per arm.
-FEWEST, MOST, SECONDS = 5, 40, 1.0
+FEWEST, MOST, SECONDS = 5, 200, 1.0
 
 
 def time_the_steps(study: Study) -> None:
@@ -76,7 +77,10 @@ class _Stepper:
         self.batch = self.training.batch(0)
         for group in self.training.optimizer.param_groups:
             group["lr"] = group["lr"] * 0  # the same work, but a batch learned by heart may diverge
-        for _ in range(WARM_UP):
+        end = time.perf_counter() + WARM_UP_SECONDS
+        for number in range(LONGEST_WARM_UP):
+            if number >= WARM_UP and time.perf_counter() > end:
+                break
             self.step()
 
     def step(self) -> float:

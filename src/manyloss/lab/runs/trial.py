@@ -100,6 +100,24 @@ def _shared_identity(spec: TrialSpec, arm: ChosenArm, problem: Problem) -> dict[
     }
 
 
+def sign_of_life(folder: Path, done: float, values: Mapping[str, float]) -> None:
+    """For whoever watches the folder; not worth a sync, nor an error."""
+    text = json.dumps({"epochs": done, "losses": {name: f"{value:.4g}" for name, value in values.items()}})
+    partial = folder / ".alive.partial"
+    try:
+        partial.unlink(missing_ok=True)
+        with partial.open("x", encoding="utf-8") as file:
+            file.write(text)
+        partial.replace(folder / "alive.json")
+    except OSError:
+        pass
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """What pools of native code read when they are loaded."""
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+
+
 def environment(threads: int) -> dict[str, Any]:
     """Versions and machine, for the record."""
     return {
@@ -251,22 +269,12 @@ class Trial:
             raise checks.cannot_write(self.folder / "log.txt", error) from error
 
     def _sign(self, done: float, losses: Mapping[str, float]) -> None:
-        """A sign of life, for whoever watches the folder; not worth a sync, nor an error."""
+        """A sign of life, now and then."""
         now = time.monotonic()
         if now - self._last_sign < SIGN_EVERY:
             return
         self._last_sign = now
-        text = json.dumps(
-            {"epochs": done, "losses": {name: f"{value:.4g}" for name, value in losses.items()}}
-        )
-        partial = self.folder / ".alive.partial"
-        try:
-            partial.unlink(missing_ok=True)
-            with partial.open("x", encoding="utf-8") as file:
-                file.write(text)
-            partial.replace(self.folder / "alive.json")
-        except OSError:
-            pass
+        sign_of_life(self.folder, done, losses)
 
     # -- build, keep and resume --------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from typing import Any
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.executors import Ended
 from manyloss.lab.runs.executors.words import how_it_ended
-from manyloss.lab.runs.trial import TrialSpec
+from manyloss.lab.runs.trial import TrialSpec, thread_variables
 
 
 @dataclass
@@ -94,8 +94,6 @@ class Processes:
         self._workers.clear()
 
     def _new(self, spec: TrialSpec) -> _Worker:
-        # numpy's and scipy's own pools read the environment when they are loaded.
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         storage.make_folder(spec.folder)
         # What it says before a trial's own log is open: an import that fails.
         errors = storage.open_to_append(spec.folder / "log.txt")
@@ -107,7 +105,7 @@ class Processes:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 encoding="utf-8",
-                env={**os.environ, **dict.fromkeys(names, str(spec.threads))},
+                env={**os.environ, **thread_variables(spec.threads)},
             )
         finally:
             os.close(errors)

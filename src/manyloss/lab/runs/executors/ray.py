@@ -50,15 +50,16 @@ class Ray:
         self.capacity = capacity
         self.gpus = gpus_per_trial
         self._ray = ray
+        # A worker is used again, as an import takes longer than a small trial; one with a GPU gives it back.
+        # A lost trial is not tried again by Ray: it goes on after its last epoch.
+        self._run = ray.remote(max_retries=0, max_calls=1 if gpus_per_trial else 0)(run_trial)
         self._own = not ray.is_initialized()
         if self._own:
             ray.init(address=address, log_to_driver=False)
 
     def start(self, spec: TrialSpec) -> _Task:
-        """Queue a task. It is not tried again by Ray: a lost trial goes on after its last epoch."""
-        task = self._ray.remote(num_cpus=spec.threads, num_gpus=self.gpus, max_retries=0, max_calls=1)(
-            run_trial
-        )
+        """Queue a task."""
+        task = self._run.options(num_cpus=spec.threads, num_gpus=self.gpus)
         return _Task(self._ray, task.remote(spec))
 
     def close(self) -> None:

@@ -66,7 +66,7 @@ def load(data_root: str | os.PathLike[str], size: int = 40) -> Mtfl:
     if path is None:
         raise checks.missing_files("mtfl", [file], folders)
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
             return Mtfl(_faces(content, "train", size), _faces(content, "test", size))
     except KeyError as error:
         raise checks.damaged_data(path, str(error.args[0])) from error

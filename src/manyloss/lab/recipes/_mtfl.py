@@ -189,7 +189,7 @@ class AgainstAReference(MtflFaces):
     def _losses_of(self, model: nn.Module, split: Any, device: torch.device | str) -> dict[str, float]:
         """The mean losses of a split."""
         totals = dict.fromkeys(self.loss_names, 0.0)
-        for indices in torch.arange(len(split)).split(self.evaluation_batch_size):
+        for indices in torch.split(torch.arange(len(split)), self.evaluation_batch_size):
             images, targets = split.batch(indices, None)
             _, outputs = model(images.to(device))
             there = {name: target.to(device) for name, target in targets.items()}

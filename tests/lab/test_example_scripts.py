@@ -39,7 +39,7 @@ def run(path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return [line for line in done.stdout.splitlines() if "eval_runtime" not in line]
+    return [line for line in done.stdout.splitlines() if "_runtime" not in line]
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)

@@ -1,4 +1,4 @@
-"""Scripts behind torchrun: two ranks, killed and gone on; what ends them is told in their own words."""
+"""Scripts behind torchrun: two ranks, killed and gone on; what ends them is told in the script's words."""
 
 import os
 import signal
@@ -54,8 +54,8 @@ def test_a_killed_study_leaves_no_rank_behind_and_goes_on(tmp_path):
     out = tmp_path / "run"
     command = [
         sys.executable,
-        "-m",
-        "manyloss.cli",
+        "-c",
+        "from manyloss.cli import main; main()",
         "compare",
         str(SCRIPT),
         "--methods",

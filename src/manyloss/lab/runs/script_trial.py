@@ -49,6 +49,8 @@ class ScriptTrial:
         assert spec.source.script is not None
         self.call: ScriptCall = spec.source.script
         self.chosen = choose_arm(spec.arm, spec.source.load())
+        #: Bytes in its log that an earlier attempt wrote.
+        self.said_before = 0
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result, as far as the lab knows it."""
@@ -125,6 +127,7 @@ class ScriptTrial:
             spec = replace(spec, source=spec.source.keep(spec.root / "source"))
         storage.write_bytes(self.folder / "spec.json", spec.to_json().encode())
         (self.folder / "reason.json").unlink(missing_ok=True)
+        self.said_before = storage.size(self.folder / "log.txt")
         command = [*(shlex.split(self.call.launch) or [sys.executable]), str(BOOTSTRAP), *self.call.arguments]
         environ = {
             **os.environ,
@@ -251,21 +254,22 @@ class ScriptTrial:
         """Why it ended with this exit code: its own exception, a signal, or its last words in ``log``."""
         if code < 0:
             return failure("crashed", how_it_ended(code))
+        log = log or self.folder / "log.txt"
+        try:
+            with log.open("rb") as file:
+                file.seek(max(self.said_before, storage.size(log) - TAIL))
+                words = file.read().decode("utf-8", "replace").strip()
+        except OSError:
+            words = ""
+        # A launcher ends the other ranks by SIGTERM; any other signal came first, and their errors after it.
+        signals = [int(one or other) for one, other in _BY_SIGNAL.findall(words)]
+        if ended := [number for number in signals if number != signal.SIGTERM]:
+            return failure("crashed", how_it_ended(-ended[0]))
         try:
             said = json.loads((self.folder / "reason.json").read_bytes())
             return failure(str(said["status"]), str(said["reason"])[:500])
         except (OSError, ValueError, KeyError, TypeError):
             pass  # it did not end by an exception
-        log = log or self.folder / "log.txt"
-        try:
-            with log.open("rb") as file:
-                file.seek(max(0, storage.size(log) - TAIL))
-                words = file.read().decode("utf-8", "replace").strip()
-        except OSError:
-            words = ""
-        found = _BY_SIGNAL.findall(words)
-        if found:
-            return failure("crashed", how_it_ended(-int(found[-1][0] or found[-1][1])))
         lines = words.splitlines()
         errors = [line for line in lines if line[:1].isalpha() and "Error" in line.partition(":")[0]]
         reason = (errors or lines or [f"it ended with exit code {code}"])[-1]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 
 class ErrorRate(MulticlassAccuracy):
@@ -63,3 +64,38 @@ class FailureRate(KeypointDistance):
     def of_each(self, output: Tensor, target: Tensor) -> Tensor:
         """1 for a failure, else 0. [B]"""
         return (super().of_each(output, target) > self.LIMIT).double()
+
+
+class IoUDistance(MulticlassJaccardIndex):
+    """One minus the mean intersection over union of the classes."""
+
+    higher_is_better = False
+
+    def compute(self) -> Tensor:
+        """Between 0, every pixel is right, and 1."""
+        return 1 - super().compute()
+
+
+class CosineDistance(Metric):
+    """The mean over pixels of 1 - cos of the angle between two vectors, along axis 1."""
+
+    higher_is_better = False
+    is_differentiable = False
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total: Tensor
+        self.count: Tensor
+        for state in ("total", "count"):
+            self.add_state(state, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, output: Tensor, target: Tensor) -> None:
+        """Add a batch: two [B, 3, H, W]."""
+        distances = 1 - F.cosine_similarity(output, target, dim=1)
+        self.total += distances.double().sum()
+        self.count += distances.numel()
+
+    def compute(self) -> Tensor:
+        """The mean over all pixels."""
+        return self.total / self.count

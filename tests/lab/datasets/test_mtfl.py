@@ -84,3 +84,4 @@ def test_the_real_faces_have_the_published_numbers():
     assert (pose != mtfl.FRONTAL).mean() == pytest.approx(0.389, abs=0.003)
     eyes = found.train.landmarks[:, :2]
     assert (eyes[:, 0, 0] < eyes[:, 1, 0]).mean() > 0.99
+    np.testing.assert_allclose(found.train.landmarks.mean(0), mtfl.MEAN_SHAPE, atol=6e-4)

@@ -25,6 +25,8 @@ from manyloss.lab import checks
 LANDMARKS = ("left eye", "right eye", "nose", "left lip", "right lip")
 ATTRIBUTES = ("gender", "smile", "glasses", "pose")
 SIZES = (40, 160)
+#: Where the landmarks of the training faces are on average.
+MEAN_SHAPE = ((0.344, 0.395), (0.677, 0.390), (0.510, 0.595), (0.370, 0.756), (0.659, 0.753))
 #: Of the five poses, from left to right, the one that looks into the camera.
 FRONTAL = 3
 

@@ -38,6 +38,8 @@ OPEN = (
     "The crops are a face detector's square boxes; filters are shared over places, as in GradNorm.",
     "Left open by the paper: Adam at 1e-3, batches of 64, the number of epochs, the squared loss (half the "
     "sum over ten coordinates), 1,000 training faces held out for validation, no augmentation.",
+    "Biases of the landmarks start at the mean face: from 0, losses of 2,000 saturate |tanh| in an epoch, and "
+    "every network answers with constants.",
 )
 
 
@@ -117,6 +119,8 @@ class MtflFaces(Problem):
             raise checks.LabError(f"There is no unit {unit!r} for landmarks. Choose --unit pixels or crop.")
         self.data, self.data_root = data, data_root
         self.size, self.unit, self.train = size, unit, train
+        #: The side of the image, in the unit of the landmarks.
+        self.side = float(size) if unit == "pixels" else 1.0
 
     def datasets(self, seed: int) -> Splits:
         """The trial's seed says which training faces are held out; the test faces are always all."""
@@ -131,11 +135,10 @@ class MtflFaces(Problem):
         return Splits(_part(everyone, rest), _part(everyone, validation), self._split(found.test))
 
     def _split(self, faces: mtfl.Faces) -> FaceSplit:
-        side = float(self.size) if self.unit == "pixels" else 1.0
         attributes = torch.from_numpy(faces.attributes)
         classes = dict(zip(mtfl.ATTRIBUTES, (attributes - 1).unbind(1), strict=True))
         classes["pose"] = (attributes[:, -1] == mtfl.FRONTAL).long()
-        landmarks = side * torch.from_numpy(faces.landmarks).flatten(1)
+        landmarks = self.side * torch.from_numpy(faces.landmarks).flatten(1)
         return FaceSplit(torch.from_numpy(faces.images)[:, None], {"landmarks": landmarks, **classes})
 
     def has_papers_data(self) -> bool:
@@ -147,8 +150,11 @@ class MtflFaces(Problem):
         return tcdcn.encoder(self.size)
 
     def heads(self) -> Mapping[str, nn.Module]:
-        """FC-18, task by task."""
-        return {task: nn.Linear(tcdcn.FEATURES, 10 if task == "landmarks" else 2) for task in self.losses}
+        """FC-18, task by task; the landmarks start at the mean face."""
+        heads = {task: nn.Linear(tcdcn.FEATURES, 10 if task == "landmarks" else 2) for task in self.losses}
+        with torch.no_grad():
+            heads["landmarks"].bias.copy_(self.side * torch.tensor(mtfl.MEAN_SHAPE).flatten())
+        return heads
 
 
 def _part(split: FaceSplit, indices: Tensor) -> FaceSplit:

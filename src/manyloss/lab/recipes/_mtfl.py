@@ -38,8 +38,8 @@ OPEN = (
     "The crops are a face detector's square boxes; filters are shared over places, as in GradNorm.",
     "Left open by the paper: Adam at 1e-3, batches of 64, the number of epochs, the squared loss (half the "
     "sum over ten coordinates), 1,000 training faces held out for validation, no augmentation.",
-    "Biases of the landmarks start at the mean face: from 0, losses of 2,000 saturate |tanh| in an epoch, and "
-    "every network answers with constants.",
+    "The landmarks' biases start at the mean face: from 0, losses near 2,000 saturate |tanh| in an epoch, "
+    "and every network answers with constants.",
 )
 
 

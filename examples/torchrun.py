@@ -53,9 +53,8 @@ def main() -> None:
             result = multi.backward(losses, features=features)
             optimizer.step()
         if dist.get_rank() == 0:  # losses are averaged over the ranks, weights are the same on all
-            print(
-                f"epoch {epoch + 1}", *(f"{name} {float(value):.3f}" for name, value in result.losses.items())
-            )
+            values = " ".join(f"{name} {float(value):.3f}" for name, value in result.losses.items())
+            print(f"epoch {epoch + 1} {values}")  # in one piece: the ranks share the terminal
     total = sum(float(parameter.detach().double().sum()) for parameter in model.parameters())
     print(f"rank {dist.get_rank()} parameters {total:.12f}", flush=True)  # the same on all ranks
     dist.destroy_process_group()

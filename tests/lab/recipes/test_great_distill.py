@@ -242,8 +242,8 @@ def test_folders_make_a_problem(folders):
     ("name", "arm"),
     [
         ("great-distill-cnn-5", "great"),
-        ("great-defense-cifar", "great-greace"),
-        ("great-defense-cifar", "pgd-training"),
+        ("great-defense-digits", "great-greace"),
+        ("great-defense-digits", "pgd-training"),
         ("great-mtl-cifar", "great"),
     ],
 )

@@ -9,7 +9,8 @@ from manyloss.lab.runs.trial import Trial
 
 EXTRA = {"cosreg-two-digits": ("single:left", "dropout", "batchnorm", "cosreg-batchnorm")}
 #: Variants of recipes that are run here anyway, or slow networks.
-SLOW = {
+SLOW = {  # great-defense-digits has the arms of the defenses, and is fast
+    "great-defense-cifar",
     "great-defense-svhn",
     "great-saliency",
     "great-sobolev-5",

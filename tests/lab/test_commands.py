@@ -60,7 +60,8 @@ def test_latex_is_escaped(wide_run, tmp_path):
 
 
 def test_a_dataframe(results):
-    pandas = pytest.importorskip("pandas")
+    import pandas
+
     frame = results.to_pandas()
     assert isinstance(frame, pandas.DataFrame)
     assert list(frame["method"]) == [row.arm for row in results.table.rows]

@@ -80,6 +80,7 @@ class Room(NamedTuple):
     keypoints: Floats
 
 
+@np.errstate(all="ignore")  # a product of float32 may find flags that another library's kernels left
 def render(seed: int, index: int, height: int = 120, width: int = 160) -> Room:
     """The room of this seed and index, as its camera sees it."""
     generator = np.random.default_rng([seed, index])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from manyloss import MultiLoss
 from manyloss.weighting import PCGrad
+from steps import time_of
 
 Cut = Callable[[Tensor], Tensor]
 
@@ -111,11 +111,6 @@ def ratio(model: nn.Module, rounds: int) -> tuple[float, float]:
         optimizer.zero_grad()
         multi.backward(model.losses(multi.cut))
         optimizer.step()
-
-    def time_of(step: Callable[[], None]) -> float:
-        start = time.perf_counter()
-        step()
-        return time.perf_counter() - start
 
     plain(), cut()
     pairs = [(time_of(plain), time_of(cut)) for _ in range(rounds)]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from manyloss import MultiLoss
 from manyloss.aggregation import GradDrop
 from manyloss.weighting import MGDA, CAGrad, GradNorm, PCGrad, Random, Static
+from steps import time_of
 
 METHODS: dict[str, Callable[[], MultiLoss]] = {
     "Static": lambda: MultiLoss(Static([1.0, 2.0])),
@@ -64,12 +65,8 @@ def main(rounds: int) -> None:
             step(multi)
         ratios, plains = [], []
         for _ in range(rounds):
-            start = time.perf_counter()
-            plain()
-            between = time.perf_counter()
-            step(multi)
-            ratios.append((time.perf_counter() - between) / (between - start))
-            plains.append(between - start)
+            plains.append(time_of(plain))
+            ratios.append(time_of(partial(step, multi)) / plains[-1])
         row = {
             "method": name,
             "parameters": sum(parameter.numel() for parameter in parameters),

@@ -201,7 +201,7 @@ class ListedGradients(LossGradients):
 
     def combine(self, weights: Weights) -> list[Tensor | None]:
         """sum_i w_i g_i per parameter, in its type and form; None where no loss reaches it."""
-        return self.rows.combine(linalg.vector(weights))
+        return self.rows.combine(weights)
 
     def finite_rows(self) -> list[bool]:
         """Per loss, whether all its entries are finite."""
@@ -262,10 +262,8 @@ class OnlyMeasured(LossGradients):
 
 def scale_rows(rows: Tensor, factors: Weights) -> Tensor:
     """Rows [T, ...] times one factor each."""
-    shape = (-1, *[1] * (rows.dim() - 1))
-    if isinstance(factors, Tensor):
-        return rows * factors.to(rows.device, rows.dtype).view(shape)
-    return rows * torch.tensor(factors, dtype=rows.dtype, device=rows.device).view(shape)
+    held = torch.as_tensor(factors, dtype=rows.dtype, device=rows.device)
+    return rows * held.view(-1, *[1] * (rows.dim() - 1))
 
 
 def as_real(tensor: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from manyloss import layer_norms
 from manyloss.layers import Layer
+from manyloss.linalg import Weights
 from manyloss.rows import Merge, Rows
 
 
@@ -47,7 +48,7 @@ class LayeredRows(Rows):
         """Per loss, whether all its entries are finite."""
         return [a and b for a, b in zip(super().finite(), self._at_outputs().finite(), strict=True)]
 
-    def combine(self, weights: Tensor) -> list[Tensor | None]:
+    def combine(self, weights: Weights) -> list[Tensor | None]:
         """sum_i w_i g_i per parameter; a layer's from the weighted sum at its output."""
         merged: list[Tensor | None] = [None] * len(self._params)
         at_outputs = self._at_outputs()

@@ -75,10 +75,15 @@ def row_norms(rows: Sequence[Tensor]) -> Tensor:
     return joined
 
 
+def fits(weight: float) -> bool:
+    """Whether a weight, times an ordinary gradient, stays within float32."""
+    return weight == 0.0 or 1e-30 < abs(weight) < 1e30
+
+
 def weighted_sum(weights: Weights, rows: Tensor) -> Tensor:
     """sum_i w_i g_i of rows [T, ...]; in float64 where the rows' own type cannot hold a weight. [...]"""
     w = plain(weights)
-    if rows.dtype == torch.float64 or all(x == 0.0 or 1e-30 < abs(x) < 1e30 for x in w):
+    if rows.dtype == torch.float64 or all(map(fits, w)):
         if len(w) == 2:  # where the fixed cost of each operation counts
             one, other = rows.unbind()
             return torch.add(one if w[0] == 1.0 else one * w[0], other, alpha=w[1])

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from manyloss.graph import Root
+from manyloss.linalg import Weights, fits, plain
 from manyloss.precision import full_precision
 
 Merge = Callable[[Tensor], Tensor]
@@ -26,7 +27,6 @@ Merge = Callable[[Tensor], Tensor]
 MULTIPLIED = 1 << 20  # numbers held in float64 at a time, on a CPU
 MERGED = 1 << 17  # numbers merged at a time on a CPU, beside all that a method makes of them
 ELSEWHERE = 1 << 23  # either, on a device where launching a kernel costs more than memory
-SMALL, LARGE = 1e-30, 1e30  # a weight between these, times a gradient, stays within float32
 
 
 class Rows:
@@ -76,7 +76,7 @@ class Rows:
                 found[i] = found[i] and (row is None or bool(torch.isfinite(row).all()))
         return found
 
-    def combine(self, weights: Tensor) -> list[Tensor | None]:
+    def combine(self, weights: Weights) -> list[Tensor | None]:
         """sum_i w_i g_i: one tensor per parameter, of its type; None where no loss reaches it.
 
         Weights that float32 does not hold (a loss with a gradient of 1e-38 may have them) are applied in
@@ -86,8 +86,8 @@ class Rows:
             weights: w [T].
 
         """
-        numbers = weights.tolist()
-        wide = any(w != 0.0 and not SMALL <= abs(w) <= LARGE for w in numbers)
+        numbers = plain(weights)
+        wide = not all(map(fits, numbers))
         return [_combined(column, numbers, wide) for column in self._take()]
 
     def merge(self, function: Merge, *, at_once: bool = False) -> list[Tensor | None]:

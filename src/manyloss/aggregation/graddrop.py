@@ -10,6 +10,7 @@ from torch import Tensor
 
 from manyloss import checks
 from manyloss.aggregation._base import Aggregator
+from manyloss.gradients import scale_rows
 
 
 class GradDrop(Aggregator):
@@ -102,8 +103,7 @@ class GradDrop(Aggregator):
         kept = torch.where(self._is_positive(up, down, spread=False), G, -G) > 0
         mask = (kept | (up == down)).to(gradients.dtype)  # equal where nothing is decided: both are 0
         if any(leaks):
-            leak = _per_loss(leaks, mask)
-            mask = leak + (1.0 - leak) * mask
+            mask = mask + scale_rows(1.0 - mask, leaks)
         return (mask.unsqueeze(1) * gradients).sum(0)
 
     def _merge_numbers(self, gradients: Tensor, leaks: list[float], spread: bool) -> Tensor:
@@ -112,7 +112,7 @@ class GradDrop(Aggregator):
         positive = self._is_positive(up, down, spread)
         if not any(leaks):
             return torch.where(positive, up, down)
-        leaked = _per_loss(leaks, gradients) * gradients
+        leaked = scale_rows(gradients, leaks)
         rest = gradients - leaked
         up, down = rest.clamp(min=0.0).sum(0), rest.clamp(max=0.0).sum(0)
         return torch.where(positive, up, down) + leaked.sum(0)
@@ -176,9 +176,3 @@ class GradDrop(Aggregator):
         if shape != like.shape:
             drawn = drawn[start : start + like.shape[0]]
         return drawn.to(like.device, non_blocking=True)
-
-
-def _per_loss(numbers: Sequence[float], like: Tensor) -> Tensor:
-    """[T, 1, ...], to be multiplied with ``like`` [T, ...]."""
-    held = torch.tensor(numbers, dtype=like.dtype, device="cpu").to(like.device, non_blocking=True)
-    return held.view(-1, *[1] * (like.dim() - 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,11 +21,8 @@ class ErrorRate(MulticlassAccuracy):
         return 1 - super().compute()
 
 
-class KeypointDistance(Metric):
-    """The mean distance of landmarks from their places, over the distance of the first two, the eyes'.
-
-    Whatever the unit of the coordinates, the error is a share of the distance between the eyes.
-    """
+class _MeanDistance(Metric):
+    """A mean of distances, in float64: `of_each` says which."""
 
     higher_is_better = False
     is_differentiable = False
@@ -36,22 +35,33 @@ class KeypointDistance(Metric):
         for state in ("total", "count"):
             self.add_state(state, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
+    @abstractmethod
+    def of_each(self, output: Tensor, target: Tensor) -> Tensor:
+        """What the mean is taken of, from a batch."""
+
+    def update(self, output: Tensor, target: Tensor) -> None:
+        """Add a batch."""
+        distances = self.of_each(output, target).double()
+        self.total += distances.sum()
+        self.count += distances.numel()
+
+    def compute(self) -> Tensor:
+        """The mean over all that was added."""
+        return self.total / self.count
+
+
+class KeypointDistance(_MeanDistance):
+    """The mean distance of landmarks from their places, over the distance of the first two, the eyes'.
+
+    Whatever the unit of the coordinates, the error is a share of the distance between the eyes.
+    """
+
     def of_each(self, output: Tensor, target: Tensor) -> Tensor:
         """The error of each face [B], from x, y, x, y, ... [B, 2K]."""
         places, truth = (points.double().reshape(len(points), -1, 2) for points in (output, target))
         between_eyes = (truth[:, 0] - truth[:, 1]).norm(dim=1)
         errors: Tensor = (places - truth).norm(dim=2).mean(1) / between_eyes
         return errors
-
-    def update(self, output: Tensor, target: Tensor) -> None:
-        """Add a batch: two [B, 2K]."""
-        errors = self.of_each(output, target)
-        self.total += errors.sum()
-        self.count += len(errors)
-
-    def compute(self) -> Tensor:
-        """The mean over the faces."""
-        return self.total / self.count
 
 
 class FailureRate(KeypointDistance):
@@ -76,26 +86,9 @@ class IoUDistance(MulticlassJaccardIndex):
         return 1 - super().compute()
 
 
-class CosineDistance(Metric):
+class CosineDistance(_MeanDistance):
     """The mean over pixels of 1 - cos of the angle between two vectors, along axis 1."""
 
-    higher_is_better = False
-    is_differentiable = False
-    full_state_update = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total: Tensor
-        self.count: Tensor
-        for state in ("total", "count"):
-            self.add_state(state, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, output: Tensor, target: Tensor) -> None:
-        """Add a batch: two [B, 3, H, W]."""
-        distances = 1 - F.cosine_similarity(output, target, dim=1)
-        self.total += distances.double().sum()
-        self.count += distances.numel()
-
-    def compute(self) -> Tensor:
-        """The mean over all pixels."""
-        return self.total / self.count
+    def of_each(self, output: Tensor, target: Tensor) -> Tensor:
+        """Of each pixel [B, H, W], from two [B, 3, H, W]."""
+        return 1 - F.cosine_similarity(output, target, dim=1)

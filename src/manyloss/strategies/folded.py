@@ -30,8 +30,9 @@ def run(step: Step) -> Outcome:
         return pass_on(step)
     found = step.weighting.weigh_gradients(measured)
     assert found is not None  # a Gramian was asked for by a gradient weighting, or by nobody
-    merged.weights = plain(found)
-    written = vector(found) * _rescale(step, vector(found), measured.gramian)
+    weights = vector(found)
+    merged.weights = plain(weights)
+    written = weights * _rescale(step, weights, measured.gramian)
     undo = Undo([*step.params, *others])
     try:
         if others:  # first: the shared part's activations are let go while its own gradients fill .grad

@@ -27,7 +27,7 @@ class NashMTL(GradientWeighting):
     def forward(self, gradients: LossGradients) -> Weights:
         """The weights w with G w = 1 / w. [T]"""
         if len(gradients.names) == 2:
-            (a, c), (_, b) = gradients.gramian.tolist()
+            (a, c), (_, b) = gradients.products
             if a > 0.0 and b > 0.0:
                 # w_i ||g_i|| is the same for both, by symmetry
                 length_a, length_b = math.sqrt(a), math.sqrt(b)

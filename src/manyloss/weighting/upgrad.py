@@ -26,7 +26,7 @@ class UPGrad(GradientWeighting):
     def forward(self, gradients: LossGradients) -> Weights:
         """1/T sum_i w_ij. [T]"""
         if len(gradients.names) == 2:
-            (a, c), (_, b) = gradients.gramian.tolist()
+            (a, c), (_, b) = gradients.products
             return [0.5 * (1.0 - c / a), 0.5 * (1.0 - c / b)] if c < 0.0 else [0.5, 0.5]
         C, lengths = cosines_and_lengths(gradients.gramian.numpy())
         alive = np.flatnonzero(lengths > 0.0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from manyloss.lab import checks
-from manyloss.lab.analysis.pareto import BesideTheFront, Pareto, Spread, delta_m, pareto
+from manyloss.lab.analysis.pareto import BesideTheFront, Pareto, Resampled, delta_m, pareto
 from manyloss.lab.analysis.results import RunRecord, read_run
 from manyloss.lab.analysis.statistics import Interval, percent
 from manyloss.lab.analysis.tuning import TunedRow
@@ -90,7 +90,7 @@ def _beside_words(each: BesideTheFront) -> str:
     )
 
 
-def _range(spread: Spread) -> str:
+def _range(spread: Resampled) -> str:
     if spread.low is None or spread.high is None:
         return ""
     return f" ({percent(spread.low, signed=False)} to {percent(spread.high, signed=False)})"

@@ -34,7 +34,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Spread:
+class Resampled:
     """A value and the interval of its resampled values; no interval with a single seed."""
 
     value: float
@@ -62,8 +62,8 @@ class BesideTheFront:
     """
 
     point: ParetoPoint
-    distance: Spread
-    gain: Spread
+    distance: Resampled
+    gain: Resampled
     where: Where
 
 
@@ -77,7 +77,7 @@ class Pareto:
     baseline: tuple[float, ...]
     sums: tuple[ParetoPoint, ...]
     methods: tuple[BesideTheFront, ...]
-    hypervolume: Spread
+    hypervolume: Resampled
     seeds: tuple[int, ...]
 
     @property
@@ -217,18 +217,18 @@ def hypervolume(points: Array, reference: Array) -> float:
     )
 
 
-def spread(value: float, resampled: Array, seeds: int) -> Spread:
+def spread(value: float, resampled: Array, seeds: int) -> Resampled:
     """The expanded percentile interval: at tails ``Phi(-sqrt(n / (n - 1)) t)`` in place of 2.5 %.
 
     Plain percentiles are too narrow for few seeds; this makes them as wide as a t-interval. Source: T.
     Hesterberg, "What teachers should know about the bootstrap", 2015.
     """
     if seeds < 2:
-        return Spread(value, None, None)
+        return Resampled(value, None, None)
     quantile = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1)
     tail = float(stats.norm.cdf(-math.sqrt(seeds / (seeds - 1)) * quantile))
     low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Spread(value, float(low), float(high))
+    return Resampled(value, float(low), float(high))
 
 
 def delta_m(
@@ -261,7 +261,7 @@ def _share(more: float, before: float) -> float:
     return (more - before) / before if before > 0 else 0.0
 
 
-def _where(distance: Spread, seeds: int, at_least: float) -> Where:
+def _where(distance: Resampled, seeds: int, at_least: float) -> Where:
     if seeds < FEWEST_PAIRS or distance.low is None or distance.high is None:
         return "untested"
     if distance.low > 0 and distance.value >= at_least:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from manyloss.lab import checks
-from manyloss.lab.optimizer import LR_FACTOR
+from manyloss.lab.optimizer import LR_FACTOR, WEIGHT_DECAY
 from manyloss.lab.printing import printable
 from manyloss.lab.pruning import gain
 from manyloss.lab.runs import storage
@@ -71,9 +71,7 @@ class TunedRow:
 def words_of_setting(arm: str) -> str:
     """An arm's options as a person reads them."""
     _, _, options = arm.partition(":")
-    text = options.replace("optimizer.lr_factor=", "learning rate × ").replace(
-        "optimizer.weight_decay=", "weight decay "
-    )
+    text = options.replace(f"{LR_FACTOR}=", "learning rate × ").replace(f"{WEIGHT_DECAY}=", "weight decay ")
     return text.replace(":", ", ") or "as it is"
 
 

@@ -7,7 +7,6 @@ The file holds ``x_train``, ``x_val`` and ``x_test`` uint8 [N, 120, 160, 3] with
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
 
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from manyloss.lab import checks
+from manyloss.lab.datasets.files import find_file
 
 FILE = "camvid_120x160.npz"
 CLASSES = (
@@ -63,11 +63,7 @@ def load(data_root: str | os.PathLike[str]) -> CamVid:
         DataError: the file is missing or damaged.
 
     """
-    root = Path(data_root)
-    folders = (root, root / "camvid")
-    path = next((folder / FILE for folder in folders if (folder / FILE).is_file()), None)
-    if path is None:
-        raise checks.missing_files("camvid", [FILE], folders)
+    path = find_file("camvid", FILE, data_root)
     parts = []
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as content:

@@ -12,7 +12,6 @@ import io
 import os
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
@@ -21,6 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from manyloss.lab import checks
+from manyloss.lab.datasets.files import find_file
 
 LANDMARKS = ("left eye", "right eye", "nose", "left lip", "right lip")
 ATTRIBUTES = ("gender", "smile", "glasses", "pose")
@@ -61,12 +61,7 @@ def load(data_root: str | os.PathLike[str], size: int = 40) -> Mtfl:
     """
     if size not in SIZES:
         raise checks.DataError(f"There are no faces of {size} pixels. Known: {', '.join(map(str, SIZES))}.")
-    root = Path(data_root)
-    folders = (root, root / "mtfl")
-    file = f"mtfl_faces_{size}.npz"
-    path = next((folder / file for folder in folders if (folder / file).is_file()), None)
-    if path is None:
-        raise checks.missing_files("mtfl", [file], folders)
+    path = find_file("mtfl", f"mtfl_faces_{size}.npz", data_root)
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
             return Mtfl(_faces(content, "train", size), _faces(content, "test", size))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from manyloss.lab import checks
+from manyloss.lab.datasets.files import find_file
 
 FILE = "usps_all.mat"
 TRAINING = 7291  # of 9,298: the official training set comes first
@@ -33,11 +33,7 @@ def load(data_root: str | os.PathLike[str]) -> Usps:
         DataError: the file is missing or damaged.
 
     """
-    root = Path(data_root)
-    folders = (root, root / "usps")
-    path = next((folder / FILE for folder in folders if (folder / FILE).is_file()), None)
-    if path is None:
-        raise checks.missing_files("usps", [FILE], folders)
+    path = find_file("usps", FILE, data_root)
     from scipy.io import loadmat
 
     try:

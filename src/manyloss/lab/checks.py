@@ -204,6 +204,18 @@ class BrokenProblemError(LabError):
     """The user's own code failed: the text is its traceback, without the lab's frames."""
 
 
+class BrokenScriptError(LabError):
+    """The user's script failed: the text is what it printed last, its traceback included."""
+
+
+def broken_script(name: str, arms: Iterable[str], said: str) -> BrokenScriptError:
+    """A script fails before it has logged anything, whatever the method."""
+    return BrokenScriptError(
+        f"{name} failed before its first lab.log, with {', '.join(dict.fromkeys(arms))} alike. Nothing else "
+        f"was run, and nothing is kept.\n{said}"
+    )
+
+
 def metric_without_target(name: str, key: str, targets: Iterable[str]) -> LabError:
     """A metric would never be fed: nan in every table."""
     task = name.partition("/")[0]

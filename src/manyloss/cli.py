@@ -62,7 +62,7 @@ _AtLeast = Annotated[
 
 
 #: What the parser raises; typer exports this class of its own.
-_UsageError = typer.BadParameter.__mro__[1]
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 class _TakesScripts(TyperCommand):
@@ -75,7 +75,8 @@ class _TakesScripts(TyperCommand):
         except _UsageError as error:
             if option := getattr(error, "option_name", None):
                 where = f"manyloss {self.name} train.py -- {option} ..."
-                error.message = f"{error.message.rstrip('.')}. Arguments of a script go behind --: {where}"  # type: ignore[attr-defined]
+                said = f"{str(error).rstrip('.')}. Arguments of a script go behind --: {where}"
+                error.message = said  # type: ignore[attr-defined]
             raise
 
 

@@ -122,7 +122,11 @@ def run_of_other_format(path: Path, found: object, known: int) -> LabError:
 # -- run folders ------------------------------------------------------------------------------------------
 
 
-def cannot_write(path: Path, error: OSError) -> StorageError:
+class CannotWriteError(StorageError):
+    """The system refused to write; what is there can be read."""
+
+
+def cannot_write(path: Path, error: OSError) -> CannotWriteError:
     """The system refused to write: no room, no permission, not a folder."""
     ways = {
         errno.ENOSPC: "Free some space",
@@ -136,7 +140,7 @@ def cannot_write(path: Path, error: OSError) -> StorageError:
         errno.ELOOP: "A link is in its place: remove it",
     }
     way = ways.get(error.errno or 0, "Put this right")
-    return StorageError(
+    return CannotWriteError(
         f"Cannot write {path}: {error.strerror or error}. {way}, then run the same command again: "
         f"finished trials are kept."
     )
@@ -154,7 +158,7 @@ def damaged(path: Path, error: Exception) -> StorageError:
     rest = "the trials are found again" if whole else "that trial starts again, the others are kept"
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return StorageError(
-        f"{path} is damaged ({reason}). Delete {what} and run the same command again: {rest}."
+        f"{path} is damaged ({reason}). Delete {what} and run the command that made it again: {rest}."
     )
 
 

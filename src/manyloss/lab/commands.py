@@ -444,7 +444,7 @@ def _page(folder: Path, out: Path | None, console: Console | None, at_least: flo
 
     try:
         return write_report(folder, out, at_least)
-    except checks.StorageError as error:
+    except checks.CannotWriteError as error:
         if out is not None or not (folder / "study.json").is_file():
             raise
         if console is not None:

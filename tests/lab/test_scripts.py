@@ -84,6 +84,31 @@ def test_a_script_that_never_begins_is_given_up_at_once_and_leaves_nothing(tmp_p
     assert [trial.status for trial in results.run.trials] == ["finished"]
 
 
+SPAWNS = """
+import multiprocessing
+from pathlib import Path
+from manyloss import lab
+
+def work(x):
+    return 2.0 * x
+
+if __name__ == "__main__":
+    lab.method()
+    Path(__file__).write_text(Path(__file__).read_text().replace("2.0", "3.0"))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        lab.log({"val/a": pool.map(work, [21.0])[0]}, epoch=1)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_the_script_spawns_reads_the_kept_text_too(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(SPAWNS)
+    results = lab.compare(script, "equal", seeds=1, out=tmp_path / "run", metrics=["val/a:max"])
+    assert "3.0 * x" in script.read_text()
+    assert results.run.trials[0].test == {"val/a": 42.0}
+
+
 def test_a_script_whose_losses_are_not_known_has_its_table_and_no_front(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(

@@ -203,3 +203,24 @@ def test_output_never_costs_a_result(way, finished, tmp_path):
     assert b"Exception ignored" not in done.stderr
     if way in ("ascii", "cp1252"):
         assert b"vs equal" in done.stdout
+
+
+def test_a_damaged_study_is_one_error_with_one_way_out(manyloss, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "study.json").write_text('{"format": 1')
+    code, output, errors = manyloss("report", tmp_path / "run")
+    assert (code, output) == (1, "")
+    assert errors.count("study.json is damaged") == 1
+    assert "run the command that made it again: the trials are found again." in errors
+    assert "--out" not in errors
+
+
+@pytest.mark.parametrize("command", ["compare", "diagnose"])
+def test_options_of_a_script_are_said_to_go_behind_two_dashes(manyloss, command):
+    code, _, errors = manyloss(command, "train.py", "--lr", "3e-4")
+    assert code == 2
+    said = re.sub(r"[│\s]+", " ", errors)
+    assert (
+        f"No such option: --lr. Arguments of a script go behind --: manyloss {command} train.py -- --lr"
+        in said
+    )

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperCommand
 
 from manyloss import __version__
 
@@ -58,6 +59,25 @@ _Executor = Annotated[
 _AtLeast = Annotated[
     str, typer.Option(help="The smallest change that matters, such as 0.5%: a smaller one is no difference.")
 ]
+
+
+#: What the parser raises; typer exports this class of its own.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+class _TakesScripts(TyperCommand):
+    """A command whose unknown options may be a script's: it says where these go."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As every command, with one sentence more."""
+        try:
+            return super().parse_args(ctx, args)
+        except _UsageError as error:
+            if option := getattr(error, "option_name", None):
+                where = f"manyloss {self.name} train.py -- {option} ..."
+                said = f"{str(error).rstrip('.')}. Arguments of a script go behind --: {where}"
+                error.message = said  # type: ignore[attr-defined]
+            raise
 
 
 def main() -> None:
@@ -120,7 +140,7 @@ class _Forgiving:
 @contextmanager
 def _readable_errors() -> Iterator[None]:
     """An error the user can act on is one or two red lines; a bug of ours keeps its traceback."""
-    from manyloss.lab.checks import BrokenProblemError, LabError
+    from manyloss.lab.checks import BrokenProblemError, BrokenScriptError, LabError
 
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
@@ -132,6 +152,11 @@ def _readable_errors() -> Iterator[None]:
             rest = "".join(traceback.format_exception(error.__cause__ or error))
         else:
             rest += "\nEvery frame: the same command with --traceback."
+        errors.print(rest, markup=False)
+        sys.exit(BROKEN_PROBLEM)
+    except BrokenScriptError as error:
+        first, _, rest = str(error).partition("\n")
+        errors.print(f"[red]{escape(first)}[/]")
         errors.print(rest, markup=False)
         sys.exit(BROKEN_PROBLEM)
     except LabError as error:
@@ -185,7 +210,7 @@ def recipes() -> None:
     console.print("\nRun one with: manyloss compare RECIPE, or your own with: manyloss compare my_problem.py")
 
 
-@app.command()
+@app.command(cls=_TakesScripts)
 def compare(
     problem: Annotated[
         str,
@@ -326,7 +351,7 @@ def report(
     lab.report(run, out=out, at_least=at_least, console=Console(highlight=False))
 
 
-@app.command()
+@app.command(cls=_TakesScripts)
 def diagnose(
     problem: Annotated[
         str,

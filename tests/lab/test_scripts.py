@@ -9,6 +9,7 @@ import torch
 
 from manyloss import MultiLoss, lab
 from manyloss.lab import scripts
+from manyloss.lab.checks import BrokenScriptError
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.source import Source
 from manyloss.lab.runs.trial import TrialSpec
@@ -62,6 +63,69 @@ def test_scripts_are_known_by_their_text():
     for wrong in ("val/x", "val/x:most", ":max"):
         with pytest.raises(lab.LabError, match="is not understood"):
             ScriptCall.of([wrong], "", [])
+
+
+@pytest.mark.parametrize("tune", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_script_that_never_begins_is_given_up_at_once_and_leaves_nothing(tmp_path, tune):
+    script = tmp_path / "train.py"
+    script.write_text("import a_module_that_is_not_there\n" + SCRIPT.read_text())
+    with pytest.raises(BrokenScriptError) as broken:
+        lab.compare(
+            script, "equal,pcgrad,mgda", seeds=3, out=tmp_path / "run", metrics=METRICS, tune=tune, jobs=2
+        )
+    said = str(broken.value)
+    assert said.startswith("train failed before its first lab.log, with ")
+    assert "No module named 'a_module_that_is_not_there'" in said
+    assert 'train.py", line 1' in said
+    assert [path.name for path in (tmp_path / "run").iterdir() if path.name[0] != "."] == []
+    # Mended, it runs in the same folder.
+    script.write_text(SCRIPT.read_text())
+    results = lab.compare(script, "equal", seeds=1, out=tmp_path / "run", metrics=METRICS)
+    assert [trial.status for trial in results.run.trials] == ["finished"]
+
+
+SPAWNS = """
+import multiprocessing
+from pathlib import Path
+from manyloss import lab
+
+def work(x):
+    return 2.0 * x
+
+if __name__ == "__main__":
+    lab.method()
+    Path(__file__).write_text(Path(__file__).read_text().replace("2.0", "3.0"))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        lab.log({"val/a": pool.map(work, [21.0])[0]}, epoch=1)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_the_script_spawns_reads_the_kept_text_too(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(SPAWNS)
+    results = lab.compare(script, "equal", seeds=1, out=tmp_path / "run", metrics=["val/a:max"])
+    assert "3.0 * x" in script.read_text()
+    assert results.run.trials[0].test == {"val/a": 42.0}
+
+
+def test_a_script_whose_losses_are_not_known_has_its_table_and_no_front(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        "from manyloss import lab\nmulti = lab.method()\n"
+        "lab.log({'val/a': 1.0, 'val/b': float(lab.seed())}, epoch=1)\n"
+    )
+    with pytest.raises(lab.LabError, match="there is no --pareto, for no trial logged its losses"):
+        lab.compare(
+            script,
+            "equal",
+            seeds=1,
+            out=tmp_path / "run",
+            metrics=["val/a:max", "val/b:min"],
+            pareto="val/a,val/b",
+        )
+    assert (tmp_path / "run" / "report.html").exists()
+    assert not (tmp_path / "run" / "pareto.json").exists()
 
 
 def test_a_script_is_compared(tmp_path):

@@ -15,7 +15,7 @@ from manyloss.lab.arms import choose_arm
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.source import Source
 from manyloss.lab.sweep import simplex
-from manyloss.lab.tuning import FIRST_FACTORS, TUNED_SUM, TUNING_SEED, Space, SumSpace, Tuning, ask
+from manyloss.lab.tuning import FIRST_FACTORS, TUNED_SUM, TUNING_SEED, Setting, Space, SumSpace, Tuning, ask
 from tests.lab.runs.test_trial import PROBLEM
 from tests.lab.small_problem import DigitAndInk
 
@@ -110,6 +110,14 @@ def test_every_row_gets_the_same_number_and_the_best_that_finished_is_chosen(tmp
     ]
     assert first == [[1.0, *FIRST_FACTORS]] * 3  # no row is lucky
     assert "optimizer.weight_decay" in tuning.searched[TUNED_SUM].settings[1].arm
+
+
+def test_a_setting_says_what_its_trial_needs():
+    problem = SOURCE.load()
+    assert Setting.of(choose_arm("gradnorm-static:alpha=0.5", problem), problem).needs == [
+        "gradnorm:alpha=0.5"
+    ]
+    assert Setting.of(choose_arm("pcgrad", problem), problem).needs == []
 
 
 def test_a_search_that_was_stopped_asks_the_same(tmp_path):

@@ -122,7 +122,11 @@ def run_of_other_format(path: Path, found: object, known: int) -> LabError:
 # -- run folders ------------------------------------------------------------------------------------------
 
 
-def cannot_write(path: Path, error: OSError) -> StorageError:
+class CannotWriteError(StorageError):
+    """The system refused to write; what is there can be read."""
+
+
+def cannot_write(path: Path, error: OSError) -> CannotWriteError:
     """The system refused to write: no room, no permission, not a folder."""
     ways = {
         errno.ENOSPC: "Free some space",
@@ -136,7 +140,7 @@ def cannot_write(path: Path, error: OSError) -> StorageError:
         errno.ELOOP: "A link is in its place: remove it",
     }
     way = ways.get(error.errno or 0, "Put this right")
-    return StorageError(
+    return CannotWriteError(
         f"Cannot write {path}: {error.strerror or error}. {way}, then run the same command again: "
         f"finished trials are kept."
     )
@@ -154,7 +158,7 @@ def damaged(path: Path, error: Exception) -> StorageError:
     rest = "the trials are found again" if whole else "that trial starts again, the others are kept"
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return StorageError(
-        f"{path} is damaged ({reason}). Delete {what} and run the same command again: {rest}."
+        f"{path} is damaged ({reason}). Delete {what} and run the command that made it again: {rest}."
     )
 
 
@@ -202,6 +206,18 @@ def only_a_prerequisite(arm: str) -> LabError:
 
 class BrokenProblemError(LabError):
     """The user's own code failed: the text is its traceback, without the lab's frames."""
+
+
+class BrokenScriptError(LabError):
+    """The user's script failed: the text is what it printed last, its traceback included."""
+
+
+def broken_script(name: str, arms: Iterable[str], said: str) -> BrokenScriptError:
+    """A script fails before it has logged anything, whatever the method."""
+    return BrokenScriptError(
+        f"{name} failed before its first lab.log, with {', '.join(dict.fromkeys(arms))} alike. Nothing else "
+        f"was run, and nothing is kept.\n{said}"
+    )
 
 
 def metric_without_target(name: str, key: str, targets: Iterable[str]) -> LabError:

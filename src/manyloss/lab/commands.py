@@ -317,6 +317,7 @@ def run_experiment(
     from rich.markup import escape
 
     from manyloss.lab.analysis.comparison import ComparedMethods
+    from manyloss.lab.runs.execution import FruitlessError
     from manyloss.lab.runs.executors import Lent
     from manyloss.lab.runs.executors.choice import executor_named
     from manyloss.lab.runs.progress import display_for
@@ -335,7 +336,10 @@ def run_experiment(
             if missing and running is None:
                 running = executor_named(str(executor), study.jobs, experiment.root)
             lent = None if running is None else Lent(running)
-            study.run(display_for(say), retry=retry, timeout=timeout, executor=lent)
+            untried = experiment.untried()
+            study.run(display_for(say), retry=retry, timeout=timeout, executor=lent, untried=untried)
+    except FruitlessError as error:
+        raise experiment.broken(error) from error
     except KeyboardInterrupt:
         say.print(
             f"[yellow]Stopped with {_count(experiment.left(), 'trial')} unfinished. "
@@ -354,6 +358,8 @@ def run_experiment(
     say.print()
     _show(results, say)
     _refuse_metrics_without_a_number(results)
+    if experiment.unmet is not None:
+        raise experiment.unmet
     return results
 
 
@@ -438,7 +444,7 @@ def _page(folder: Path, out: Path | None, console: Console | None, at_least: flo
 
     try:
         return write_report(folder, out, at_least)
-    except checks.StorageError as error:
+    except checks.CannotWriteError as error:
         if out is not None or not (folder / "study.json").is_file():
             raise
         if console is not None:

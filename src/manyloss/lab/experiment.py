@@ -18,8 +18,9 @@ from typing import Any
 from manyloss.lab import checks
 from manyloss.lab.arms import ChosenArm, choose_arm, choose_arms
 from manyloss.lab.runs import storage
+from manyloss.lab.runs.execution import FruitlessError
 from manyloss.lab.runs.source import Source, as_kept
-from manyloss.lab.runs.study import Study, known_in
+from manyloss.lab.runs.study import PARTS, Study, known_in
 from manyloss.lab.sweep import simplex
 from manyloss.lab.tuning import TUNED_SUM, TUNING_SEED, Tuning, weighted_sum
 
@@ -53,6 +54,8 @@ class Experiment:
     tuning: Tuning | None = None
     #: The table's own study; None until the rows are tuned.
     table: Study | None = None
+    #: What was asked for and cannot be had, found when all else was run.
+    unmet: checks.LabError | None = None
     _untuned: Study | None = None
 
     def __post_init__(self) -> None:
@@ -113,8 +116,8 @@ class Experiment:
             self.table = self._table()
         assert self.table is not None
         yield "", self.table
-        if self.pareto:
-            yield "static weights", self._sweep(self.table)
+        if self.pareto and (sweep := self._sweep(self.table)) is not None:
+            yield "static weights", sweep
             storage.write_json(self.root / "pareto.json", {"metrics": list(self.pareto)})
         if self.single_task:
             yield "single losses", self._single(self.table)
@@ -134,6 +137,22 @@ class Experiment:
             rows = len(self.tuning.searched)
             parts |= {"tuning": rows * self.tune, ".": rows * seeds}
         return left + sum(max(0, all_ - _results(self.root / part)) for part, all_ in parts.items())
+
+    def untried(self) -> bool:
+        """Whether nobody knows yet if the trials can run at all: a script without any result."""
+        return self.source.script is not None and not any(
+            _results(self.root / part) for part in (".", *PARTS)
+        )
+
+    def broken(self, error: FruitlessError) -> checks.LabError:
+        """A script's own words; the folder is left as if it had never been tried."""
+        (arm, seed), result = next(iter(error.results.items()))
+        parts = [part for part in (self.root, *(self.root / name for name in PARTS)) if part.exists()]
+        logs = [storage.trial_folder(part, arm, seed) / "log.txt" for part in parts]
+        said = "".join(storage.last_words(log) for log in logs) or str(result["reason"])
+        for name in ("trials", "source", "study.json", "tuning.json", *PARTS):
+            storage.remove(self.root / name)
+        return checks.broken_script(self.first.problem.name, [arm for arm, _ in error.results], said)
 
     # -- the studies ---------------------------------------------------------------------------------------
 
@@ -168,15 +187,19 @@ class Experiment:
             **self.common,
         )
 
-    def _sweep(self, table: Study) -> Study:
-        """Static weights over the simplex, with the optimiser (and the scale) of the tuned sum."""
+    def _sweep(self, table: Study) -> Study | None:
+        """Static weights over the simplex, with the optimiser (and the scale) of the tuned sum.
+
+        None where a script's losses are not known.
+        """
         losses = table.problem.loss_names or _losses_logged(table)
         if len(losses) < 2:
-            raise checks.LabError(
-                f"{table.problem.name}: static weights cannot be compared, for no trial logged its losses, "
-                "or there is one only. Call lab.log after a step of what lab.method() gave, or leave "
-                "--pareto out: all other trials are kept."
+            self.unmet = checks.LabError(
+                f"{table.problem.name}: there is no --pareto, for no trial logged its losses, or there is "
+                "one only. Call lab.log after a step of what lab.method() gave, or leave --pareto out. All "
+                "trials are kept."
             )
+            return None
         sizes: Mapping[str, float] = dict.fromkeys(losses, 1.0)
         optimizer = ""
         if self.tuning is not None and TUNED_SUM in table.labels:

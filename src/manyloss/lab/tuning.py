@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,11 +167,22 @@ def ask(
 
 @dataclass
 class Setting:
-    """One that was asked for; ``drawn`` is None for a default that is not among what is searched."""
+    """One that was asked for.
+
+    ``drawn`` is None for a default that is not among what is searched; ``needs`` are the arms whose trials
+    its own cannot do without.
+    """
 
     arm: str
     drawn: dict[str, Any] | None = None
     pruning: dict[str, Any] | None = None
+    needs: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, chosen: ChosenArm, problem: Problem, drawn: dict[str, Any] | None = None) -> Setting:
+        """Of an arm with its options."""
+        needs = [choose_arm(needed, problem).name for needed in chosen.requires]
+        return cls(chosen.name, drawn, needs=needs)
 
 
 @dataclass
@@ -299,14 +310,14 @@ class Tuning:
             return
         if row.label != TUNED_SUM and not row.settings:
             default = choose_arm(row.arm, self.problem)
-            row.settings.append(Setting(row.arm, Space.of(default).default(default)))
+            row.settings.append(Setting.of(default, self.problem, Space.of(default).default(default)))
             return
         space = self._space(row)
         if space is None:
             return
         if not row.settings:
             equal = weighted_sum(dict.fromkeys(space.sizes, 1.0)) if isinstance(space, SumSpace) else row.arm
-            row.settings.append(Setting(choose_arm(equal, self.problem).name))
+            row.settings.append(Setting.of(choose_arm(equal, self.problem), self.problem))
             return
         known = {setting.arm for setting in row.settings}
         pruning = self._pruning(row) if self.prune else None
@@ -317,10 +328,10 @@ class Tuning:
             for drawn in ask(space, self._tried(row), count - len(found), seed % 2**32):
                 if LR_FACTOR in drawn and len(row.settings) + len(found) <= len(FIRST_FACTORS):
                     drawn[LR_FACTOR] = FIRST_FACTORS[len(row.settings) + len(found) - 1]
-                arm = choose_arm(space.text(drawn), self.problem).name
-                if arm not in known:
-                    known.add(arm)
-                    found.append(Setting(arm, drawn, None if pruning is None else pruning.to_dict()))
+                setting = Setting.of(choose_arm(space.text(drawn), self.problem), self.problem, drawn)
+                if setting.arm not in known:
+                    known.add(setting.arm)
+                    found.append(replace(setting, pruning=None if pruning is None else pruning.to_dict()))
             if len(found) == count:
                 break
         row.settings += found

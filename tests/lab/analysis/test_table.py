@@ -134,4 +134,4 @@ def test_a_damaged_trial_is_a_row_that_names_the_file_and_the_way_out(finished_r
     assert row.finished == 4
     assert "seed 2 cannot be read" in row.sentence
     assert str(path) in row.sentence
-    assert "run the same command again" in row.sentence
+    assert "run the command that made it again" in row.sentence

@@ -1,5 +1,6 @@
 """The table of a tuned comparison: two baselines, what the tuning cost, the front, single tasks, times."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -48,6 +49,21 @@ def test_the_cost_stands_in_table_words_and_rows(tuned_run):
     assert row["outcome_against_tuned_sum"] == "worse"
     assert (row["front"], row["front_distance"] < 0) == ("behind", True)
     assert row["delta_m"] == pytest.approx((0.02 / 0.8 + 0.01 / 0.7) / 2, rel=0.05)
+
+
+def test_what_a_settings_trial_needs_is_a_cost_of_its_row(tuned_run, tmp_path):
+    folder = shutil.copytree(tuned_run, tmp_path / "run")
+    path = folder / "tuning" / "tuning.json"
+    known = json.loads(path.read_text())
+    row = next(row for row in known["rows"] if row["label"] == "pcgrad")
+    needed = next(each["arm"] for row in known["rows"] if row["label"] == "equal" for each in row["settings"])
+    for setting in row["settings"]:
+        setting["needs"] = [needed, row["settings"][0]["arm"]]  # one's own setting is not counted again
+    path.write_text(json.dumps(known))
+    before, after = (read_run(each).tuning["pcgrad"] for each in (tuned_run, folder))
+    cost = read_run(folder).tuning["equal"].settings[0].seconds
+    assert cost > 0
+    assert after.seconds == before.seconds + cost
 
 
 def test_the_front_of_the_sum(tuned_run):

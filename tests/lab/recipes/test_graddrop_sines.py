@@ -1,27 +1,12 @@
-"""Each rule for many scalars at once against the library's own method on one scalar at a time."""
-
-from collections import Counter
+"""Many runs at once against a MultiLoss on one run at a time."""
 
 import pytest
 import torch
 
 from manyloss import MultiLoss
-from manyloss.aggregation import GradDrop
-from manyloss.gradients import LossGradients
 from manyloss.lab.recipes import recipe_named
-from manyloss.lab.recipes.graddrop_sines import (
-    NAMES,
-    RULES,
-    SINES,
-    OneWeight,
-    Sines,
-    graddrop,
-    iterative_pcgrad,
-    mgda,
-    pcgrad,
-    sgd,
-)
-from manyloss.weighting import MGDA, GradNorm, IterativePCGrad, PCGrad
+from manyloss.lab.recipes.graddrop_sines import METHODS, NAMES, SINES, OneByOne, OneWeight, Sines
+from manyloss.weighting import MGDA, Equal, GradNorm, PCGrad
 
 RUNS = 40
 
@@ -37,64 +22,24 @@ def gradients():
     return drawn
 
 
-def one_scalar(weighting, column):
-    """What the library's gradient weighting makes of T scalars."""
-    gradients = LossGradients.of(column[:, None, None])  # [T, B=1, F=1]
-    return float((weighting(gradients) * column).sum())
-
-
-def test_sgd_is_the_sum(gradients):
-    assert torch.equal(sgd(gradients), gradients.sum(0))
-
-
-@pytest.mark.parametrize(("rule", "method"), [(mgda, MGDA), (pcgrad, PCGrad)])
-def test_the_rule_is_the_librarys_method_on_each_scalar(gradients, rule, method):
-    expected = [one_scalar(method(), column) for column in gradients.T]
-    torch.testing.assert_close(rule(gradients), torch.tensor(expected).double(), atol=1e-9, rtol=1e-7)
-
-
-@pytest.mark.parametrize("k", [0.0, 1.0])
-def test_graddrop_with_the_same_draw_is_the_librarys(gradients, k):
-    for seed, column in enumerate(gradients.T):
-        torch.manual_seed(seed)
-        ours = graddrop(column[:, None], k)
-        theirs = GradDrop(k=k, seed=seed)(column[:, None], None)
-        assert torch.equal(ours, theirs)
-
-
-@pytest.mark.parametrize("column", [[1.0, -2.0, 3.0, -0.5, 0.25], [1.0, -1.0, 0.0, 2.0, 2.0]])
-def test_iterative_pcgrad_ends_as_the_librarys_does_and_as_often(column):
-    draws = 2000
-    column = torch.tensor(column, dtype=torch.float64)
-    method = IterativePCGrad(seed=0)
-    theirs = Counter(round(one_scalar(method, column), 9) for _ in range(draws))
-    ours = Counter(round(v, 9) for v in iterative_pcgrad(column[:, None].expand(-1, draws)).tolist())
-    assert set(ours) == set(theirs)
-    for outcome in theirs:
-        assert abs(ours[outcome] - theirs[outcome]) < 5 * (2 * draws * 0.25) ** 0.5
-
-
-def test_graddrop_keeps_a_sign_as_often_as_its_purity(gradients):
-    draws = 20_000
-    column = torch.tensor([1.0, -3.0], dtype=torch.float64)[:, None].expand(-1, draws)
-    kept = (graddrop(column) > 0).double().mean()
-    assert abs(float(kept) - 0.25) < 5 * (0.25 * 0.75 / draws) ** 0.5
-
-
-def test_gradnorm_for_many_runs_is_the_librarys_run_by_run():
-    runs, steps = 3, 60
-    model = OneWeight(runs)
+@pytest.mark.parametrize(
+    ("name", "weighting"),
+    [("sgd", Equal), ("mgda", MGDA), ("pcgrad", PCGrad), ("gradnorm", lambda: GradNorm(alpha=1.5, lr=0.025))],
+)
+def test_every_run_goes_where_a_model_with_one_weight_goes(name, weighting):
+    runs, steps = 3, 40
+    model = OneWeight(runs, name)
     starts = model.w.detach().clone()
     many = []
     for _ in range(steps):
         values, gradients = model.values_and_gradients()
         with torch.no_grad():
-            model.w -= 0.05 * model.gradnorm.merge(gradients, values)
+            model.w -= 0.05 * model.method.merge(gradients, values)
         many.append(model.w.detach().clone())
 
     for run in range(runs):
         w = torch.nn.Parameter(starts[run : run + 1].clone())
-        multi = MultiLoss(GradNorm(alpha=1.5, lr=0.025))
+        multi = MultiLoss(weighting())
         for step in range(steps):
             losses = {
                 name: (torch.sin(a * w + b) + 1).sum() for name, (a, b) in zip(NAMES, SINES, strict=True)
@@ -106,8 +51,44 @@ def test_gradnorm_for_many_runs_is_the_librarys_run_by_run():
             torch.testing.assert_close(w[0], many[step][run], atol=1e-8, rtol=1e-8)
 
 
+@pytest.mark.parametrize("name", ["graddrop", "random-graddrop"])
+def test_graddrop_keeps_one_sign_in_every_run(gradients, name):
+    merged = METHODS[name](RUNS).merge(gradients, torch.ones_like(gradients))
+    up, down = gradients.clamp(min=0).sum(0), gradients.clamp(max=0).sum(0)
+    apart = torch.stack([merged - up, merged - down]).abs().amin(0)
+    torch.testing.assert_close(apart, torch.zeros(RUNS, dtype=torch.float64))
+    assert (merged[20:] > 0).any()
+    assert (merged[20:] < 0).any()  # the runs draw by themselves
+
+
+def test_iterative_pcgrad_leaves_one_sign_in_every_run_and_draws_again(gradients):
+    method = METHODS["iterative-pcgrad"](RUNS)
+    several = torch.stack([method.merge(gradients, torch.ones_like(gradients)) for _ in range(5)])
+    sums = torch.stack([gradients.clamp(min=0).sum(0), gradients.clamp(max=0).sum(0)])
+    assert (several.abs() <= sums.abs().amax(0) + 1e-12).all()
+    assert (several.std(0) > 0).any()
+
+
+def test_a_run_whose_gradients_cancel_is_left_alone_for_good(gradients):
+    asked = []
+
+    class Counting(MGDA):
+        def forward(self, gradients):
+            asked.append(1)
+            return super().forward(gradients)
+
+    runs = OneByOne(Counting(), RUNS)
+    first = runs.merge(gradients, torch.ones_like(gradients))
+    assert torch.equal(runs.resting, first.abs() < 1e-12)
+    moving = int((~runs.resting).sum())
+    assert 10 <= moving < RUNS
+    asked.clear()
+    torch.testing.assert_close(runs.merge(gradients, torch.ones_like(gradients)), first, atol=1e-12, rtol=0)
+    assert len(asked) == moving
+
+
 def test_the_known_derivative_is_autograds():
-    model = OneWeight(7)
+    model = OneWeight(7, "sgd")
     values, gradients = model.values_and_gradients()
     w, outputs = model(None)
     for i, name in enumerate(NAMES):
@@ -117,7 +98,7 @@ def test_the_known_derivative_is_autograds():
 
 
 def test_starts_are_spread_over_the_whole_range():
-    w = OneWeight(2000).w
+    w = OneWeight(2000, "sgd").w
     assert w.min() < -9.9
     assert w.max() > 9.9
 
@@ -125,7 +106,7 @@ def test_starts_are_spread_over_the_whole_range():
 def test_the_recipe_has_all_seven_methods_and_200_runs():
     recipe = recipe_named("graddrop-sines")
     assert len(recipe.arms) == 7
-    assert {*RULES, "gradnorm"} == set(recipe.arms) == set(Sines.arms)
+    assert set(METHODS) == set(recipe.arms) == set(Sines.arms)
     assert recipe.scales["full"] == {"epochs": 10, "seeds": 5, "runs": 200}
     assert Sines().runs == 200
 

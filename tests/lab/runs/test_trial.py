@@ -230,7 +230,7 @@ def test_a_damaged_file_is_named_with_the_way_out(name, tmp_path):
         Trial(broken).run()
     assert str(path) in str(error.value)
     assert "is damaged" in str(error.value)
-    assert f"Delete the folder {broken.folder} and run the same command again" in str(error.value)
+    assert f"Delete the folder {broken.folder} and run the command that made it again" in str(error.value)
 
 
 FULL = """

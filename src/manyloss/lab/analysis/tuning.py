@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,15 @@ class TriedSetting:
 
 @dataclass(frozen=True)
 class TunedRow:
-    """The settings of one row, in the order in which they were tried, and the chosen one."""
+    """The settings of one row, in the order in which they were tried, and the chosen one.
+
+    ``needed_seconds`` is what the trials took that its own cannot do without.
+    """
 
     label: str
     chosen: str
     settings: tuple[TriedSetting, ...] = field(default=())
+    needed_seconds: float = 0.0
 
     @property
     def trials(self) -> int:
@@ -42,8 +46,8 @@ class TunedRow:
 
     @property
     def seconds(self) -> float:
-        """What all of them took, in trials' own time."""
-        return sum(setting.seconds for setting in self.settings)
+        """What all of them took, in trials' own time, with what they need."""
+        return sum(setting.seconds for setting in self.settings) + self.needed_seconds
 
     @property
     def ended(self) -> Mapping[str, int]:
@@ -94,8 +98,19 @@ def _rows(folder: Path, known: Mapping[str, Any]) -> dict[str, TunedRow]:
     seed = int(known["seed"])
     directions = {str(name): bool(higher) for name, higher in known["higher_is_better"].items()}
 
+    def result_of(arm: str) -> dict[str, Any]:
+        return storage.read_result(storage.trial_folder(folder, arm, seed)) or {"status": "missing"}
+
+    def seconds_of(arm: str) -> float:
+        return float(result_of(arm).get("seconds") or 0.0)
+
+    def needed(settings: Sequence[Mapping[str, Any]]) -> float:
+        own = {str(each["arm"]) for each in settings}
+        others = {str(name) for each in settings for name in each.get("needs") or ()} - own
+        return sum(map(seconds_of, sorted(others)))
+
     def tried(arm: str) -> TriedSetting:
-        result = storage.read_result(storage.trial_folder(folder, arm, seed)) or {"status": "missing"}
+        result = result_of(arm)
         found = math.nan
         if result["status"] == "finished":
             found = gain(storage.numbers(result["validation"]), reference, directions)
@@ -103,16 +118,16 @@ def _rows(folder: Path, known: Mapping[str, Any]) -> dict[str, TunedRow]:
             arm=printable(arm),
             gain=found if math.isfinite(found) else None,
             status=str(result["status"]),
-            seconds=float(result.get("seconds") or 0.0),
+            seconds=seconds_of(arm),
         )
 
-    default = storage.read_result(storage.trial_folder(folder, str(known["baseline"]), seed)) or {}
-    reference = storage.numbers(default.get("validation") or {})
+    reference = storage.numbers(result_of(str(known["baseline"])).get("validation") or {})
     return {
         printable(row["label"]): TunedRow(
             printable(row["label"]),
             printable(row["chosen"]),
             tuple(tried(str(each["arm"])) for each in row["settings"]),
+            needed(row["settings"]),
         )
         for row in known["rows"]
         if row["chosen"] is not None

@@ -10,13 +10,13 @@ minima of very different quality, and no point is good for all five.
 extremes. The paper finds GradDrop best, and MGDA and PCGrad stuck: in one dimension they go nowhere once two
 signs conflict.
 
-All runs are made at once: each method is written for T scalars per run, [T, R]. A test runs the library's own
-method on one scalar at a time and compares.
+Each run is a model of its own, and the methods are the library's. What GradDrop decides, it decides place by
+place: the runs are its places. Every other method looks at the gradients of one run at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,10 +26,14 @@ from torch.optim.lr_scheduler import LRScheduler, StepLR
 from torchmetrics import Metric
 
 from manyloss import MultiLoss
+from manyloss.aggregation import Aggregator, GradDrop, Sum
+from manyloss.gradients import LossGradients
 from manyloss.lab.arms import Arm
 from manyloss.lab.problem import Features, Outputs, Problem, Splits, Targets, TensorSplit
 from manyloss.lab.recipes import Recipe
+from manyloss.linalg import vector
 from manyloss.result import StepResult
+from manyloss.weighting import MGDA, GradientWeighting, GradNorm, IterativePCGrad, PCGrad
 
 SINES = ((1.0, 0.0), (1.5, 0.2), (2.0, 0.4), (2.5, 0.6), (5.0, 0.8))  # (a, b), appendix A.3
 NAMES = tuple(f"sin({a:g}w+{b:g})" for a, b in SINES)
@@ -38,102 +42,97 @@ FARTHEST_START = 10.0
 STEPS_PER_EPOCH = 1000  # the learning rate is halved after each
 
 
-# -- the methods, for gradients [T, R] of R independent scalars -> [R] --------------------------------------
+# -- the methods, for gradients [T, R] of R runs with one weight each -> [R] --------------------------------
 
 
-def sgd(gradients: Tensor) -> Tensor:
-    """The sum."""
-    return gradients.sum(0)
+class Runs(nn.Module):
+    """A method at work in R runs; its state is saved with the model, so that a trial can resume."""
+
+    def merge(self, gradients: Tensor, values: Tensor) -> Tensor:
+        """What each run's weight gets, from dL_i/dw and L_i of every run: [T, R], [T, R] -> [R]."""
+        raise NotImplementedError
+
+    def weights(self) -> Tensor:
+        """Of the losses, averaged over the runs. [T]"""
+        return torch.ones(len(SINES), dtype=torch.float64)
 
 
-def mgda(gradients: Tensor) -> Tensor:
-    """The point of [min, max] nearest to 0: 0 as soon as two signs conflict."""
-    return gradients.amin(0).clamp(min=0.0) + gradients.amax(0).clamp(max=0.0)
+class Places(Runs):
+    """An aggregator that decides place by place: one call for all runs."""
 
-
-def pcgrad(gradients: Tensor) -> Tensor:
-    """In one dimension any conflict leaves nothing of either side: the sum where all signs agree, else 0."""
-    conflict = (gradients > 0).any(0) & (gradients < 0).any(0)
-    return torch.where(conflict, torch.zeros_like(gradients[0]), gradients.sum(0))
-
-
-def iterative_pcgrad(gradients: Tensor) -> Tensor:
-    """One loss after the other, in random order, is zeroed if a loss of the other sign is still there."""
-    left = gradients.clone()  # [T, R]
-    order = torch.rand(gradients.shape).argsort(0)
-    for chosen in order:
-        at = chosen[None]  # [1, R]
-        own = left.gather(0, at)
-        conflict = (left * own < 0).any(0, keepdim=True)
-        left.scatter_(0, at, torch.where(conflict, torch.zeros_like(own), own))
-    return left.sum(0)
-
-
-def graddrop(gradients: Tensor, k: float = 1.0) -> Tensor:
-    """Keep the positive gradients with probability f(P), else the negative ones (algorithm 1)."""
-    total = gradients.abs().sum(0)
-    purity = torch.where(total > 0, 0.5 * (1 + gradients.sum(0) / total), torch.full_like(total, 0.5))
-    positive = torch.rand(total.shape, dtype=total.dtype) < (k * (purity - 0.5) + 0.5).clamp(0.0, 1.0)
-    return torch.where(positive, gradients.clamp(min=0.0), gradients.clamp(max=0.0)).sum(0)
-
-
-def random_graddrop(gradients: Tensor) -> Tensor:
-    """GradDrop with a fair coin for the sign; a pure sign is dropped half of the time, as f = 0.5 says."""
-    return graddrop(gradients, k=0.0)
-
-
-RULES: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "sgd": sgd,
-    "mgda": mgda,
-    "pcgrad": pcgrad,
-    "iterative-pcgrad": iterative_pcgrad,
-    "random-graddrop": random_graddrop,
-    "graddrop": graddrop,
-}
-
-
-class GradNormWeights(nn.Module):
-    """GradNorm for R runs at once: weights [T, R] and their Adam, in buffers so that a trial can resume."""
-
-    FLOOR = 1e-4
-    BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
-
-    weights: Tensor
-    initial: Tensor
-    mean: Tensor
-    square: Tensor
-    steps: Tensor
-
-    def __init__(self, runs: int, alpha: float = 1.5, lr: float = 0.025) -> None:
+    def __init__(self, method: Aggregator) -> None:
         super().__init__()
-        self.alpha, self.lr = alpha, lr
-        shape = (len(SINES), runs)
-        self.register_buffer("weights", torch.ones(shape, dtype=torch.float64))
-        for name in ("initial", "mean", "square"):
-            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.float64))
+        self.method = method
+
+    def merge(self, gradients: Tensor, values: Tensor) -> Tensor:
+        """The aggregator at [T, P], with the runs as P places."""
+        merged: Tensor = self.method(gradients, None, NAMES)
+        return merged
+
+
+class OneByOne(Runs):
+    """A gradient weighting, asked for each run that has not come to rest.
+
+    A run ``rests`` whose gradients were merged into 0: it meets the same gradients again. What a method draws
+    at random may say otherwise the next time, so that this holds only where ``draws`` is False. (PCGrad's
+    order is random, too, but in one dimension any order leaves nothing of a conflict.)
+    """
+
+    resting: Tensor
+    NOTHING = 1e-12
+
+    def __init__(self, method: GradientWeighting, runs: int, draws: bool = False) -> None:
+        super().__init__()
+        self.method, self.draws = method, draws
+        self.register_buffer("resting", torch.zeros(runs, dtype=torch.bool))
+
+    def merge(self, gradients: Tensor, values: Tensor) -> Tensor:
+        """sum_i w_i g_i, run by run."""
+        merged = torch.zeros_like(gradients[0])
+        for run in (~self.resting).nonzero().flatten().tolist():
+            column = gradients[:, run]  # [T]
+            weights = vector(self.method(LossGradients.of(column[:, None])))
+            merged[run] = weights @ column
+        if not self.draws:
+            self.resting |= merged.abs() <= self.NOTHING * gradients.abs().sum(0)
+        return merged
+
+
+class GradNorms(Runs):
+    """One GradNorm per run."""
+
+    def __init__(self, runs: int) -> None:
+        super().__init__()
+        self.methods = nn.ModuleList(GradNorm(alpha=1.5, lr=0.025) for _ in range(runs))
+        for method in self._each():
+            method.start(NAMES)
+
+    def _each(self) -> Iterator[GradNorm]:
+        for method in self.methods:
+            assert isinstance(method, GradNorm)
+            yield method
 
     def merge(self, gradients: Tensor, values: Tensor) -> Tensor:
         """sum_i w_i g_i with the weights of this step; then the weights learn."""
-        merged = (self.weights * gradients).sum(0)
-        if self.steps == 0:
-            self.initial.copy_(values)
-        norms = gradients.abs()
-        scaled = self.weights * norms
-        ratios = values / self.initial
-        target = scaled.mean(0) * (ratios / ratios.mean(0)) ** self.alpha
-        self._adam(torch.sign(scaled - target) * norms)
-        self.weights.clamp_(min=self.FLOOR)
-        self.weights.mul_(len(SINES) / self.weights.sum(0))
-        return merged
+        now = torch.tensor([method.state.weights for method in self._each()], dtype=torch.float64).T  # [T, R]
+        for method, ours, losses in zip(self._each(), gradients.abs().T, values.T, strict=True):
+            method.learn(NAMES, losses, ours)
+        return (now * gradients).sum(0)
 
-    def _adam(self, slope: Tensor) -> None:
-        self.steps += 1
-        self.mean.lerp_(slope, 1 - self.BETA1)
-        self.square.mul_(self.BETA2).addcmul_(slope, slope, value=1 - self.BETA2)
-        steps = float(self.steps)
-        size = (self.square / (1 - self.BETA2**steps)).sqrt_().add_(self.EPS)
-        self.weights.addcdiv_(self.mean, size, value=-self.lr / (1 - self.BETA1**steps))
+    def weights(self) -> Tensor:
+        """w(t), averaged over the runs."""
+        return torch.tensor([method.state.weights for method in self._each()], dtype=torch.float64).mean(0)
+
+
+METHODS: Mapping[str, Callable[[int], Runs]] = {
+    "sgd": lambda _: Places(Sum()),
+    "mgda": lambda runs: OneByOne(MGDA(), runs),
+    "pcgrad": lambda runs: OneByOne(PCGrad(), runs),
+    "iterative-pcgrad": lambda runs: OneByOne(IterativePCGrad(), runs, draws=True),
+    "gradnorm": GradNorms,
+    "random-graddrop": lambda _: Places(GradDrop(k=0.0)),
+    "graddrop": lambda _: Places(GradDrop()),
+}
 
 
 # -- the problem ------------------------------------------------------------------------------------------
@@ -145,14 +144,14 @@ class OneWeight(nn.Module):
     a: Tensor
     b: Tensor
 
-    def __init__(self, runs: int) -> None:
+    def __init__(self, runs: int, method: str) -> None:
         super().__init__()
         start = FARTHEST_START * (2 * torch.rand(runs, dtype=torch.float64) - 1)
         self.w = nn.Parameter(start)  # [R]
         a, b = torch.tensor(SINES, dtype=torch.float64).T[:, :, None].unbind()
         self.register_buffer("a", a, persistent=False)  # [T, 1]
         self.register_buffer("b", b, persistent=False)
-        self.gradnorm = GradNormWeights(runs)
+        self.method = METHODS[method](runs)
 
     def forward(self, inputs: Any) -> tuple[Features, dict[str, Tensor]]:
         """The weights w [R], and per sine its values [R]."""
@@ -211,15 +210,18 @@ class Sines(Problem):
         "final loss/upper quartile": False,
         "final loss/highest": False,
     }
-    rule = "sgd"
+    method = "sgd"
     arms: Mapping[str, Arm] = {
-        "sgd": Arm("sgd", "Plain SGD on the sum.", problem={"rule": "sgd"}),
-        "mgda": Arm("mgda", "MGDA.", problem={"rule": "mgda"}),
-        "pcgrad": Arm("pcgrad", "PCGrad.", problem={"rule": "pcgrad"}),
-        "iterative-pcgrad": Arm("iterative-pcgrad", "PCGrad in place.", problem={"rule": "iterative-pcgrad"}),
-        "gradnorm": Arm("gradnorm", "GradNorm, alpha 1.5.", problem={"rule": "gradnorm"}),
-        "random-graddrop": Arm("random-graddrop", "GradDrop, k = 0.", problem={"rule": "random-graddrop"}),
-        "graddrop": Arm("graddrop", "GradDrop.", problem={"rule": "graddrop"}),
+        name: Arm(name, summary, problem={"method": name})
+        for name, summary in {
+            "sgd": "Plain SGD on the sum.",
+            "mgda": "MGDA.",
+            "pcgrad": "PCGrad.",
+            "iterative-pcgrad": "PCGrad in place.",
+            "gradnorm": "GradNorm, alpha 1.5.",
+            "random-graddrop": "GradDrop, k = 0.",
+            "graddrop": "GradDrop.",
+        }.items()
     }
 
     def __init__(self, runs: int = 200, steps_per_epoch: int = STEPS_PER_EPOCH) -> None:
@@ -234,7 +236,7 @@ class Sines(Problem):
 
     def model(self) -> nn.Module:
         """All runs at once."""
-        return OneWeight(self.runs)
+        return OneWeight(self.runs, self.method)
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """Plain SGD."""
@@ -245,7 +247,7 @@ class Sines(Problem):
         return StepLR(optimizer, 1, 0.5)
 
     def shared_params(self, model: nn.Module) -> None:
-        """Nothing is measured by the lab: the methods are this file's."""
+        """Nothing is measured by the lab: each run has gradients of its own."""
         return
 
     def compute_losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor | None]:
@@ -271,15 +273,11 @@ class Sines(Problem):
         targets: Targets,
         shared_params: Sequence[Tensor] | None,
     ) -> StepResult:
-        """Merge the gradients of every run by ``rule`` and leave them in ``w.grad``."""
+        """Merge the gradients of every run by ``method`` and leave them in ``w.grad``."""
         assert isinstance(model, OneWeight)
         values, gradients = model.values_and_gradients()
-        weights = torch.ones(len(SINES), dtype=torch.float64)
-        if self.rule == "gradnorm":
-            weights = model.gradnorm.weights.mean(1)
-            model.w.grad = model.gradnorm.merge(gradients, values)
-        else:
-            model.w.grad = RULES[self.rule](gradients)
+        weights = model.method.weights()
+        model.w.grad = model.method.merge(gradients, values)
         return StepResult(
             losses=dict(zip(NAMES, values.mean(1), strict=True)),
             weights=dict(zip(NAMES, weights, strict=True)),

@@ -1,4 +1,8 @@
-"""Runs the kept text of a user's script as ``__main__``, behind any launcher; it is run as a file."""
+"""Runs the kept text of a user's script as ``__main__``, behind any launcher; it is run as a file.
+
+A process that the script spawns (a DataLoader's worker) imports its parent's main module under the name
+``__mp_main__``. It finds this module there, and in it the kept text again: the file may have been edited.
+"""
 
 import contextlib
 import json
@@ -6,8 +10,10 @@ import os
 import sys
 import threading
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 FOLDER = Path(os.environ["MANYLOSS_TRIAL"]).parent
 #: What ended the script, as its own process saw it: the launcher in front only says that something did.
@@ -67,14 +73,24 @@ def _run() -> None:
     # A namespace of its own: what is imported here must not stand in for what the script forgot to import.
     main = ModuleType("__main__")
     main.__file__ = path
+    main.__spec__ = ModuleSpec("manyloss.lab.runs.bootstrap", None)  # what a spawned process imports
     sys.modules["__main__"] = main
     try:
-        exec(compile(text, path, "exec", dont_inherit=True), vars(main))
+        _execute(path, text, vars(main))
     except Exception as error:
         _say_why(error)
         raise
 
 
+def _execute(path: str, text: str, namespace: dict[str, Any]) -> None:
+    exec(compile(text, path, "exec", dont_inherit=True), namespace)
+
+
+if __name__ == "__mp_main__":
+    kept, text = _start()
+    namespace = {"__name__": __name__, "__file__": kept}
+    _execute(kept, text, namespace)
+    globals().update(namespace)
 if __name__ == "__main__":
     _end_without_a_trial(os.getppid())
     _run()

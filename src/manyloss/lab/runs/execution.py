@@ -37,6 +37,14 @@ def share_cores(trials: int, jobs: int | None) -> tuple[int, int]:
     return processes, max(1, cores() // processes)
 
 
+class FruitlessError(Exception):
+    """The first trials crashed alike before their first epoch; ``results`` are theirs."""
+
+    def __init__(self, results: Mapping[Key, Result]) -> None:
+        super().__init__("the first trials crashed alike")
+        self.results = dict(results)
+
+
 @dataclass
 class _Started:
     spec: TrialSpec
@@ -51,7 +59,9 @@ class _Started:
 class Execution:
     """Trials that are to be run, in this order as far as their prerequisites allow.
 
-    ``timeout`` is how many seconds a trial may take, from its start or from where it goes on.
+    ``timeout`` is how many seconds a trial may take, from its start or from where it goes on. ``untried``
+    trials are of a script that nothing has run before: when the first ones crash alike before one has logged
+    anything, the others would, too.
     """
 
     specs: Sequence[TrialSpec]
@@ -59,8 +69,11 @@ class Execution:
     executor: Executor
     display: Display
     timeout: float | None = None
+    untried: bool = False
     _started: list[_Started] = field(default_factory=list)
     _lost: dict[Key, int] = field(default_factory=dict)
+    #: Those that crashed before they had logged anything, while no other had.
+    _fruitless: dict[Key, Result] = field(default_factory=dict)
 
     def run(self) -> dict[Key, Result]:
         """The results by (arm, seed).
@@ -68,13 +81,18 @@ class Execution:
         Raises:
             StorageError: the folder cannot be used; what has finished is kept.
             KeyboardInterrupt: the user has stopped it; what has finished is kept.
+            FruitlessError: trials that nothing has tried out crash alike.
 
         """
         pending = list(self.specs)
         results: dict[Key, Result] = {}
         try:
             while pending or self._started:
-                self._hand_out(pending, results)
+                alike = self._crash_alike()
+                if alike and not self._started:
+                    break
+                if not alike:
+                    self._hand_out(pending, results)
                 for started in list(self._started):
                     self._look(started, pending, results)
                 time.sleep(LOOK_EVERY)
@@ -82,6 +100,8 @@ class Execution:
             for started in self._started:
                 started.running.stop()
             self.executor.close()
+        if self._crash_alike():
+            raise FruitlessError(self._fruitless)
         return results
 
     def _hand_out(self, pending: list[TrialSpec], results: Mapping[Key, Any]) -> None:
@@ -96,9 +116,17 @@ class Execution:
             (spec.folder / "alive.json").unlink(missing_ok=True)
             self._started.append(_Started(spec, self.executor.start(spec), now, heard=now))
 
+    def _crash_alike(self) -> bool:
+        """Whether two methods, or the only one in two seeds, met the same end before the first epoch."""
+        reasons = {result["reason"] for result in self._fruitless.values()}
+        of_all = len({spec.arm for spec in self.specs})
+        several = len(self._fruitless) > 1 and len({arm for arm, _ in self._fruitless}) >= min(2, of_all)
+        return self.untried and several and len(reasons) == 1
+
     def _look(self, started: _Started, pending: list[TrialSpec], results: dict[Key, Result]) -> None:
         spec = started.spec
         self._follow(started)
+        self.untried = self.untried and not storage.size(spec.folder / "log.jsonl")
         ended = started.running.poll()
         if ended is None:
             if self.timeout is not None and time.monotonic() - started.since > self.timeout:
@@ -136,6 +164,8 @@ class Execution:
         else:
             result = storage.read_result(spec.folder) or {}
         results[spec.arm, spec.seed] = result
+        if self.untried and result.get("status") == "crashed":
+            self._fruitless[spec.arm, spec.seed] = result
         self.display.end(spec.label, spec.epochs, result)
 
     def _follow(self, started: _Started) -> None:

@@ -29,8 +29,6 @@ from manyloss.lab.scripts import VARIABLE, ScriptCall, choosing_metrics, shown_m
 from manyloss.lab.training import Progress, failure, silent
 
 BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
-#: So much of the end of a log is read for the reason of a crash.
-TAIL = 20_000
 #: How launchers tell that a process was ended by a signal.
 _BY_SIGNAL = re.compile(r"Signal (\d+) \(SIG|died with <Signals\.SIG\w+: (\d+)>")
 
@@ -254,13 +252,7 @@ class ScriptTrial:
         """Why it ended with this exit code: its own exception, a signal, or its last words in ``log``."""
         if code < 0:
             return failure("crashed", how_it_ended(code))
-        log = log or self.folder / "log.txt"
-        try:
-            with log.open("rb") as file:
-                file.seek(max(self.said_before, storage.size(log) - TAIL))
-                words = file.read().decode("utf-8", "replace").strip()
-        except OSError:
-            words = ""
+        words = storage.last_words(log or self.folder / "log.txt", self.said_before)
         # A launcher ends the other ranks by SIGTERM; any other signal came first, and their errors after it.
         signals = [int(one or other) for one, other in _BY_SIGNAL.findall(words)]
         if ended := [number for number in signals if number != signal.SIGTERM]:

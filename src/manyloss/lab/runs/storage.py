@@ -14,6 +14,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 import sys
 import time
 from collections import Counter, deque
@@ -221,9 +222,34 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: math.nan if value is None else float(value) for name, value in values.items()}
 
 
+#: So much of the end of a log is read for the reason of a crash.
+TAIL = 20_000
+
+
 def size(path: Path) -> int:
     """Bytes in the file, 0 if there is none."""
     return path.stat().st_size if path.exists() else 0
+
+
+def last_words(log: Path, since: int = 0) -> str:
+    """The end of a log, from the byte ``since`` on; nothing if it cannot be read."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(since, size(log) - TAIL))
+            return file.read().decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise checks.cannot_write(path, error) from error
 
 
 def cut(path: Path, length: int) -> None:

@@ -295,6 +295,7 @@ class Study:
         retry: bool = False,
         timeout: float | None = None,
         executor: Executor | None = None,
+        untried: bool = False,
     ) -> None:
         """Run what is missing.
 
@@ -303,9 +304,11 @@ class Study:
             retry: crashed trials go on after their last epoch.
             timeout: seconds that one trial may take.
             executor: where trials run; processes on this machine when None.
+            untried: stop when the first trials crash alike before their first epoch.
 
         Raises:
             StorageError: the folder cannot be used, or another study is writing to it.
+            FruitlessError: they did.
             KeyboardInterrupt: stopped by the user. Everything but the running epochs is kept.
 
         """
@@ -325,7 +328,7 @@ class Study:
             if missing:
                 where = executor or Processes(min(self.jobs, len(missing)))
                 with display:
-                    Execution(missing, self._requires(), where, display, timeout).run()
+                    Execution(missing, self._requires(), where, display, timeout, untried).run()
 
     def _forget_crashes(self) -> None:
         for spec in self.trials():

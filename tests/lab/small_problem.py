@@ -2,9 +2,11 @@
 """A problem on real digits that trains in a second: dropout, BatchNorm, momentum and a schedule included."""
 
 import os
+import random
 import signal
 import time
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
@@ -34,7 +36,9 @@ class DigitAndInk(Problem):
     measured = True
     fail_in_step = None
     how = "raise"
+    looks = False
     arms = {
+        "looking": Arm("looking", "Looks at the model after every epoch.", problem={"looks": True}),
         "explode": Arm("explode", "A learning rate far too high.", problem={"learning_rate": 1e30}),
         "fail": Arm("fail", "Crashes in the fifth step.", problem={"fail_in_step": 5}),
         "killed": Arm("killed", "Is always killed.", problem={"fail_in_step": 5, "how": "kill"}),
@@ -81,6 +85,14 @@ class DigitAndInk(Problem):
 
     def measured_losses(self, model, inputs, targets):
         return super().measured_losses(model, inputs, targets) if self.measured else None
+
+    def after_epoch(self, model, splits, epoch):
+        if not self.looks:
+            return {}
+        model.eval()
+        noisy = torch.randn(20, 1, 8, 8), np.random.rand(), random.random()  # noqa: NPY002
+        with torch.no_grad():
+            return {"epoch": epoch, "size of noise": float(model(noisy[0])[0].norm())}
 
     def training_step(self, model, multi, inputs, targets, shared_params):
         self.steps += 1

@@ -294,6 +294,13 @@ class Problem:
     def start_epoch(self, trainer: Trainer, epoch: int) -> None:
         """Before an epoch (counted from 0): the place for ``trainer.set_progress(epoch / self.epochs)``."""
 
+    def after_epoch(self, model: nn.Module, splits: Splits, epoch: int) -> Mapping[str, float]:
+        """What is worth a curve in the report beyond the metrics, by name; ``epoch`` counts from 1.
+
+        Nothing is chosen by it. The training puts random generators and the model's mode back.
+        """
+        return {}
+
     def final_evaluation(self, model: nn.Module, splits: Splits, context: Any) -> FinalEvaluation | None:
         """Look closer at the finished model, once, with the weights that the test split meets.
 

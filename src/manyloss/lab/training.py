@@ -315,6 +315,7 @@ class Training:
         self.trainer.end_epoch()
         values, validation_losses = self.evaluate(self.splits.validation)
         self._choose(values)
+        along = self._along()
         state.step_ms.append(statistics.median(milliseconds))
         seconds = time.perf_counter() - started
         state.seconds += seconds
@@ -326,7 +327,17 @@ class Training:
             "step_ms": state.step_ms[-1],
             "train": losses.means(),
             "validation": {"metrics": values, "losses": validation_losses},
+            **({"along": along} if along else {}),
         }
+
+    def _along(self) -> dict[str, float]:
+        """`Problem.after_epoch`, which leaves no trace in the training."""
+        before = random_states()
+        try:
+            return dict(self.problem.after_epoch(self.model, self.splits, self.state.epoch))
+        finally:
+            set_random_states(before)
+            self.model.train()
 
     def batch(self, index: int) -> tuple[Any, Any]:
         """The examples of one training batch, in the order of the split: for trying a step."""

@@ -206,7 +206,11 @@ def test_results_are_judged_by_the_rule_that_was_there_before_them(tmp_path, cla
 
 def test_the_record_keeps_rule_numbers_and_what_was_said(tmp_path, claim):
     root = write_run(tmp_path, claim, BETTER)
+    for seed, share in enumerate((0.25, 0.5, 0.75)):
+        path = storage.trial_folder(root, "b", seed) / "epochs.jsonl"
+        path.write_text(json.dumps({"epoch": 10, "train": {}, "along": {"share": share}}) + "\n")
     record = claims.record_of(judged(root, claim), root)
+    assert record["along"] == {"b": {"share": {"10": 0.5}}}
     assert record["rule"] == claim.rule
     assert record["verdict"] == "on substitute: agrees"
     assert record["measured"]["b"]["accuracy"] == pytest.approx(0.89667, abs=1e-4)

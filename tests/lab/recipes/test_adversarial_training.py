@@ -14,6 +14,7 @@ from manyloss.lab.recipes._adversarial_training import (
     LibraryMethod,
     fgsm_training,
     pgd_training,
+    trades,
 )
 from manyloss.robustness import fgsm, pgd
 
@@ -76,6 +77,21 @@ def test_a_way_without_clean_images_trains_on_what_it_made(batch):
     torch.testing.assert_close(gradients(model), gradients(other))
 
 
+def test_trades_asks_for_the_label_on_clean_images_and_for_the_same_answer_on_its_own(batch):
+    x, targets = batch
+    network, other = small_network().eval(), small_network().eval()  # BatchNorm treats images apart
+    way = trades(0.1, beta=2.0, steps=3, seed=1)
+    moved = way.make(network, x, targets["class"], 0)
+    assert 0 < float((moved - x).abs().max()) <= 0.1 + 1e-6
+    way.step(Classifier(network), x, targets)
+    clean, others = other(x).log_softmax(1), other(moved).log_softmax(1)
+    apart = (clean.exp() * (clean - others)).sum(1)
+    start = other(x + 0.1 * torch.rand_like(x)).log_softmax(1)
+    assert apart.mean() > (clean.exp() * (clean - start)).sum(1).mean()
+    (F.nll_loss(clean, targets["class"]) + 2.0 * apart.mean()).backward()
+    torch.testing.assert_close(gradients(network), gradients(other))
+
+
 def defense(model):
     torch.manual_seed(5)
     return LibraryMethod(GradientDefense(model.network, networks.leaky(small_network(1))))
@@ -92,6 +108,7 @@ WAYS = {
     "distillation": distillation,
     "fgsm": lambda model: fgsm_training(0.1),
     "pgd": lambda model: pgd_training(0.1, steps=2, seed=0),
+    "trades": lambda model: trades(0.1, beta=6.0, steps=2, seed=0),
 }
 
 

@@ -10,7 +10,7 @@ from manyloss.lab.arms import ArmContext, choose_arms
 from manyloss.lab.models.resnet import resnet18
 from manyloss.lab.recipes import recipe_named
 from manyloss.lab.recipes._great import polynomial, random_crop, random_flip
-from manyloss.lab.recipes._great_defense import ATTACKS, ROWS, TRAIN_ACCURACY, WORST
+from manyloss.lab.recipes._great_defense import ATTACKS, ROWS, TRAIN_ACCURACY, WORST, ZERO_GRADIENT
 from manyloss.lab.recipes.great_defense_cifar import CifarDefense
 from manyloss.lab.recipes.great_defense_svhn import DigitDefense
 from manyloss.lab.recipes.great_saliency import (
@@ -139,7 +139,7 @@ def context_of(problem, arm):
     return ArmContext(("class",), 0, problem=problem, model=problem.model())
 
 
-@pytest.mark.parametrize("arm", ROWS)
+@pytest.mark.parametrize("arm", [*ROWS, "trades"])
 def test_every_row_learns_one_batch_by_heart(arm):
     problem = CifarDefense(data="digits", width=8)
     (chosen,) = choose_arms([arm], problem)
@@ -238,6 +238,21 @@ def test_what_is_watched_is_recorded(study):
     assert {"auxiliary accuracy", "logit drift", "alpha", "beta"} <= set(watched[0])
     assert watched[0]["alpha"] == 0.0
     assert watched[-1]["alpha"] > 0.0
+
+
+def test_the_course_is_measured_twenty_times_on_test_images():
+    problem = CifarDefense(data="digits", width=4, train=100, validation=20, test=30, pgd_steps=2)
+    problem.epochs = 200
+    model, splits = problem.model(), problem.datasets(0)
+    with torch.no_grad():
+        model.network.fc.weight.zero_()  # no gradient reaches an image, and all logits are the biases
+        model.network.fc.bias.copy_(torch.arange(10.0))
+    seen = [epoch for epoch in range(1, 201) if problem.after_epoch(model, splits, epoch)]
+    assert seen == [1, *range(10, 201, 10)]
+    found = problem.after_epoch(model, splits, 200)
+    assert (found["largest logit"], found["median largest logit"], found[ZERO_GRADIENT]) == (9, 9, 1)
+    assert {found[f"under {attack}"] for attack in ("FGSM", "iFGSM", "PGD margin")} == {0.1}  # all are nines
+    assert model.training
 
 
 # -- saliency -----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from manyloss.lab.analysis.results import read_run, read_steps
 from manyloss.lab.analysis.table import make_table
 from manyloss.lab.reports.figures import LINES, PAIRS, POINTS, make_figures
 from manyloss.lab.runs.storage import trial_folder
+from tests.lab.reports.test_report import report_of
 from tests.lab.run_folders import make_run
 
 
@@ -24,6 +25,24 @@ def test_curves_are_means_over_seeds(finished_run):
     assert line.x[4] == 5
     assert line.y[4] == pytest.approx(np.mean(expected))
     assert line.low[4] < line.y[4] < line.high[4]
+
+
+def test_what_was_measured_along_the_way_is_drawn_where_it_was_measured(tmp_path):
+    folder = make_run(tmp_path / "run", arms=("equal", "mgda"), seeds=2, epochs=4)
+    assert figures_of(folder)[1].along == []
+    for seed, size in ((0, 1.0), (1, 3.0)):
+        path = trial_folder(folder, "mgda", seed) / "epochs.jsonl"
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        records[1]["along"] = {"logit": size, "share": 0.5}
+        records[3]["along"] = {"logit": 3000 * size, "share": 0.0}
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    logit, share = figures_of(folder)[1].along
+    (line,) = logit.lines
+    assert (line.arm, line.x, line.y) == (1, [2, 4], [2.0, 6000.0])
+    assert [logit.logarithmic, share.logarithmic] == [True, False]
+    page = report_of(folder)
+    assert "Measured along the way" in page
+    assert '"type":"log"' in page
 
 
 def test_traces_average_over_seeds_and_keep_every_step_where_there_are_few(finished_run):

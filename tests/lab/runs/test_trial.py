@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from manyloss.lab import LabError
+from manyloss.lab.analysis.results import read_trial
 from manyloss.lab.checks import StorageError
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.source import Source
@@ -174,6 +175,18 @@ def test_measuring_leaves_no_trace(tmp_path):
         for state in states
     ]
     assert [path for path in parts[0] if not same(parts[0][path], parts[1][path])] == []
+
+
+def test_looking_after_epochs_is_kept_and_leaves_no_trace(tmp_path):
+    Trial(spec(tmp_path, "equal")).run()
+    run_with_stops(spec(tmp_path, "looking"), 1.5)
+    folders = [tmp_path / "trials" / arm / "seed-0" for arm in ("equal", "looking")]
+    assert (folders[0] / "steps.jsonl").read_bytes() == (folders[1] / "steps.jsonl").read_bytes()
+    seen = [record.pop("along") for record in lines(folders[1] / "epochs.jsonl")]
+    assert [found["epoch"] for found in seen] == [1, 2, 3]
+    assert len({found["size of noise"] for found in seen}) == 3
+    assert "along" not in lines(folders[0] / "epochs.jsonl")[0]
+    assert [record.along for record in read_trial(tmp_path, "looking", 0).epochs] == seen
 
 
 def test_one_task_trains_one_loss(tmp_path):

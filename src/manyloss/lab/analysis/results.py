@@ -56,6 +56,8 @@ class EpochRecord:
     validation_metrics: Mapping[str, float]
     validation_losses: Mapping[str, float]
     step_ms: float | None
+    #: What `Problem.after_epoch` found.
+    along: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -304,6 +306,7 @@ def _epoch(record: Mapping[str, Any]) -> EpochRecord:
         validation_metrics=_numbers(validation.get("metrics")),
         validation_losses=_numbers(validation.get("losses")),
         step_ms=_number_or_none(record.get("step_ms")),
+        along=_numbers(record.get("along")),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from manyloss.lab.analysis.results import TrialRecord, read_trial
@@ -79,6 +80,7 @@ def record_of(verdict: Verdict, root: Path) -> dict[str, Any]:
         "paper_numbers": verdict.claim.paper_numbers,
         "words": {arm: _words(found) for arm, found in of_arm.items()},
         "cells": {arm: said for arm, said in cells.items() if said},
+        "along": {arm: seen for arm, found in of_arm.items() if (seen := _along(found))},
         "seconds": sum(float((result or {}).get("seconds") or 0) for result in everything),
         "settings": _without_places(study.get("settings", {})),
         "epochs": study.get("epochs"),
@@ -90,6 +92,19 @@ def record_of(verdict: Verdict, root: Path) -> dict[str, Any]:
 def _words(trials: Mapping[str, TrialRecord]) -> list[str]:
     """What the final evaluations of one arm said: no robust accuracy is kept without its masking verdict."""
     return [f"{seed}: {remark}" for seed, trial in trials.items() for remark in trial.remarks]
+
+
+def _along(trials: Mapping[str, TrialRecord]) -> dict[str, dict[str, float]]:
+    """Quantity -> epoch -> mean over the finished seeds of one arm."""
+    seen: dict[str, dict[str, list[float]]] = {}
+    for trial in trials.values():
+        for record in trial.epochs if trial.status == "finished" else ():
+            for name, value in record.along.items():
+                seen.setdefault(name, {}).setdefault(str(record.epoch), []).append(value)
+    return {
+        name: {epoch: float(f"{fmean(values):.4g}") for epoch, values in epochs.items()}
+        for name, epochs in seen.items()
+    }
 
 
 def _cells(trials: Mapping[str, TrialRecord]) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from manyloss.adversarial import ModelMethod
 from manyloss.lab.training import Trainer
+from manyloss.restore import modes_restored
 from manyloss.result import StepResult
 from manyloss.robustness import fgsm, pgd
 
@@ -67,14 +68,17 @@ class AdversarialTraining(ClassifierTrainer):
         adversarial = self.make(network, inputs, y, self.steps)
         self.steps += 1
         images = torch.cat([inputs, adversarial]) if self.clean else adversarial
-        labels = torch.cat([y, y]) if self.clean else y
         logits = network(images).float()
-        loss = F.cross_entropy(logits, labels)
+        loss = self.loss(logits, y)
         torch.autograd.backward(loss)
         right = (logits.detach()[-len(y) :].argmax(1) == y).double().mean()
         self.watched = {"accuracy under attack": float(right)}
         value = loss.detach().double().cpu()
         return StepResult({self.task: value}, {self.task: torch.ones_like(value)})
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Of the logits of all images, the clean ones first: a scalar."""
+        return F.cross_entropy(logits, torch.cat([y, y]) if self.clean else y)
 
     def differentiated_once(self, model: nn.Module) -> list[nn.Module]:
         """The attack's pass and the training's are separate graphs."""
@@ -101,6 +105,38 @@ def pgd_training(eps: float, *, steps: int, seed: int) -> AdversarialTraining:
         return pgd(network, x, y, eps, steps=steps, seed=1_000_003 * seed + number)
 
     return AdversarialTraining(make, clean=False)
+
+
+class Trades(AdversarialTraining):
+    """L(clean) + beta KL(p(clean) || p(adversarial)) (Zhang et al. 2019); the attack raises that KL."""
+
+    def __init__(self, make: MakeAdversarial, *, beta: float, task: str = "class") -> None:
+        super().__init__(make, clean=True, task=task)
+        self.beta = beta
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """A scalar; the gradient flows into both sides of the KL."""
+        clean, moved = logits.chunk(2)
+        return F.cross_entropy(clean, y) + self.beta * divergence(clean, moved).mean()
+
+
+def divergence(logits: Tensor, others: Tensor) -> Tensor:
+    """KL(softmax(logits) || softmax(others)), [B]."""
+    return F.kl_div(others.log_softmax(1), logits.softmax(1), reduction="none").sum(1)
+
+
+def trades(eps: float, *, beta: float, steps: int, seed: int) -> Trades:
+    """TRADES, from a uniform random start (the paper's is Gaussian and tiny)."""
+
+    def make(network: nn.Module, x: Tensor, y: Tensor, number: int) -> Tensor:
+        with modes_restored(network), torch.no_grad():
+            clean = network.eval()(x).float()
+        start = 1_000_003 * seed + number
+        return pgd(
+            network, x, y, eps, steps=steps, loss=lambda logits, _: divergence(clean, logits), seed=start
+        )
+
+    return Trades(make, beta=beta)
 
 
 class LibraryMethod(ClassifierTrainer):

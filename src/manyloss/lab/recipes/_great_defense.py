@@ -5,12 +5,13 @@
 **Trainings.** baseline; fgsm-training: 0.5 (clean + FGSM at eps 0.2); greace: the modified cross-entropy
 alone (alpha 0); great: the reversed gradient alone (beta 0); great-greace: both, the paper's GRE(AT+CE). The
 paper has no stronger attack in training; pgd-training is ours, the honest baseline: Madry's, at the tested
-eps.
+eps; trades, where a rule has it, is another.
 
 **Judged** on the test set: clean accuracy; the paper's attacks, FGSM and iFGSM (10 steps), untargeted and
 with a random or the least likely target (which give the TRUE label's accuracy); PGD with cross-entropy and
 with the margin loss; noise and transfer from the baseline; the worst case of all; AutoAttack where it is
-installed. The verdict on gradient masking stands beside these numbers, always.
+installed. The verdict on gradient masking stands beside these numbers, always. On the way, three attacks, the
+size of logits and the share of images without a gradient are measured about 20 times, for the report.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from manyloss.adversarial import GradientDefense, networks
+from manyloss.input_gradients import gradient_of_score
 from manyloss.lab.arms import Arm, ArmContext
 from manyloss.lab.datasets import default_data_root, images
 from manyloss.lab.models.resnet import resnet18
@@ -39,9 +41,20 @@ from manyloss.lab.recipes._adversarial_training import (
     fgsm_training,
     network_of,
     pgd_training,
+    trades,
 )
 from manyloss.lab.recipes._great import GreatProblem, as_bytes, crop, splits_of
-from manyloss.robustness import Attack, RobustnessReport, evaluate, loss_landscape, standard_attacks
+from manyloss.restore import modes_restored
+from manyloss.robustness import (
+    Attack,
+    RobustnessReport,
+    evaluate,
+    fgsm,
+    ifgsm,
+    loss_landscape,
+    pgd,
+    standard_attacks,
+)
 
 BASELINE = "baseline"
 TRAIN_ACCURACY = "train accuracy"
@@ -60,6 +73,9 @@ ATTACKS = (
     "transfer",
 )
 TRAINING_EPS = 0.2
+ZERO_GRADIENT = "images with a zero gradient"
+#: Points of the curves over training, and on how many test images.
+CURVE_POINTS, CURVE_IMAGES = 20, 200
 #: The scales of the recipes, where they do not differ.
 SMOKE: Mapping[str, Any] = {
     "epochs": 2,
@@ -102,8 +118,17 @@ def _fgsm_training(context: ArmContext, eps: float) -> AdversarialTraining:  # n
 
 
 def _pgd_training(context: ArmContext, eps: float | None, steps: int) -> AdversarialTraining:
+    return pgd_training(_radius(context, eps), steps=steps, seed=context.seed)
+
+
+def _trades(context: ArmContext, eps: float | None, beta: float, steps: int) -> AdversarialTraining:
+    return trades(_radius(context, eps), beta=beta, steps=steps, seed=context.seed)
+
+
+def _radius(context: ArmContext, eps: float | None) -> float:
+    """That of the training images: the tested one unless given."""
     tested = context.problem.eps if isinstance(context.problem, DefenseProblem) else TRAINING_EPS
-    return pgd_training(tested if eps is None else eps, steps=steps, seed=context.seed)
+    return tested if eps is None else eps
 
 
 _DEFENSE = {
@@ -158,6 +183,14 @@ def defense_arms(beta_max: float) -> dict[str, Arm]:
             _pgd_training,
             {"eps": None, "steps": 7},
             search={"steps": (1, 7, 10)},
+            requires=needs,
+        ),
+        Arm(
+            "trades",
+            "TRADES: clean images, and answers that PGD cannot change: another honest baseline.",
+            _trades,
+            {"eps": None, "beta": 6.0, "steps": 7},
+            search={"beta": (1.0, 3.0, 6.0)},
             requires=needs,
         ),
     )
@@ -245,6 +278,32 @@ class DefenseProblem(GreatProblem):
         """There is one loss and nothing to share."""
         return
 
+    # -- along the way -----------------------------------------------------------------------------------
+
+    def after_epoch(self, model: nn.Module, splits: Splits, epoch: int) -> dict[str, float]:
+        """About `CURVE_POINTS` times: `course`, on the first `CURVE_IMAGES` test images."""
+        every = max(1, self.epochs // CURVE_POINTS)
+        if epoch % every and epoch not in (1, self.epochs):
+            return {}
+        network = network_of(model)
+        x, y = as_bytes(splits.test).everything(CURVE_IMAGES)
+        device = next(network.parameters()).device
+        return self.course(network, x.to(device), y.to(device))
+
+    def course(self, network: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
+        """What stands up to three attacks, how large logits are, and where their loss has no gradient."""
+        attacked = {
+            "FGSM": fgsm(network, x, y, self.eps),
+            "iFGSM": ifgsm(network, x, y, self.eps, steps=self.attack_steps),
+            "PGD margin": pgd(network, x, y, self.eps, steps=self.pgd_steps, loss="margin"),
+        }
+        with modes_restored(network), torch.no_grad():
+            found = {f"under {name}": accuracy(network, images, y) for name, images in attacked.items()}
+            sizes = network(x).abs().amax(1)
+            gradientless = float(without_gradient(network, x, y).double().mean())
+        sized = {"largest logit": float(sizes.max()), "median largest logit": float(sizes.median())}
+        return {**found, **sized, ZERO_GRADIENT: gradientless}
+
     # -- the judgement -----------------------------------------------------------------------------------
 
     def final_evaluation(self, model: nn.Module, splits: Splits, context: ArmContext) -> FinalEvaluation:
@@ -308,6 +367,18 @@ def slices(network: nn.Module, x: Tensor, y: Tensor, eps: float, *, seed: int) -
         "offsets": [round(each, 4) for each in offsets.tolist()],
         "losses": [[[round(value, 4) for value in row] for row in plane] for plane in losses.tolist()],
     }
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, x: Tensor, y: Tensor) -> float:
+    """The share of right answers, in eval mode."""
+    return float((network.eval()(x).argmax(1) == y).double().mean())
+
+
+def without_gradient(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """At which images the gradient of the cross-entropy is 0 in every pixel, [B]."""
+    gradient = gradient_of_score(network, x, lambda logits: F.cross_entropy(logits, y, reduction="none"))
+    return (gradient.flatten(1) == 0).all(1)
 
 
 @torch.no_grad()

@@ -49,7 +49,7 @@ def draw_curves(panel: Curves, styles: Sequence[Style]) -> Panel:
         bands + lines,
         260,
         xaxis={"label": "epoch", "rangemode": "tozero", "dtick": 1 if few else None},
-        yaxis={"nticks": 7, "range": _around(panel)},
+        yaxis={"type": "log", "dtick": 1} if panel.logarithmic else {"nticks": 7, "range": _around(panel)},
     )
     told = f"{panel.title} ({panel.note}) by epoch. Last values: {last}."
     return Panel(told, figure, 260, panel.title, panel.note)

@@ -33,6 +33,8 @@ POINTS = 200
 NUMBERS = 240_000
 #: Up to this many losses are drawn as lines and with all their pairs; more become heat maps.
 LINES = 8
+#: A quotient of two values of one panel from which on its axis is logarithmic.
+FAR_APART = 1000
 #: Pairs shown when there are more than `LINES` losses: those with the strongest conflict.
 PAIRS = 15
 
@@ -57,6 +59,12 @@ class Curves:
     title: str
     note: str
     lines: tuple[Line, ...]
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether positive values are so far apart that a linear axis would show the largest only."""
+        values = [value for line in self.lines for value in line.y if value is not None]
+        return min(values) > 0 and max(values) > FAR_APART * min(values)
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,7 @@ class Figures:
     times: list[Rows] = field(default_factory=list)
     validation: list[Curves] = field(default_factory=list)
     train: list[Curves] = field(default_factory=list)
+    along: list[Curves] = field(default_factory=list)
     weights: list[Traces] = field(default_factory=list)
     constant_weights: list[tuple[str, str]] = field(default_factory=list)
     norms: list[Traces] = field(default_factory=list)
@@ -133,6 +142,10 @@ def make_figures(run: RunRecord, table: Table) -> Figures:
         ["training loss, lower is better"] * len(run.losses),
         mean_of=run.losses,
         mean_title="mean over the losses",
+    )
+    along = dict.fromkeys(name for trial in run.trials for record in trial.epochs for name in record.along)
+    figures.along = _curves(
+        run, list(along), lambda record: record.along, [""] * len(along), mean_of=(), mean_title=""
     )
     _add_traces(figures, run)
     return figures

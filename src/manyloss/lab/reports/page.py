@@ -100,6 +100,7 @@ def _drawn(run: RunRecord, table: Table, figures: Figures, against: str) -> dict
         "times": draw_times(figures.times, arms, against) if figures.times else None,
         "validation": [draw_curves(panel, arms) for panel in figures.validation],
         "train": [draw_curves(panel, arms) for panel in figures.train],
+        "along": [draw_curves(panel, arms) for panel in figures.along],
         "weights": [draw_traces(panel, losses, "weight") for panel in figures.weights],
         "norms": [draw_traces(panel, losses, "norm") for panel in figures.norms],
         "conflict": [draw_traces(panel, losses, "cosine") for panel in figures.conflict],

@@ -173,6 +173,8 @@ class Problem:
     selected: tuple[str, ...] | None = None
     #: Test the last epoch's weights, not the best one's: for methods whose strength grows with the epochs.
     keep_last: bool = False
+    #: Measure the losses' gradients at every step of the first epoch, not only now and then.
+    measure_first_epoch: bool = False
 
     # -- to be written -----------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from manyloss import MultiLoss
+from manyloss.diagnostics.purity import purity_of
 from manyloss.diagnostics.running import pair_name
 from manyloss.errors import NotFiniteError
 from manyloss.lab import checks
@@ -152,6 +153,8 @@ class State:
     seconds: float = 0.0
     cosines: Spread = field(default_factory=Spread)
     cosines_first_epoch: Spread = field(default_factory=Spread)
+    #: Epoch, and the share of the gradients at the features that GradDrop passes, or would pass.
+    passed: list[tuple[int, float]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and tensors."""
@@ -370,7 +373,7 @@ class Training:
         for name, value in weights.items():
             state.weight_sums[name] = state.weight_sums.get(name, 0.0) + value
         state.weight_steps += 1
-        if step % self.record_every == 0:
+        if step % self.record_every == 0 or (state.epoch == 0 and self.problem.measure_first_epoch):
             # Between backward and step: the parameters are still this step's, and ``.grad`` stays.
             self.step_records.append(self._record(step, values, weights, inputs, targets))
         begin = self._clock()
@@ -424,9 +427,10 @@ class Training:
         }
         if self.trainer.watched:
             record["watched"] = dict(self.trainer.watched)
-        rows = self._measure(inputs, targets)
-        if rows is None:
+        measured = self._measure(inputs, targets)
+        if measured is None:
             return record
+        rows, places = measured
         names = list(rows)
         gramian = _gramian(list(rows.values()))
         norms = gramian.diagonal().clamp(min=0).sqrt()
@@ -436,6 +440,8 @@ class Training:
             "norms": dict(zip(names, norms.tolist(), strict=True)),
             "cosines": [[round(c, 6) for c in row] for row in cosines.tolist()],
         }
+        if not self.shared_params and len(names) > 1:
+            self._record_purity(record, rows, places)
         for i, first in enumerate(names):
             for j in range(i + 1, len(names)):
                 if norms[i] > 0 and norms[j] > 0:
@@ -445,8 +451,18 @@ class Training:
                         self.state.cosines_first_epoch.add(pair, float(cosines[i, j]))
         return record
 
-    def _measure(self, inputs: Any, targets: Any) -> dict[str, list[Tensor]] | None:
-        """The unweighted gradient of each loss of this batch, for every arm alike: loss -> tensors.
+    def _record_purity(
+        self, record: Record, rows: Mapping[str, Sequence[Tensor]], features: Sequence[Tensor]
+    ) -> None:
+        """The share of the gradients at the features that GradDrop passes, or would pass."""
+        gradients = [torch.stack(parts) for parts in zip(*rows.values(), strict=True)]
+        purity = purity_of(gradients, features)
+        if purity is not None:
+            record["passed"] = purity.passed
+            self.state.passed.append((self.state.epoch, purity.passed))
+
+    def _measure(self, inputs: Any, targets: Any) -> tuple[dict[str, list[Tensor]], Sequence[Tensor]] | None:
+        """The unweighted gradient of each loss of this batch, for each arm alike: loss -> tensors, and where.
 
         At the shared parameters where the problem has them, else at the features. The forward pass of its own
         leaves no trace: random state and buffers are put back.
@@ -462,7 +478,8 @@ class Training:
                 places: Sequence[Tensor] = [features] if isinstance(features, Tensor) else list(features)
                 if self.shared_params:
                     places = list(self.shared_params)
-                return {name: _gradient(loss, places) for name, loss in found.items() if loss is not None}
+                rows = {name: _gradient(loss, places) for name, loss in found.items() if loss is not None}
+                return rows, places
             finally:
                 with torch.no_grad():
                     for buffer, value in buffers:
@@ -518,6 +535,7 @@ class Training:
             "seconds": state.seconds,
             "cosine_std": state.cosines.std(),
             "cosine_std_first_epoch": state.cosines_first_epoch.std(),
+            "passed": _first_and_last(state.passed),
             "mean_weights": {name: total / state.weight_steps for name, total in state.weight_sums.items()},
             "measured_at": "shared_params" if self.shared_params else "features",
             **{name: value for name, value in extra.items() if value},
@@ -526,6 +544,16 @@ class Training:
     def ended(self, status: str, reason: str) -> Record:
         """The result of a training that did not reach its end."""
         return failure(status, reason, self.state)
+
+
+def _first_and_last(passed: Sequence[tuple[int, float]]) -> dict[str, float]:
+    """Means of the first and of the last epoch that has a record, and by how much they differ."""
+    if not passed:
+        return {}
+    first, last = (
+        statistics.fmean(share for epoch, share in passed if epoch == passed[end][0]) for end in (0, -1)
+    )
+    return {"first epoch": first, "last epoch": last, "change": last - first}
 
 
 def failure(status: str, reason: str, state: State | None = None) -> Record:

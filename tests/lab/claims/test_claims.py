@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from manyloss.diagnostics.running import pair_name
 from manyloss.lab import claims
 from manyloss.lab.arms import choose_arms
 from manyloss.lab.checks import LabError
@@ -189,6 +190,34 @@ along = "distance"
     assert judged(root, claim, seeds=range(3)).findings[0].outcome == "unclear"
     with pytest.raises(LabError, match="has along, so than must be a number"):
         claims.read_rule("made.toml", RULE[: RULE.index(b"[[checks]]")] + checks.replace(b"0.0", b'"a"'))
+
+
+def test_a_correlation_over_arms_takes_each_arm_once(tmp_path):
+    checks = b"""
+[[checks]]
+says = "the accuracy falls with sigma"
+arm = "row-*"
+than = 0.0
+is = "lower"
+quantity = "accuracy"
+along = "left, right"
+along_of = "cosine_std_first_epoch"
+"""
+    head = RULE[: RULE.index(b"[[checks]]")]
+    arms = {f"row-{number}": [0.9 - 0.1 * number, 0.95 - 0.1 * number] for number in range(6)}
+    named = head.replace(b'["a", "b"]', json.dumps([*arms, "other"]).encode())
+    claim = claims.read_rule("made.toml", named + checks)
+    root = write_run(tmp_path, claim, {**arms, "other": [1.0, 1.0]})
+    assert judged(root, claim, seeds=range(2)).findings[0].outcome == "no result"
+    for number in range(6):
+        for seed in range(2):
+            path = storage.trial_folder(root, f"row-{number}", seed) / "result.json"
+            spread = {pair_name("left", "right"): 0.1 * number}
+            storage.write_json(path, json.loads(path.read_text()) | {"cosine_std_first_epoch": spread})
+    finding = judged(root, claim, seeds=range(2)).findings[0]
+    assert (finding.outcome, finding.value, finding.difference.count) == ("holds", pytest.approx(-1), 6)
+    with pytest.raises(LabError, match="is not understood"):
+        claims.read_rule("made.toml", named + checks.replace(b"cosine_std_first_epoch", b"elsewhere"))
 
 
 def test_results_are_judged_by_the_rule_that_was_there_before_them(tmp_path, claim):

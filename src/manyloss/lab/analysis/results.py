@@ -80,6 +80,9 @@ class TrialRecord:
     cosine_std: Mapping[str, float] = field(default_factory=dict)
     cosine_std_first_epoch: Mapping[str, float] = field(default_factory=dict)
     mean_weights: Mapping[str, float] = field(default_factory=dict)
+    #: The share of the gradients at the features that GradDrop passes, or would pass: "first epoch", "last
+    #: epoch" and "change".
+    passed: Mapping[str, float] = field(default_factory=dict)
     #: Short texts by column, and sentences, from the problem's final evaluation; warnings with their counts.
     words: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
@@ -285,6 +288,7 @@ def read_trial(folder: Path, arm: str, seed: int) -> TrialRecord:
             cosine_std=_numbers(result.get("cosine_std")),
             cosine_std_first_epoch=_numbers(result.get("cosine_std_first_epoch")),
             mean_weights=_numbers(result.get("mean_weights")),
+            passed=_numbers(result.get("passed")),
             words={printable(name): printable(text) for name, text in (result.get("words") or {}).items()},
             remarks=tuple(printable(text) for text in result.get("remarks") or ()),
             warnings={printable(text): int(count) for text, count in (result.get("warnings") or {}).items()},

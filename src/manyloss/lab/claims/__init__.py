@@ -11,6 +11,9 @@ quantity with another arm's or with a number::
     is = "lower"                        # or "higher", or "near" (with `within`)
     quantity = "sum of loss ratios"     # a test metric; `of` names another part of result.json
 
+With ``along = "another quantity"`` it is their rank correlation that is compared with a number: over the
+seeds of the arm, or over all arms that match a pattern such as ``"none-*"``. ``along_of`` names its part.
+
 A check holds when the 95 % interval of the difference lies on its side, fails when it lies on the other side,
 and is unclear otherwise. One seed has no interval: a check of one seed is unclear at best. Checks with
 ``only = "full"`` compare with the paper's own numbers, which nothing but the paper's setting can meet.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 from manyloss.lab.analysis.results import TrialRecord, read_trial
@@ -92,10 +94,9 @@ def judge(claim: Claim, root: Path, problem: Problem, *, scale: str | None, seed
 
 def find(check: Check, results: Mapping[str, Mapping[int, TrialRecord]], seeds: int) -> Finding:
     """One check. A seed that one of the two arms did not finish leaves the check without a result."""
-    own = _values(check, results.get(check.arm, {}))
     if check.along is not None:
-        other = _values(replace(check, quantity=check.along), results.get(check.arm, {}))
-        return _find_along(check, own, other, seeds)
+        return _find_along(check, results, seeds)
+    own = _values(check, results.get(check.arm, {}))
     other = (
         _values(check, results.get(check.than, {}))
         if isinstance(check.than, str)
@@ -114,12 +115,23 @@ def find(check: Check, results: Mapping[str, Mapping[int, TrialRecord]], seeds: 
     )
 
 
-def _find_along(check: Check, own: Mapping[int, float], other: Mapping[int, float], seeds: int) -> Finding:
-    """The rank correlation of two quantities of one arm, against a number."""
-    both = [seed for seed in own if seed in other]
-    if len(both) < seeds or not both:
+def _find_along(check: Check, results: Mapping[str, Mapping[int, TrialRecord]], seeds: int) -> Finding:
+    """The rank correlation of two quantities, over the seeds of one arm or over arms, against a number."""
+    assert check.along is not None
+    along = replace(check, quantity=check.along, of=check.along_of)
+    points: list[tuple[float, float]] = []
+    for arm in fnmatch.filter(results, check.arm):
+        own, other = _values(check, results[arm]), _values(along, results[arm])
+        both = [seed for seed in own if seed in other]
+        if len(both) < seeds:
+            return Finding(check, "no result", None, None, None)
+        if "*" in check.arm:  # seeds of one arm are not independent of each other: one point an arm
+            points.append((fmean(own[seed] for seed in both), fmean(other[seed] for seed in both)))
+        else:
+            points += [(own[seed], other[seed]) for seed in both]
+    if not points:
         return Finding(check, "no result", None, None, None)
-    correlation = rank_correlation([own[seed] for seed in both], [other[seed] for seed in both])
+    correlation = rank_correlation(*zip(*points, strict=True))
     against = float(check.than)
     difference = replace(correlation, mean=correlation.mean - against)
     return Finding(check, _outcome(check, difference), difference, correlation.mean, against)

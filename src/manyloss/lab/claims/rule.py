@@ -15,7 +15,7 @@ from manyloss.lab.checks import LabError, closest
 Relation = Literal["lower", "higher", "near"]
 RELATIONS = ("lower", "higher", "near")
 #: Parts of a result that a rule may speak of.
-PARTS = ("test", "validation", "mean_weights", "cosine_std", "cosine_std_first_epoch")
+PARTS = ("test", "validation", "mean_weights", "cosine_std", "cosine_std_first_epoch", "passed")
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,11 @@ class Check:
     #: How far apart two values may be that are "near"; for the others, how much of a difference counts.
     within: float = 0.0
     only: str | None = None
-    #: Another quantity of the same arm: its rank correlation over the seeds with `quantity` is compared.
+    #: Another quantity of the same arm: its rank correlation over the seeds with `quantity` is compared. An
+    #: arm with a ``*`` stands for all that match; then a point is the mean of one arm over its seeds.
     along: str | None = None
+    #: The part of the result that `along` is in.
+    along_of: str = "test"
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ def read_rule(file: str, content: bytes) -> Claim:
                 of=entry.get("of", "test"),
                 within=float(entry.get("within", 0.0)),
                 only=entry.get("only"),
-                along=entry.get("along"),
+                along=None if "along" not in entry else _quantity(entry, "along", "along_of"),
+                along_of=entry.get("along_of", entry.get("of", "test")),
             )
             for entry in rule["checks"]
         ]
@@ -110,16 +114,17 @@ def read_rule(file: str, content: bytes) -> Claim:
         if entry.along is not None and isinstance(entry.than, str):
             raise _not_understood(file, f"check {entry.says!r} has along, so than must be a number")
         unknown = {entry.arm, entry.than} - {*claim.arms} if isinstance(entry.than, str) else set()
-        if entry.relation not in RELATIONS or entry.of not in PARTS or unknown:
+        parts = {entry.of, entry.along_of}
+        if entry.relation not in RELATIONS or not parts <= {*PARTS} or unknown:
             reason = f"check {entry.says!r} has is = {entry.relation!r} and unknown arms {sorted(unknown)}"
             raise _not_understood(file, reason)
     return claim
 
 
-def _quantity(entry: Mapping[str, Any]) -> str:
+def _quantity(entry: Mapping[str, Any], key: str = "quantity", part: str = "of") -> str:
     """What is compared. Rules name a pair of losses "a, b"; records spell it as the recorder does."""
-    quantity = str(entry["quantity"])
-    if str(entry.get("of", "test")).startswith("cosine_std"):
+    quantity = str(entry[key])
+    if str(entry.get(part, entry.get("of", "test"))).startswith("cosine_std"):
         return pair_name(*quantity.split(", ", 1))
     return quantity
 

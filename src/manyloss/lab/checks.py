@@ -50,12 +50,21 @@ def missing_data(name: str, folders: Iterable[object]) -> DataError:
     )
 
 
-def missing_files(name: str, files: Iterable[str], folders: Iterable[object]) -> DataError:
+def missing_files(name: str, files: Iterable[str], folders: Iterable[object], page: str = "") -> DataError:
     """A data set that cannot be downloaded by us is in none of the places looked at."""
     places = ", ".join(str(folder) for folder in folders)
+    offered = f", from {page}," if page else ""
     return DataError(
-        f"{name} is in none of {places}: {', '.join(files)} must be there. Put the official files into one "
-        f"of these folders, or name the folder that has them with --data-root."
+        f"{name} is in none of {places}: {', '.join(files)} must be there. Put the official files{offered} "
+        f"into one of these folders, or name the folder that has them with --data-root."
+    )
+
+
+def part_of_a_set(folder: object, missing: int, files: int, example: str, page: str) -> DataError:
+    """Some files of a data set are there and some are not."""
+    return DataError(
+        f"{folder} lacks {missing or 'all'} of {files} files, {example} among them. Copy the set again, from "
+        f"{page}: nothing is trained on a part of it."
     )
 
 

@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import MeanSquaredError, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 
@@ -90,5 +90,42 @@ class CosineDistance(_MeanDistance):
     """The mean over pixels of 1 - cos of the angle between two vectors, along axis 1."""
 
     def of_each(self, output: Tensor, target: Tensor) -> Tensor:
-        """Of each pixel [B, H, W], from two [B, 3, H, W]."""
-        return 1 - F.cosine_similarity(output, target, dim=1)
+        """Of each pixel whose target is not 0 [P], from two [B, 3, H, W]."""
+        known = target.square().sum(1) > 0
+        return (1 - F.cosine_similarity(output, target, dim=1))[known]
+
+
+class AbsoluteCosineDistance(CosineDistance):
+    """As `CosineDistance`, of 1 - |cos|: a normal and its opposite are one."""
+
+    def of_each(self, output: Tensor, target: Tensor) -> Tensor:
+        """Of each pixel whose target is not 0 [P], from two [B, 3, H, W]."""
+        return 1 - (1 - super().of_each(output, target)).abs()
+
+
+class DepthError(MeanSquaredError):
+    """The root of the mean squared error of the pixels whose depth is known (over 0)."""
+
+    def __init__(self) -> None:
+        super().__init__(squared=False)
+
+    def update(self, output: Tensor, target: Tensor) -> None:
+        """Add a batch, two [B, 1, H, W] in one unit."""
+        known = target > 0
+        super().update(output[known], target[known])
+
+
+class HeatMapDistance(_MeanDistance):
+    """The mean distance of keypoints from the highest pixels of their maps, over the picture's diagonal.
+
+    Only keypoints that are there count; places are (x, y) in units of width and height.
+    """
+
+    def of_each(self, output: Tensor, target: Tensor) -> Tensor:
+        """Of each keypoint that is there [P], from maps [B, K, H, W] and places [B, K, 2] (NaN: none)."""
+        height, width = output.shape[2:]
+        highest = output.flatten(2).argmax(2)
+        x = (highest % width + 0.5) / width
+        y = (highest.div(width, rounding_mode="floor") + 0.5) / height
+        distances: Tensor = (torch.stack([x, y], 2) - target).norm(dim=2) / 2**0.5
+        return distances[distances.isfinite()]

@@ -29,6 +29,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset, default_collate
 
 from manyloss.lab import checks
+from manyloss.lab.pictures import Pictures
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -137,12 +138,12 @@ class EncoderWithHeads(nn.Module):
     def forward(self, inputs: Any) -> tuple[Features, dict[str, Any]]:
         """Features [B, *F] and one output per (selected) task."""
         features = self.encoder(inputs)
-        outputs = {
-            task: head(features)
-            for task, head in zip(self.tasks, self.heads, strict=True)
-            if self.selected is None or task in self.selected
-        }
-        return features, outputs
+        return features, {task: head(features) for task, head in self.chosen_heads()}
+
+    def chosen_heads(self) -> list[tuple[str, nn.Module]]:
+        """The heads that are run, by task."""
+        heads = zip(self.tasks, self.heads, strict=True)
+        return [(task, head) for task, head in heads if self.selected is None or task in self.selected]
 
 
 class Problem:
@@ -167,6 +168,8 @@ class Problem:
     derived: Mapping[str, bool] = {}
     #: Arms (`manyloss.lab.Arm`) of this problem only, or changed ones, by name.
     arms: Mapping[str, Any] = {}
+    #: A metric that the report draws against another one, trial by trial, or against an option of the arms.
+    drawn_against: Mapping[str, str] = {}
     #: The arm every other one is compared with.
     baseline: str = "equal"
     #: Losses that an arm with fewer tasks trains; None means all.
@@ -175,6 +178,8 @@ class Problem:
     keep_last: bool = False
     #: Measure the losses' gradients at every step of the first epoch, not only now and then.
     measure_first_epoch: bool = False
+    #: How many test examples the report shows, by `pictures`.
+    shown: int = 0
 
     # -- to be written -----------------------------------------------------------------------------------
 
@@ -302,6 +307,10 @@ class Problem:
         Nothing is chosen by it. The training puts random generators and the model's mode back.
         """
         return {}
+
+    def pictures(self, inputs: Any, outputs: Outputs, targets: Targets) -> Pictures | None:
+        """What the report shows of the first ``shown`` test examples, collated to a batch."""
+        return None
 
     def final_evaluation(self, model: nn.Module, splits: Splits, context: Any) -> FinalEvaluation | None:
         """Look closer at the finished model, once, with the weights that the test split meets.

@@ -26,6 +26,7 @@ from manyloss.diagnostics.running import pair_name
 from manyloss.errors import NotFiniteError
 from manyloss.lab import checks
 from manyloss.lab.optimizer import OptimizerSettings
+from manyloss.lab.pictures import Pictures
 from manyloss.lab.problem import BatchedSplit, EncoderWithHeads, FinalEvaluation, Problem
 from manyloss.result import StepResult
 
@@ -540,6 +541,17 @@ class Training:
             "measured_at": "shared_params" if self.shared_params else "features",
             **{name: value for name, value in extra.items() if value},
         }
+
+    @torch.no_grad()
+    def pictures(self) -> Pictures | None:
+        """What the problem shows of the first test examples, by the weights that `result` tested."""
+        if not self.problem.shown:
+            return None
+        indices = torch.arange(min(self.problem.shown, len(self.splits.test)))  # type: ignore[arg-type]
+        inputs, targets = self._batch(self.splits.test, indices, None)
+        self.model.eval()
+        _, outputs = self.model(inputs)
+        return self.problem.pictures(inputs, outputs, targets)
 
     def ended(self, status: str, reason: str) -> Record:
         """The result of a training that did not reach its end."""

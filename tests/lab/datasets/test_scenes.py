@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from manyloss.lab.checks import DataError
-from manyloss.lab.datasets import camvid, nyuv2
+from manyloss.lab.datasets import camvid, nyuv2, rooms, sunrgbd
 
 DATA = Path(os.environ.get("MANYLOSS_DATA", "../shared/data"))
 
@@ -81,9 +81,7 @@ def test_a_part_of_nyuv2_is_refused_and_what_is_missing_is_named(tmp_path):
         nyuv2.Arrays(tmp_path, "val")
     write_nyuv2(tmp_path / "val")
     (tmp_path / "val" / "depth" / "1.npy").unlink()
-    with pytest.raises(
-        DataError, match=r"depth lacks 1 of 3 files, 1\.npy among them\. Copy the folder again"
-    ):
+    with pytest.raises(DataError, match=r"depth lacks 1 of 3 files, 1\.npy among them\. Copy the set again"):
         nyuv2.Arrays(tmp_path, "val")
     np.save(tmp_path / "val" / "depth" / "1.npy", np.zeros((4, 6)))
     with pytest.raises(DataError, match=r"1\.npy has the shapes .*\[4, 6\]"):
@@ -119,3 +117,67 @@ def test_real_nyuv2_samples_hold_metres_and_unit_vectors():
         assert 0.4 < known.min() < known.max() < 10
         lengths = np.linalg.norm(scene.normals, axis=2)
         assert np.median(lengths[lengths > 0.5]) == pytest.approx(1, abs=0.02)
+
+
+def test_the_official_nyuv2_file_alone_is_not_enough(tmp_path):
+    (tmp_path / nyuv2.LABELLED).write_bytes(b"MATLAB 7.3 MAT-file")
+    with pytest.raises(DataError, match=r"labeled.mat has neither surface normals nor the 13 classes\. Put"):
+        nyuv2.Arrays(tmp_path)
+
+
+def write_sunrgbd(folder, train=2, test=3):
+    """The official tree with the lists and labels of sunrgbd-meta-data."""
+    generator = np.random.default_rng(0)
+    (folder / sunrgbd.LABELS).mkdir(parents=True)
+    names = [f"SUNRGBD/kv2/kinect2data/{i:06d}_resize" for i in range(test + train)]
+    for number, name in enumerate(names, start=1):
+        scene = folder / name
+        for part in ("image", "depth_bfx"):
+            (scene / part).mkdir(parents=True)
+        Image.fromarray(np.full((4, 6, 3), 40 * number, np.uint8)).save(scene / "image" / f"{number}.jpg")
+        millimetres = np.full((4, 6), 1000 * number, np.uint16)
+        stored = (millimetres << 3) | (millimetres >> 13)
+        Image.fromarray(stored).save(scene / "depth_bfx" / "a.png")
+        classes = generator.integers(0, 38, (4, 6)).astype(np.uint8)
+        Image.fromarray(classes).save(folder / sunrgbd.LABELS / f"img-{number:06d}.png")
+    lines = [f"{name}/image/{number}.jpg\n" for number, name in enumerate(names, start=1)]
+    (folder / sunrgbd.LISTS["test"]).write_text("".join(lines[:test]))
+    (folder / sunrgbd.LISTS["train"]).write_text("".join(lines[test:]))
+    return folder
+
+
+def test_sun_rgbd_has_its_test_labels_first(tmp_path):
+    root = write_sunrgbd(tmp_path / "sunrgbd")
+    train, test = sunrgbd.SunRgbd(tmp_path), sunrgbd.SunRgbd(root, "test")
+    assert (len(train), len(test)) == (2, 3)
+    photo = train[1]
+    assert photo.image.shape == (4, 6, 3)
+    assert photo.image.mean() == pytest.approx(200, abs=1)  # the fifth
+    assert (photo.depth == 5).all()
+    written = np.asarray(Image.open(root / sunrgbd.LABELS / "img-000005.png")).astype(int)
+    np.testing.assert_array_equal(photo.classes, written - 1)
+    coarse = dict(zip(sunrgbd.FINE_CLASSES, sunrgbd.TO_COARSE.tolist(), strict=True))
+    assert len(coarse) == 37
+    assert set(coarse.values()) == set(range(13))
+    assert coarse["wall"] == coarse["door"] == rooms.CLASSES.index("wall")
+    assert coarse["bag"] == coarse["lamp"] == rooms.CLASSES.index("objects")
+
+
+def test_a_part_of_sun_rgbd_is_refused_and_says_where_it_is_offered(tmp_path):
+    with pytest.raises(
+        DataError, match=r"sunrgbd is in none .*training_images.txt must be there\. .*SUN RGB-D"
+    ):
+        sunrgbd.SunRgbd(tmp_path)
+    root = write_sunrgbd(tmp_path)
+    (root / sunrgbd.LABELS / "img-000004.png").unlink()
+    with pytest.raises(DataError, match=r"lacks 1 of 6 files, .*img-000004.png among them\. .*a part of it"):
+        sunrgbd.SunRgbd(tmp_path)
+    test = sunrgbd.SunRgbd(tmp_path, "test")
+    Image.fromarray(np.zeros((2, 2), np.uint16)).save(test.depths[0])
+    with pytest.raises(
+        DataError, match=r"1.jpg is damaged: photo, classes and depth have the shapes .*\[2, 2\]"
+    ):
+        test[0]
+    test.depths[1].unlink()
+    with pytest.raises(DataError, match=r"lacks 1 of 9 files, .*depth_bfx among them"):
+        sunrgbd.SunRgbd(tmp_path, "test")

@@ -29,7 +29,7 @@ def test_any_number_of_unpoolings_at_any_size(unpoolings, size):
 
 def test_unpooling_goes_to_the_place_of_the_maximum():
     model = SegNet(1, 5)
-    for block in (*model.down, *model.up):
+    for block in (*model.down.blocks, *model.up.blocks):
         convolutions = [layer for layer in block if isinstance(layer, nn.Conv2d)]
         passing = nn.Conv2d(convolutions[0].in_channels, convolutions[-1].out_channels, 1, bias=False)
         nn.init.ones_(passing.weight)

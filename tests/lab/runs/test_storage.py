@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from manyloss.lab.checks import LabError, StorageError
+from manyloss.lab.pictures import Pictures
 from manyloss.lab.printing import printable
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.trial import Trial
@@ -107,3 +108,17 @@ def test_nothing_steers_the_terminal():
     assert printable("a\x1b[31m\x07b\u202ec\ud800\n\td") == "a\ufffd[31m\ufffdb\ufffdc\ufffd\n\td"
     assert "\x1b" not in str(LabError("x \x1b]0;title\x07"))
     assert printable(json.loads('"\\ud83d\\ude00 ä"')) == "😀 ä"
+
+
+def test_pictures_come_back_as_they_were(tmp_path):
+    shown = Pictures(
+        torch.arange(12, dtype=torch.uint8).reshape(1, 2, 2, 3),
+        {"how far": torch.zeros(1, 4, 4, dtype=torch.uint8)},
+        {"how far": torch.ones(1, 4, 4, dtype=torch.uint8)},
+    )
+    storage.write_pictures(tmp_path / storage.PICTURES, shown)
+    found = storage.read_pictures(tmp_path / storage.PICTURES)
+    assert torch.equal(found.inputs, shown.inputs)
+    assert torch.equal(found.truth["how far"], shown.truth["how far"])
+    assert torch.equal(found.outputs["how far"], shown.outputs["how far"])
+    assert storage.read_pictures(tmp_path / "none.npz") is None

@@ -115,6 +115,8 @@ class RunRecord:
     tuning: Mapping[str, TunedRow] = field(default_factory=dict)
     #: Row -> a step's time over the baseline's, measured in turns in one process.
     step_times: Mapping[str, float] = field(default_factory=dict)
+    #: Metric -> the metric or the option of the arms that it is drawn against.
+    drawn_against: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tuned_sum(self) -> str | None:
@@ -209,6 +211,10 @@ def read_run(folder: Path) -> RunRecord:
             ),
             tuning=read_tuning(folder / "tuning") if study.get("labels") else {},
             step_times=_step_times(folder, names),
+            drawn_against={
+                printable(metric): printable(other)
+                for metric, other in study.get("drawn_against", {}).items()
+            },
         )
     except _ODD as error:
         raise checks.damaged(path, _said(error)) from error

@@ -5,11 +5,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
 from manyloss.lab import checks
 
 
-def find_file(name: str, file: str, data_root: str | os.PathLike[str]) -> Path:
+def find_file(name: str, file: str, data_root: str | os.PathLike[str], page: str = "") -> Path:
     """``data_root/FILE`` or ``data_root/NAME/FILE``, whichever is there.
+
+    Args:
+        name: of the data set.
+        file: its name.
+        data_root: where data sets are.
+        page: where the official files are offered, in words.
 
     Raises:
         DataError: neither is.
@@ -19,5 +29,19 @@ def find_file(name: str, file: str, data_root: str | os.PathLike[str]) -> Path:
     folders = (root, root / name)
     found = next((folder / file for folder in folders if (folder / file).is_file()), None)
     if found is None:
-        raise checks.missing_files(name, [file], folders)
+        raise checks.missing_files(name, [file], folders, page)
     return found
+
+
+def read_picture(path: Path) -> npt.NDArray[np.generic]:
+    """The pixels of a picture, [H, W] or [H, W, C].
+
+    Raises:
+        DataError: it cannot be read.
+
+    """
+    try:
+        with Image.open(path) as opened:
+            return np.asarray(opened)
+    except OSError as error:
+        raise checks.damaged_data(path, str(error)) from error

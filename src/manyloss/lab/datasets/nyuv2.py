@@ -6,6 +6,8 @@ from 0 to 12 (-1 is unlabelled).
 
 Pictures: ``NAME.png`` beside ``depth_gt_NAME.png`` (16 bits, metres times 5000), ``norm_gt_NAME.png``
 (components times 127.5 plus 127.5) and ``segm_gt_NAME.png`` (255 is unlabelled).
+
+The official ``nyu_depth_v2_labeled.mat`` has neither normals nor the 13 classes, so it is not read.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from manyloss.lab import checks
+from manyloss.lab.datasets.files import read_picture
 
 PARTS = ("image", "depth", "normal", "label")
+LABELLED = "nyu_depth_v2_labeled.mat"
+PAGE = "the page of mtan (lorenmt), which links to the set"
 UNLABELLED = -1
 PICTURES: Mapping[str, str] = {"depth": "depth_gt_", "normal": "norm_gt_", "label": "segm_gt_"}
 
@@ -55,16 +59,21 @@ class Arrays:
         folders = (root, root / "nyuv2")
         found = next((folder / split for folder in folders if (folder / split).is_dir()), None)
         if found is None:
-            raise checks.missing_files("nyuv2", [f"{split}/{part}/0.npy ..." for part in PARTS], folders)
+            if labelled := next((path for folder in folders if (path := folder / LABELLED).is_file()), None):
+                raise checks.DataError(
+                    f"{labelled} has neither surface normals nor the 13 classes. Put the converted set "
+                    f"beside it: {split}/image, depth, normal and label with 0.npy, 1.npy, ..., as {PAGE} "
+                    f"has it."
+                )
+            files = [f"{split}/{part}/0.npy ..." for part in PARTS]
+            raise checks.missing_files("nyuv2", files, folders, PAGE)
         names = {part: {path.name for path in (found / part).glob("*.npy")} for part in PARTS}
         everything = set().union(*names.values())
         for part, there in names.items():
             missing = sorted(everything - there, key=lambda name: (len(name), name))
             if missing or not there:
-                example = f", {missing[0]} among them" if missing else ""
-                raise checks.DataError(
-                    f"{found / part} lacks {len(missing) or 'all'} of {len(everything)} files{example}. Copy "
-                    f"the folder again: nothing is trained on a part of a set."
+                raise checks.part_of_a_set(
+                    found / part, len(missing), len(everything), missing[0] if missing else "0.npy", PAGE
                 )
         self.folder = found
         self.names = sorted(everything, key=lambda name: (len(name), name))
@@ -108,7 +117,7 @@ def pictures(folder: str | os.PathLike[str]) -> dict[str, Scene]:
 
 
 def _scene(root: Path, name: str) -> Scene:
-    image, depth, normal, label = (_picture(root / f"{p}{name}.png") for p in ("", *PICTURES.values()))
+    image, depth, normal, label = (read_picture(root / f"{p}{name}.png") for p in ("", *PICTURES.values()))
     normals = normal.astype(np.float32) / np.float32(127.5) - 1
     classes = label.astype(np.int64)
     classes[classes == 255] = UNLABELLED
@@ -123,11 +132,3 @@ def _array(path: Path) -> npt.NDArray[np.generic]:
     except (OSError, ValueError, EOFError) as error:
         raise checks.damaged_data(path, str(error) or type(error).__name__) from error
     return found
-
-
-def _picture(path: Path) -> npt.NDArray[np.generic]:
-    try:
-        with Image.open(path) as opened:
-            return np.asarray(opened)
-    except OSError as error:
-        raise checks.damaged_data(path, str(error)) from error

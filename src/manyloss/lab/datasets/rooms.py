@@ -41,7 +41,7 @@ KEYPOINTS = TYPES * CORNERS
 Floats = npt.NDArray[np.float32]
 
 #: The mean colour of each class, RGB in 0..1; every thing is painted in a colour near it.
-_COLOURS = np.array(
+COLOURS = np.array(
     [
         (0.45, 0.5, 0.75),
         (0.7, 0.3, 0.2),
@@ -180,8 +180,8 @@ class _Scene:
             turns=np.array([thing[3] for thing in things], np.float32),
             round=np.array([thing[4] for thing in things], bool),
             classes=classes,
-            colours=_near(_COLOURS[classes], generator),
-            surfaces=_near(_COLOURS[[CLASSES.index(n) for n in ("ceiling", "floor", "wall")]], generator),
+            colours=_near(COLOURS[classes], generator),
+            surfaces=_near(COLOURS[[CLASSES.index(n) for n in ("ceiling", "floor", "wall")]], generator),
             tiles=generator.uniform(0.15, 0.6, 2).astype(np.float32),
             decorations=_decorations(size, generator),
         )
@@ -289,7 +289,7 @@ def _decorations(
         half = (np.array(largest) * generator.uniform(0.6, 1)).astype(np.float32)
         length = size[1 - axis]
         centre = np.array([generator.uniform(half[0] + 0.1, length - half[0] - 0.1), 0.58 * size[2]])
-        colour = _near(_COLOURS[kind], generator)
+        colour = _near(COLOURS[kind], generator)
         found.append((axis, side, centre.astype(np.float32), half, kind, colour))
     return found
 

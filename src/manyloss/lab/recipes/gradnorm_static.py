@@ -17,7 +17,8 @@ import numpy as np
 from manyloss import MultiLoss
 from manyloss.lab.arms import Arm, ArmContext
 from manyloss.lab.recipes import Recipe
-from manyloss.lab.recipes._mtfl import OPEN, AgainstAReference, method_arms
+from manyloss.lab.recipes._against_a_reference import AgainstAReference
+from manyloss.lab.recipes._mtfl import OPEN, MtflFaces, method_arms
 from manyloss.weighting import Static
 
 REFERENCE = "gradnorm-reference"
@@ -33,11 +34,12 @@ def _random_static(context: ArmContext) -> MultiLoss:
     return MultiLoss(Static(drawn_weights(context.losses, context.seed)))
 
 
-class RandomStaticWeights(AgainstAReference):
+class RandomStaticWeights(AgainstAReference, MtflFaces):
     """Every seed draws other weights; all are compared with one GradNorm network."""
 
     name = "gradnorm-static"
     baseline = "random-static"
+    drawn_against: Mapping[str, str] = {AgainstAReference.GAIN: AgainstAReference.DISTANCE}
     arms: Mapping[str, Arm] = {
         REFERENCE: Arm(
             REFERENCE,

@@ -15,11 +15,12 @@ from manyloss.lab.analysis import table as tables
 from manyloss.lab.analysis.results import RunRecord, read_run
 from manyloss.lab.analysis.statistics import baseline_words, percent
 from manyloss.lab.analysis.table import Table, make_table
-from manyloss.lab.reports import under_attack
+from manyloss.lab.reports import shown, under_attack
 from manyloss.lab.reports.drawing import draw_changes, draw_curves, draw_times, draw_traces
 from manyloss.lab.reports.figures import LINES, Figures, make_figures
 from manyloss.lab.reports.front import draw_front
 from manyloss.lab.reports.looks import render, styles_of
+from manyloss.lab.reports.relations import draw_relations
 from manyloss.lab.runs import storage
 
 
@@ -58,6 +59,7 @@ def render_report(run: RunRecord, table: Table) -> str:
         figures=figures,
         drawn=_drawn(run, table, figures, against),
         attacked=under_attack.read(run, arms),
+        shown=shown.read(run),
         # -- the table, in words
         marks=tables.MARKS,
         titles=tables.column_titles(table.metrics),
@@ -96,6 +98,7 @@ def _drawn(run: RunRecord, table: Table, figures: Figures, against: str) -> dict
         "changes_of_sum": draw_changes(figures.changes_of_sum, arms, "the tuned sum")
         if figures.changes_of_sum
         else None,
+        "relations": draw_relations(run, styles),
         "front": draw_front(table.pareto, styles) if table.pareto is not None else None,
         "times": draw_times(figures.times, arms, against) if figures.times else None,
         "validation": [draw_curves(panel, arms) for panel in figures.validation],

@@ -5,32 +5,21 @@ A run whose trials were not attacked has no such section.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from manyloss.lab import checks
 from manyloss.lab.analysis.results import RunRecord
 from manyloss.lab.reports.drawing import draw_attack
 from manyloss.lab.reports.looks import Panel, Style
+from manyloss.lab.reports.shown import Picture, picture
 from manyloss.robustness.report import in_255
 
 Curves = Mapping[str, Mapping[float, float]]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A small picture that stands inside the page."""
-
-    width: int
-    height: int
-    source: str
 
 
 @dataclass(frozen=True)
@@ -87,9 +76,9 @@ def _add(found: Attacked, arm: str, records: Sequence[Mapping[str, Any]]) -> Non
         found.planes[arm] = [_plane(np.array(losses, float)) for losses in landscape["losses"]]
     if saliency := next((record["saliency"] for record in records if "saliency" in record), None):
         found.images = found.images or [
-            _picture(np.array(each["image"], np.uint8).transpose(1, 2, 0)) for each in saliency
+            picture(np.array(each["image"], np.uint8).transpose(1, 2, 0)) for each in saliency
         ]
-        found.maps[arm] = [_picture(np.array(each["map"], np.uint8)) for each in saliency]
+        found.maps[arm] = [picture(np.array(each["map"], np.uint8)) for each in saliency]
 
 
 def _mean_curves(seeds: Sequence[Mapping[str, Mapping[str, float]]]) -> Curves:
@@ -104,13 +93,4 @@ def _plane(losses: np.ndarray[Any, np.dtype[np.float64]]) -> Plane:
     low, high = float(losses.min()), float(losses.max())
     share = (losses - low) / max(high - low, 1e-30)
     pixels = (255 * share[::-1]).round().astype(np.uint8)  # up is along the gradient
-    return Plane(_picture(pixels, 6), low, high)
-
-
-def _picture(pixels: np.ndarray[Any, np.dtype[np.uint8]], scale: int = 3) -> Picture:
-    """With ``scale`` pixels of the page per pixel of the image."""
-    image = Image.fromarray(pixels)
-    size = (scale * image.width, scale * image.height)
-    content = io.BytesIO()
-    image.resize(size, Image.Resampling.NEAREST).save(content, "PNG")
-    return Picture(*size, "data:image/png;base64," + base64.b64encode(content.getvalue()).decode())
+    return Plane(picture(pixels, 6), low, high)

@@ -1,7 +1,8 @@
 """The run folder on disk: whole files or none, errors that say what to do, one writer at a time.
 
 DIR/study.json
-DIR/trials/<arm>/seed-<k>/{settings.json, epochs.jsonl, steps.jsonl, checkpoint.pt, result.json, log.txt}
+DIR/trials/<arm>/seed-<k>/{settings.json, epochs.jsonl, steps.jsonl, checkpoint.pt, ...}
+DIR/trials/<arm>/seed-<k>/{pictures.npz, result.json, log.txt}
 DIR/report.html
 """
 
@@ -23,12 +24,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from manyloss.lab import checks
+from manyloss.lab.pictures import Pictures
 from manyloss.lab.printing import printable
 
 if sys.platform != "win32":
@@ -40,6 +43,9 @@ LONGEST_NAME = 160
 #: A link at the place of a file of ours is an error: it may lead anywhere.
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
+#: What a trial shows, and the names of its arrays; those of tasks follow a prefix.
+PICTURES = "pictures.npz"
+INPUTS, TRUTH, OUTPUTS = "inputs", "truth of ", "output of "
 
 
 def trial_folder(root: Path, arm: str, seed: int) -> Path:
@@ -122,6 +128,44 @@ def write_tensors(path: Path, value: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()  # torch's own writer hides why it failed
     torch.save(_tensors_and_plain(value, ""), buffer)
     write_bytes(path, buffer.getvalue())
+
+
+def write_pictures(path: Path, shown: Pictures) -> None:
+    """Replace the file as a whole with what a problem shows: bytes, compressed."""
+    named = {
+        INPUTS: shown.inputs,
+        **{f"{TRUTH}{task}": pictures for task, pictures in shown.truth.items()},
+        **{f"{OUTPUTS}{task}": pictures for task, pictures in shown.outputs.items()},
+    }
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = {name: found.byte().cpu().numpy() for name, found in named.items()}
+    np.savez_compressed(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_pictures(path: Path) -> Pictures | None:
+    """What `write_pictures` wrote; None where there is no file.
+
+    Raises:
+        StorageError: the file cannot be read, or holds something else.
+
+    """
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
+            found = {name: torch.from_numpy(content[name]) for name in content.files}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile) as error:
+        raise checks.damaged(path, error) from error
+    if INPUTS not in found or not all(
+        each.dtype == torch.uint8 and each.dim() in (3, 4) for each in found.values()
+    ):
+        raise checks.damaged(path, ValueError("holds no pictures"))
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): each for name, each in found.items() if name.startswith(prefix)}
+
+    return Pictures(found[INPUTS], part(TRUTH), part(OUTPUTS))
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

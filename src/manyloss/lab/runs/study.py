@@ -252,6 +252,7 @@ class Study:
                 "epochs": self.epochs,
                 "metrics": self.problem.metric_directions(),
                 "losses": list(self.problem.loss_names),
+                **({"drawn_against": drawn} if (drawn := dict(self.problem.drawn_against)) else {}),
                 "settings": {
                     **self.settings(),
                     "tested": self._tested(),

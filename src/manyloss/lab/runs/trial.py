@@ -235,7 +235,10 @@ class Trial:
             for record in training.epochs(alive):
                 self._keep(training, record)
                 self._stop_if_behind()
-            return training.result()
+            result = training.result()
+            if (shown := training.pictures()) is not None:
+                storage.write_pictures(self.folder / storage.PICTURES, shown)
+            return result
         except checks.StorageError:
             raise
         except Exception as error:

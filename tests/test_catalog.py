@@ -64,7 +64,7 @@ def test_a_multi_loss_has_every_part_in_its_place() -> None:
     assert isinstance(multi.aggregator, GradDrop)
     assert multi.aggregator.generator.initial_seed() == 4
     assert [type(penalty) for penalty in multi.penalties] == [CosReg]
-    assert multi.read == "per_loss"
+    assert multi.settings.read == "per_loss"
     assert isinstance(manyloss.multi_loss("pcgrad", seed=0).weighting, PCGrad)
     assert isinstance(manyloss.multi_loss("static:a=1").weighting, Static)
 

@@ -1,84 +1,29 @@
-"""MultiLoss: one line in place of ``sum(losses).backward()``. A step is: check, plan, run."""
+"""MultiLoss: one line in place of ``sum(losses).backward()``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from manyloss import checks
 from manyloss.aggregation import Aggregator, Sum
-from manyloss.checking import Checked, Wanted, check_step
 from manyloss.cuts import Cuts, Cuttable, cut_apart
-from manyloss.distributed import Ranks, Setting, ranks_of
-from manyloss.errors import NotFiniteError
-from manyloss.exchange import PresentLosses
+from manyloss.distributed import Setting
 from manyloss.explain import Explanation, explain
-from manyloss.frozen import Frozen, refuse_other_functions
 from manyloss.losses import Features, Losses, SharedParams
 from manyloss.methods import Methods
 from manyloss.penalties import Penalty
-from manyloss.plan import Facts, Needs, Plan, Read, plan
+from manyloss.plan import Needs, Read
 from manyloss.precision import usual_modes
 from manyloss.result import StepResult
-from manyloss.scaling import LossScale
-from manyloss.strategies import RUN, Outcome, Step
-from manyloss.strategies.plain import pass_on
+from manyloss.running import MeasureAt, Observer, Rescale, Run, Settings
 from manyloss.telling import Told
 from manyloss.total import total
 from manyloss.weighting import Equal, Weighting
-
-Rescale = Literal["none", "sum_norm"]
-MeasureAt = Literal["auto", "virtual_layer"]
-
-NOT_FINITE = Plan("plain", because="a loss is not finite")
-LOOK_CLOSELY_EVERY = 100
-"""Steps after which common rows of the losses are counted again."""
-
-
-class Observer(Protocol):
-    """Something that looks at some of the steps, such as a ConflictRecorder; see ``MultiLoss.observers``."""
-
-    def due(self) -> bool:
-        """Asked once per step: whether this one is to be measured."""
-
-    def before(self, losses: PresentLosses) -> None:
-        """Called before the backward of a step that is due, while its graph can still be read."""
-
-    def record(self, outcome: Outcome, features: Sequence[Tensor]) -> None:
-        """Called after the backward, with the unweighted gradients, unless the step was skipped."""
-
-
-@dataclass
-class _Run:
-    """What a MultiLoss knows of the run it is in, none of which is saved.
-
-    Attributes:
-        ranks: of all steps; None before the first.
-        met: names and order of the losses were compared with the other ranks.
-        steps: that were written.
-        deferred: flags of the last step on a device that was not waited for.
-        last: what the last step measured.
-        frozen: what is held, within ``MultiLoss.frozen``.
-
-    """
-
-    ranks: Ranks | None = None
-    met: bool = False
-    steps: int = 0
-    deferred: list[Tensor] = field(default_factory=list)
-    last: StepResult | None = None
-    frozen: Frozen | None = None
-
-    @property
-    def held(self) -> Frozen | None:
-        """What is held, once there is something."""
-        return self.frozen if self.frozen is not None and self.frozen.weights is not None else None
 
 
 class MultiLoss(nn.Module):
@@ -143,13 +88,9 @@ class MultiLoss(nn.Module):
                 "norm of the merged gradient: use one of them."
             )
         self.penalties = nn.ModuleList(penalties)
-        self._methods = Methods(self.weighting, self.aggregator, penalties, rescale != "none")
-        self.rescale, self.measure_at, self.read = rescale, measure_at, read
-        self.distributed, self.low_memory = distributed, low_memory
-        self.observers: list[Observer] = []
+        methods = Methods(self.weighting, self.aggregator, penalties, rescale != "none")
+        self._run = Run(methods, Settings(rescale, measure_at, distributed, read, low_memory))
         self.cuts = Cuts()
-        self.told = Told()
-        self._run = _Run()
 
     # ------------------------------------------------------------------ the step
 
@@ -196,57 +137,9 @@ class MultiLoss(nn.Module):
             checks.positive("divide_by", divide_by)
         features = self.cuts.take(features)
         with usual_modes():
-            if self._run.deferred:
-                self._ask_deferred()
-            held = self._run.held
-            due = [] if held else [observer for observer in self.observers if observer.due()]
-            skips = grad_scaler is not None and grad_scaler.is_enabled()
-            wanted = self._wanted(measure or bool(due), skips)
-            checked = check_step(
-                losses, features, shared_params, wanted, self._ranks_of_step(), self._run.met
+            return self._run.step(
+                losses, features, shared_params, grad_scaler, measure, retain_graph, divide_by
             )
-            self._run.met = True
-            if checked.walk.contains:
-                self.told.of_sums(checked.losses.names, checked.walk.contains)
-            scale = LossScale.of(grad_scaler, checked.device).divided_by(divide_by)
-            step = self._step(checked, scale, retain_graph, wanted.measure)
-            if checked.finite and held:
-                self._run.last = StepResult.of(step, held.step(step))
-            elif checked.finite:
-                self._run.last = self._take(step, checked, wanted, due)
-            else:
-                self._run.last = StepResult.of(step, pass_on(step))
-            return self._run.last
-
-    def _take(self, step: Step, checked: Checked, wanted: Wanted, due: list[Observer]) -> StepResult:
-        """Weigh, plan and run; leave no trace in the methods when that fails or is skipped."""
-        before = self._methods.begin(checked.given.names, step.ranks)
-        outcome = None
-        try:
-            values = self._methods.weigh(step)
-            step.plan = plan(
-                wanted.needs,
-                _facts(step, checked),
-                measure=wanted.measure,
-                virtual_layer=self.measure_at == "virtual_layer",
-                read=self.read,
-                low_memory=self.low_memory,
-            )
-            if self._run.steps == 0 and step.plan.merged_at == "features":
-                self.told.of_partly_merged(step.walk.leaves, step.edges)
-            if self._run.frozen:
-                self._run.frozen.check_one_function(step, wanted.needs)
-            for observer in due:
-                observer.before(step.losses)
-            outcome = RUN[step.plan.strategy](step)
-        finally:
-            if outcome is None or outcome.skipped:
-                self._methods.undo(before)
-        if not outcome.skipped:
-            self._written(step, outcome, values, due)
-            if self._run.frozen:
-                self._run.frozen.hold(step.names, outcome)
-        return StepResult.of(step, outcome)
 
     def total(
         self,
@@ -291,8 +184,7 @@ class MultiLoss(nn.Module):
             self._run.frozen.refuse_total()
         return total(self, losses, features, shared_params, grad_scaler, measure)
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
+    def frozen(self) -> AbstractContextManager[None]:
         """One function for a line search: the first step weighs and learns, the others hold its weights. ::
 
             def closure():
@@ -313,14 +205,7 @@ class MultiLoss(nn.Module):
             RuntimeError: one is inside of another.
 
         """
-        refuse_other_functions(self._methods, self.rescale)
-        if self._run.frozen:
-            raise RuntimeError("multi.frozen() is inside of another one: leave the inner one out.")
-        self._run.frozen = Frozen()
-        try:
-            yield
-        finally:
-            self._run.frozen = None
+        return self._run.hold()
 
     def cut(self, tensors: Cuttable) -> Cuttable:
         """Mark, in the forward, where losses leave the encoder; features are then left out of the step. ::
@@ -364,12 +249,12 @@ class MultiLoss(nn.Module):
 
     def set_progress(self, fraction: float) -> None:
         """Tell all methods which fraction of the training is done, in [0, 1]."""
-        for method in self._methods.all:
+        for method in self._run.methods.all:
             method.set_progress(fraction)
 
     def end_epoch(self) -> None:
         """Tell all methods that an epoch is over."""
-        for method in self._methods.all:
+        for method in self._run.methods.all:
             method.end_epoch()
 
     # ------------------------------------------------------------------ wiring
@@ -380,85 +265,30 @@ class MultiLoss(nn.Module):
         return self._run.last
 
     @property
+    def settings(self) -> Settings:
+        """How its steps are made, whatever the methods."""
+        return self._run.settings
+
+    @property
+    def observers(self) -> list[Observer]:
+        """What looks at some of the steps, such as a ConflictRecorder."""
+        return self._run.observers
+
+    @property
+    def told(self) -> Told:
+        """What was said once."""
+        return self._run.told
+
+    @property
     def needs(self) -> Needs:
         """What all the methods together ask of a step."""
-        return self._methods.needs
+        return self._run.methods.needs
 
     @property
     def names(self) -> tuple[str, ...] | None:
         """Of the losses; None before the first step."""
-        return self._methods.weighting.names
-
-    def _wanted(self, measure: bool, skips: bool) -> Wanted:
-        methods = self._methods
-        if self._run.held:
-            return Wanted((), Needs(), "none", False, skips, methods.weighting.names)
-        return Wanted(methods.all, methods.needs, self.rescale, measure, skips, methods.weighting.names)
-
-    def _ranks_of_step(self) -> Ranks:
-        if self._run.ranks is None:
-            self._run.ranks = ranks_of(self.distributed)
-        return self._run.ranks
-
-    def _step(self, checked: Checked, scale: LossScale, retain_graph: bool, measure: bool) -> Step:
-        return Step(
-            losses=checked.losses,
-            features=checked.given.features,
-            edges=checked.given.edges,
-            params=checked.given.params,
-            walk=checked.walk,
-            plan=NOT_FINITE,
-            scale=scale,
-            ranks=self._ranks_of_step(),
-            device=checked.device,
-            weighting=self._methods.weighting,
-            aggregator=self._methods.aggregator,
-            penalties=self._methods.penalties,
-            rescale=self.rescale,
-            weights=[1.0] * len(checked.losses.names),
-            retain_graph=retain_graph,
-            nested=checked.given.nested,
-            look_closely=measure or self._run.steps % LOOK_CLOSELY_EVERY == 0,
-        )
-
-    def _written(self, step: Step, outcome: Outcome, values: Tensor | None, due: list[Observer]) -> None:
-        """The step was written: observers see it, methods learn from it."""
-        self._run.steps += 1
-        # Else the weights are the user's own, or no weights.
-        if not self._methods.need_nothing and step.weighting.numbers == "weights":
-            self.told.of_neglect(step.names, outcome.weights, step.weighting.label)
-        for observer in due:
-            observer.record(outcome, step.features)
-        self._methods.learn(step, outcome, values)
-        if not (step.losses.on_host or step.scale.skips):
-            step.deferred.append(torch.isfinite(torch.stack(list(step.losses.held))).all())  # type: ignore[arg-type]
-        self._run.deferred = step.deferred
-
-    def _ask_deferred(self) -> None:
-        """A device that was not waited for in the last step has its answer by now."""
-        flags, self._run.deferred = self._run.deferred, []
-        if not torch.stack(flags).all().item():
-            raise NotFiniteError(
-                "A loss or a gradient of the step before this one was not finite, and its gradient was "
-                "written (on this device a step does not wait for its own numbers): go back to a checkpoint. "
-                "With float16, pass grad_scaler= so that such steps are skipped."
-            )
+        return self._run.methods.weighting.names
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        self._methods.check_saved(state_dict, prefix)
+        self._run.methods.check_saved(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
-
-
-def _facts(step: Step, checked: Checked) -> Facts:
-    zero_weight = 0.0 in step.weights
-    if step.features:
-        return Facts(True, bool(step.params), checked.separate, checked.why_not, zero_weight=zero_weight)
-    return Facts(
-        features=False,
-        params=bool(step.params),
-        exclusive=step.walk.exclusive_without(step.params),
-        listened=step.walk.listened
-        or (dist.is_available() and dist.is_initialized())
-        or any(leaf._backward_hooks or leaf._post_accumulate_grad_hooks for leaf in step.walk.leaves),
-        zero_weight=zero_weight,
-    )

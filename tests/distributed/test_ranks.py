@@ -226,7 +226,7 @@ def in_a_group(place: Place, method: str) -> list[Tensor]:
         part = Place(place.rank, 2) if setting is group else Place()
         whole = DistributedDataParallel(model, process_group=group) if setting is group else model
         multi, optimizer = make(method, Place()), sgd(model)
-        multi.distributed = setting
+        multi.settings.distributed = setting
         for step in range(2):
             inputs, targets = batch(step)
             optimizer.zero_grad()

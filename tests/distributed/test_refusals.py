@@ -89,7 +89,7 @@ def not_finite_inside(place: Place, method: str, read: str = "auto") -> list[Ten
     """A gradient of one rank is nan: seen in the backward, caught by the user, and DDP goes on."""
     model = new_model()
     forward, multi = wrapped(model, "whole", place), METHODS[method]()
-    multi.read = read
+    multi.settings.read = read
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for step in range(4):
         inputs, targets = batch(step)

@@ -54,7 +54,7 @@ def make(method: str, place: Place, **keywords: Any) -> MultiLoss:
     """A MultiLoss by the name of its method; each rank passes another seed, rank 0 that of one process."""
     if method in METHODS:
         multi = METHODS[method](7 + place.rank)
-        multi.read = keywords.get("read", multi.read)
+        multi.settings.read = keywords.get("read", multi.settings.read)
         return multi
     case = next(case for case in CASES if case.name == method)
     settings = case.arguments(len(LOSSES), seed=7 + place.rank)

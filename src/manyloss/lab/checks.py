@@ -352,9 +352,9 @@ def not_options(what: str, options: Iterable[str], reason: object) -> LabError:
     return LabError(f"{what} does not take {given}: {reason}")
 
 
-def unknown_source(recipe: str, data: str, known: Iterable[str]) -> DataError:
-    """A recipe was given a ``--data`` that it cannot read."""
-    return DataError(f"{recipe} has no data {data!r}. Choose --data {' or '.join(sorted(known))}.")
+def unknown_source(recipe: str, data: str, known: Iterable[str], option: str = "data") -> DataError:
+    """A recipe was given a ``--data``, or another such option, that it cannot read."""
+    return DataError(f"{recipe} has no {option} {data!r}. Choose --{option} {' or '.join(sorted(known))}.")
 
 
 # -- the command line -------------------------------------------------------------------------------------

@@ -129,3 +129,11 @@ class HeatMapDistance(_MeanDistance):
         y = (highest.div(width, rounding_mode="floor") + 0.5) / height
         distances: Tensor = (torch.stack([x, y], 2) - target).norm(dim=2) / 2**0.5
         return distances[distances.isfinite()]
+
+
+class CrossEntropy(_MeanDistance):
+    """The mean cross-entropy of logits [B, C]: the test loss of a classifier."""
+
+    def of_each(self, output: Tensor, target: Tensor) -> Tensor:
+        """Of each example [B], with classes [B]."""
+        return F.cross_entropy(output, target, reduction="none")

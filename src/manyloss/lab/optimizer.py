@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,21 +56,39 @@ class OptimizerSettings:
             decays = [group for group in optimizer.param_groups if group.get("weight_decay")]
             for group in decays or optimizer.param_groups:
                 group["weight_decay"] = self.weight_decay
-        if self.lr_factor == 1:
-            return
-        before: list[Any] = []
+        if self.lr_factor != 1:
+            scale_steps(optimizer, lambda: self.lr_factor)
 
-        def scale(optimizer: Optimizer, *_: Any) -> None:
-            before[:] = [group["lr"] for group in optimizer.param_groups]
-            for group in optimizer.param_groups:
-                group["lr"] = group["lr"] * self.lr_factor
 
-        def put_back(optimizer: Optimizer, *_: Any) -> None:
-            for group, lr in zip(optimizer.param_groups, before, strict=True):
-                group["lr"] = lr
+def scale_steps(optimizer: Optimizer, factor: Callable[[], float]) -> None:
+    """Multiply every learning rate with ``factor()`` during each step, and put it back behind it."""
+    before: list[Any] = []
 
-        optimizer.register_step_pre_hook(scale)
-        optimizer.register_step_post_hook(put_back)
+    def scale(optimizer: Optimizer, *_: Any) -> None:
+        now = factor()
+        before[:] = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * now
+
+    def put_back(optimizer: Optimizer, *_: Any) -> None:
+        for group, lr in zip(optimizer.param_groups, before, strict=True):
+            group["lr"] = lr
+
+    optimizer.register_step_pre_hook(scale)
+    optimizer.register_step_post_hook(put_back)
+
+
+def ramp(optimizer: Optimizer, steps: int) -> None:
+    """Let the learning rate of an Adam grow linearly over its first ``steps`` steps.
+
+    Adam itself counts its steps, so that a resumed training goes on where it was.
+    """
+
+    def factor() -> float:
+        done = max((float(state["step"]) for state in optimizer.state.values()), default=0.0)
+        return min(1.0, (done + 1) / steps)
+
+    scale_steps(optimizer, factor)
 
 
 def _is_number(value: Any) -> bool:

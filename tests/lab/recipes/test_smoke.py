@@ -10,6 +10,8 @@ from manyloss.lab.runs.trial import Trial
 EXTRA = {"cosreg-two-digits": ("single:left", "dropout", "batchnorm", "cosreg-batchnorm")}
 #: Variants of recipes that are run here anyway, or slow networks.
 SLOW = {  # great-defense-digits has the arms of the defenses, and is fast
+    "cosreg-sigma",
+    "graddrop-synergy",
     "great-defense-cifar",
     "great-defense-svhn",
     "great-saliency",

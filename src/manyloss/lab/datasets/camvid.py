@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
-from manyloss.lab import checks
-from manyloss.lab.datasets.files import find_file
+from manyloss.lab.datasets.files import find_file, opened_npz
 
 FILE = "camvid_120x160.npz"
 CLASSES = (
@@ -65,16 +63,11 @@ def load(data_root: str | os.PathLike[str]) -> CamVid:
     """
     path = find_file("camvid", FILE, data_root)
     parts = []
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
-            for name in ("train", "val", "test"):
-                images, classes = content[f"x_{name}"], content[f"y_{name}"]
-                if images.shape != (*classes.shape, 3) or classes.max() > UNLABELLED:
-                    shapes = f"x_{name} is {list(images.shape)}, y_{name} {list(classes.shape)}"
-                    raise ValueError(f"{shapes} up to {classes.max()}")
-                parts.append(Streets(images, classes))
-    except KeyError as error:
-        raise checks.damaged_data(path, str(error.args[0])) from error
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise checks.damaged_data(path, str(error) or type(error).__name__) from error
+    with opened_npz(path) as content:
+        for name in ("train", "val", "test"):
+            images, classes = content[f"x_{name}"], content[f"y_{name}"]
+            if images.shape != (*classes.shape, 3) or classes.max() > UNLABELLED:
+                shapes = f"x_{name} is {list(images.shape)}, y_{name} {list(classes.shape)}"
+                raise ValueError(f"{shapes} up to {classes.max()}")
+            parts.append(Streets(images, classes))
     return CamVid(*parts)

@@ -1,9 +1,13 @@
-"""Where the file of a data set lies: in the data folder, or in one of the set's own name there."""
+"""The file of a data set: in the data folder or in one of the set's own name there, and npz files read."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -45,3 +49,20 @@ def read_picture(path: Path) -> npt.NDArray[np.generic]:
             return np.asarray(opened)
     except OSError as error:
         raise checks.damaged_data(path, str(error)) from error
+
+
+@contextmanager
+def opened_npz(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The arrays of an npz file, by name; none is unpickled.
+
+    Raises:
+        DataError: the file is damaged or lacks an array, or whoever reads it says so with a ValueError.
+
+    """
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
+            yield content
+    except KeyError as error:
+        raise checks.damaged_data(path, str(error.args[0])) from error
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise checks.damaged_data(path, str(error) or type(error).__name__) from error

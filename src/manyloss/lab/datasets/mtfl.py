@@ -13,14 +13,13 @@ import os
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from manyloss.lab import checks
-from manyloss.lab.datasets.files import find_file
+from manyloss.lab.datasets.files import find_file, opened_npz
 
 LANDMARKS = ("left eye", "right eye", "nose", "left lip", "right lip")
 ATTRIBUTES = ("gender", "smile", "glasses", "pose")
@@ -62,13 +61,8 @@ def load(data_root: str | os.PathLike[str], size: int = 40) -> Mtfl:
     if size not in SIZES:
         raise checks.DataError(f"There are no faces of {size} pixels. Known: {', '.join(map(str, SIZES))}.")
     path = find_file("mtfl", f"mtfl_faces_{size}.npz", data_root)
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
-            return Mtfl(_faces(content, "train", size), _faces(content, "test", size))
-    except KeyError as error:
-        raise checks.damaged_data(path, str(error.args[0])) from error
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise checks.damaged_data(path, str(error) or type(error).__name__) from error
+    with opened_npz(path) as content:
+        return Mtfl(_faces(content, "train", size), _faces(content, "test", size))
 
 
 def _faces(content: Mapping[str, Any], split: str, size: int) -> Faces:

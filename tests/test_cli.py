@@ -116,6 +116,8 @@ def test_report_reads_and_writes_only_the_page(finished, manyloss, tmp_path):
         (["compare", PROBLEM, "--metric", "val/accuracy"], "--metric 'val/accuracy' is not understood"),
         (["compare", PROBLEM, "--scale", "small"], "does not take --scale"),
         (["compare", PROBLEM, "--data", "mnist"], "DigitAndInk does not take --data"),
+        (["compare", PROBLEM, "--option", "width"], "--option 'width' is not understood. Write it as"),
+        (["compare", "gradnorm-nyuv2-kpts", "--option", "widht=4"], "does not take --widht"),
         (["compare", "cosreg-two-digits", "--scale", "smal"], "no scale 'smal'. Did you mean 'small'?"),
         (["compare", PROBLEM, "--out", "/proc/nowhere"], "Cannot write /proc/nowhere"),
         (["report", "nowhere"], "There is no folder 'nowhere'"),

@@ -43,6 +43,12 @@ _WHOLE_TRACEBACK: list[bool] = []
 _Jobs = Annotated[int | None, typer.Option(min=1, help="Trials at a time; default: one per core.")]
 _Data = Annotated[str | None, typer.Option(help="Which data, where a recipe has several.")]
 _DataRoot = Annotated[Path | None, typer.Option(help="The folder of the data sets.")]
+_Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", help="Of the problem's constructor, several times: width=16.", show_default=False
+    ),
+]
 _Device = Annotated[str, typer.Option(help="Where to train: cpu or cuda.")]
 _Arguments = Annotated[
     list[str] | None, typer.Argument(help="Of a script, behind --: ... -- --lr 3e-4", show_default=False)
@@ -227,6 +233,7 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="The run folder; default: runs/NAME.")] = None,
     data: _Data = None,
     data_root: _DataRoot = None,
+    option: _Options = None,
     scale: Annotated[
         str | None,
         typer.Option(
@@ -276,6 +283,7 @@ def compare(
         out=out,
         data=data,
         data_root=data_root,
+        options=_options(option),
         scale=scale,
         device=device,
         retry=retry,
@@ -295,6 +303,20 @@ def compare(
     sys.exit(_exit_code(results))
 
 
+def _options(given: list[str] | None) -> dict[str, Any]:
+    """``["width=16"]`` -> ``{"width": 16}``."""
+    from manyloss.catalog import value_of
+    from manyloss.lab.checks import LabError
+
+    found = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise LabError(f"--option {text!r} is not understood. Write it as --option width=16.")
+        found[name.replace("-", "_")] = value_of(value)
+    return found
+
+
 @app.command()
 def reproduce(
     claim: Annotated[str | None, typer.Argument(help="Which claim; without one they are listed.")] = None,
@@ -302,6 +324,7 @@ def reproduce(
     out: Annotated[Path | None, typer.Option(help="The run folder; default: runs/CLAIM-SCALE.")] = None,
     data: _Data = None,
     data_root: _DataRoot = None,
+    option: _Options = None,
     seeds: _Seeds = None,
     jobs: _Jobs = None,
     device: _Device = "cpu",
@@ -329,6 +352,7 @@ def reproduce(
         out=out,
         data=data,
         data_root=data_root,
+        options=_options(option),
         device=device,
         retry=retry,
         trial_timeout=trial_timeout,
@@ -367,6 +391,7 @@ def diagnose(
     ] = None,
     data: _Data = None,
     data_root: _DataRoot = None,
+    option: _Options = None,
     scale: Annotated[str | None, typer.Option(help="A recipe's size: smoke, small or full.")] = None,
     device: _Device = "cpu",
     layers: Annotated[bool, typer.Option(help="Also look at the encoder's layers.")] = True,
@@ -382,6 +407,7 @@ def diagnose(
         out=out,
         data=data,
         data_root=data_root,
+        options=_options(option),
         scale=scale,
         device=device,
         layers=layers,

@@ -6,6 +6,7 @@ import io
 import pytest
 
 from manyloss import lab
+from manyloss.lab import commands
 from manyloss.lab.analysis.comparison import ComparedMethods
 from tests.lab.small_problem import DigitAndInk
 
@@ -71,3 +72,12 @@ def test_a_dataframe(results):
 def test_seeds_that_cannot_be_are_refused(seeds):
     with pytest.raises(lab.LabError, match="is not understood"):
         lab.choose_seeds(seeds)
+
+
+def test_options_reach_the_problem_and_the_name_of_the_folder():
+    request = commands._request(
+        "gradnorm-nyuv2-kpts", data=None, data_root=None, options={"width": 4}, scale="smoke"
+    )
+    problem = request.source.load()
+    assert (problem.width, problem.image, problem.train) == (4, 32, 8)
+    assert request.words == ["width-4", "smoke"]

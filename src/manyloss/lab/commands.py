@@ -41,6 +41,7 @@ def compare(
     out: str | Path | None = None,
     data: str | None = None,
     data_root: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
     scale: str | None = None,
     device: str = "cpu",
     retry: bool = False,
@@ -72,6 +73,7 @@ def compare(
         out: the folder; ``runs/NAME`` when None.
         data: which data, where a recipe has several.
         data_root: the folder of the data sets.
+        options: of the problem's constructor: ``{"width": 16}``.
         scale: a recipe's size.
         device: where to train.
         retry: let crashed trials go on.
@@ -108,6 +110,7 @@ def compare(
         problem,
         data=data,
         data_root=data_root,
+        options=options,
         scale=scale,
         script=_script(metrics, launch, arguments),
     )
@@ -151,6 +154,7 @@ def reproduce(
     out: str | Path | None = None,
     data: str | None = None,
     data_root: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
     device: str = "cpu",
     retry: bool = False,
     trial_timeout: float | None = None,
@@ -167,7 +171,7 @@ def reproduce(
     from manyloss.lab.runs import storage
 
     chosen = claims.claim_named(claim)
-    request = _request(chosen.recipe, data=data, data_root=data_root, scale=scale)
+    request = _request(chosen.recipe, data=data, data_root=data_root, options=options, scale=scale)
     root = Path("runs") / "-".join([chosen.name, *request.words]) if out is None else Path(out)
     claims.check_folder(chosen, root)
     experiment = Experiment(
@@ -235,6 +239,7 @@ def diagnose(
     out: str | Path | None = None,
     data: str | None = None,
     data_root: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
     scale: str | None = None,
     device: str = "cpu",
     layers: bool = True,
@@ -252,6 +257,7 @@ def diagnose(
         out: the folder to write to; ``runs/diagnose-NAME`` when None.
         data: which data, where a recipe has several.
         data_root: the folder of the data sets.
+        options: of the problem's constructor: ``{"width": 16}``.
         scale: a recipe's size.
         device: where to train.
         layers: also look at the encoder's layers.
@@ -273,7 +279,9 @@ def diagnose(
         found = diagnose_records(path, path.parent if out is None else Path(out))
     else:
         script = _script((), launch, arguments)
-        request = _request(problem, data=data, data_root=data_root, scale=scale, script=script)
+        request = _request(
+            problem, data=data, data_root=data_root, options=options, scale=scale, script=script
+        )
         name = "-".join(["diagnose", request.name, *request.words])
         source = request.source.known_as_script()
         run: Callable[..., Diagnosed] = diagnose_problem
@@ -480,18 +488,20 @@ def _request(
     *,
     data: str | None,
     data_root: str | Path | None,
+    options: Mapping[str, Any] | None,
     scale: str | None,
     script: Any = None,
 ) -> Request:
     from manyloss.lab.recipes import recipe_named
     from manyloss.lab.runs.source import Source
 
-    options: dict[str, Any] = {}
+    options = dict(options or {})
+    words = [f"{name}-{value}".replace("/", "-") for name, value in options.items()]
     if data is not None:
         options["data"] = data
     if data_root is not None:
         options["data_root"] = str(Path(data_root).resolve())
-    words = [] if data is None else [data]
+    words = [*([] if data is None else [data]), *words]
     where = _file_of(problem) if isinstance(problem, type) else str(problem)
     if where.endswith(".py") or Path(where).is_file():
         path = Path(where).resolve()

@@ -121,7 +121,7 @@ def test_w_is_the_last_shared_convolution():
 
 
 def test_sizes_and_sources_that_cannot_be_are_refused():
-    with pytest.raises(LabError, match=r"images of 90 pixels .* Choose --image 80, 160 or 320"):
+    with pytest.raises(LabError, match=r"images of 90 pixels .* Choose --option image=80, 160 or 320"):
         Rooms(image=90, stride=4)
     with pytest.raises(DataError, match=r"gradnorm-nyuv2-kpts has no data 'nyuv2'\. Choose --data rooms"):
         KeypointRooms(data="nyuv2")

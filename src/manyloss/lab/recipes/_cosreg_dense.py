@@ -1,8 +1,8 @@
 """What CosReg's dense experiments share (2020, section 5): SegNet with a decoder per task, and its rows.
 
 **Network.** VGG16's convolutions are shared, from 320x320; every task has a decoder of its own, to 80x80.
-The paper starts from weights of ImageNet: ``--pretrained FILE`` reads torchvision's. CosReg and GradNorm
-measure at the encoder's last convolution.
+The paper starts from weights of ImageNet: ``--option pretrained=FILE`` reads torchvision's. CosReg and
+GradNorm measure at the encoder's last convolution.
 
 **Rows.** single (each task), equal, gradnorm (alpha 1.5), uncertainty, cosreg (alpha 10). The paper "also"
 tries alpha times the mean loss: cosreg:scale_by_loss=True. Task weights are 1 with CosReg.
@@ -20,13 +20,14 @@ from manyloss.lab.recipes._dense import DenseRooms, starting_at_typical_depth
 
 ROWS = ("equal", "gradnorm", "uncertainty", "cosreg", "cosreg:scale_by_loss=True")
 DEPARTURES = (
-    "The encoder starts from random weights unless --pretrained names a file of ImageNet's.",
-    "Small is 64x64 in, 32x32 out, 400 rooms, an eighth of the width, 1,250 steps of 8, Adam from 1e-3.",
+    "The encoder starts from random weights unless the option pretrained names a file of ImageNet's.",
+    "Small is 64x64 in, 32x32 out, 300 images, an eighth of the width, 925 steps of 8, Adam from 1e-3.",
     "Full is the paper's network, sizes, batch, learning rate and epochs.",
     "GradNorm's alpha is not given; it is 1.5, GradNorm's own for these tasks.",
 )
 #: What the full scale of both data sets has in common.
 FULL: Mapping[str, Any] = {"epochs": 25, "seeds": 3, "image": 320, "stride": 4, "width": 64, "lr": 1e-4}
+SMALL: Mapping[str, Any] = {"epochs": 25, "seeds": 3, "train": 300}
 SMOKE: Mapping[str, Any] = {
     "epochs": 1,
     "seeds": 1,

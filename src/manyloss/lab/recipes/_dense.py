@@ -226,7 +226,7 @@ class DenseRooms(Problem):
         if image < 32 or stride not in (1, 2, 4, 8, 16) or image % max(stride, 2):
             raise checks.LabError(
                 f"images of {image} pixels cannot be halved five times and brought to a {stride}th of their "
-                f"side in whole pixels. Choose --image 80, 160 or 320 and --stride 1, 2 or 4."
+                f"side in whole pixels. Choose --option image=80, 160 or 320, and --option stride=1, 2 or 4."
             )
         self.data, self.data_root = data, data_root
         self.image, self.output = image, image // stride

@@ -115,7 +115,9 @@ class MtflFaces(Problem):
         if data not in SOURCES:
             raise checks.unknown_source(self.name, data, SOURCES)
         if unit not in ("pixels", "crop"):
-            raise checks.LabError(f"There is no unit {unit!r} for landmarks. Choose --unit pixels or crop.")
+            raise checks.LabError(
+                f"There is no unit {unit!r} for landmarks. Choose --option unit=pixels or crop."
+            )
         self.data, self.data_root = data, data_root
         self.size, self.unit, self.train = size, unit, train
         #: The side of the image, in the unit of the landmarks.

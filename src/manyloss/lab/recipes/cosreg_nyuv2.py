@@ -19,7 +19,7 @@ from torchmetrics import Metric
 from manyloss.lab.arms import Arm
 from manyloss.lab.metrics import AbsoluteCosineDistance
 from manyloss.lab.recipes import Recipe
-from manyloss.lab.recipes._cosreg_dense import DEPARTURES, FULL, ROWS, SMOKE, DecoderPerTask
+from manyloss.lab.recipes._cosreg_dense import DEPARTURES, FULL, ROWS, SMALL, SMOKE, DecoderPerTask
 from manyloss.lab.recipes._dense import CHANNELS, LOSSES, METRICS, SUBSTITUTE, of_tasks, uncertainty
 
 TASKS = ("segmentation", "depth", "normals")
@@ -65,7 +65,7 @@ recipe = Recipe(
     ),
     scales={
         "smoke": SMOKE,
-        "small": {"epochs": 25, "seeds": 3},
+        "small": SMALL,
         "full": {**FULL, "train": 795, "test": 654, "batch_size": 2},
     },
 )

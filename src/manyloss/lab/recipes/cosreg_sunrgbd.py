@@ -29,7 +29,7 @@ from manyloss.lab.datasets import camvid, default_data_root, rooms, sunrgbd
 from manyloss.lab.metrics import DepthError, IoUDistance
 from manyloss.lab.problem import Splits
 from manyloss.lab.recipes import Recipe
-from manyloss.lab.recipes._cosreg_dense import DEPARTURES, FULL, ROWS, SMOKE, DecoderPerTask
+from manyloss.lab.recipes._cosreg_dense import DEPARTURES, FULL, ROWS, SMALL, SMOKE, DecoderPerTask
 from manyloss.lab.recipes._dense import (
     LOSSES,
     SUBSTITUTE,
@@ -181,7 +181,7 @@ recipes = (
         ),
         scales={
             "smoke": SMOKE,
-            "small": {"epochs": 25, "seeds": 3},
+            "small": SMALL,
             "full": {**FULL, "train": 5285, "test": 5050, "batch_size": 3},
         },
     ),
@@ -198,7 +198,7 @@ recipes = (
         ),
         scales={
             "smoke": {**SMOKE, "data": "rooms"},
-            "small": {"epochs": 25, "seeds": 3},
+            "small": SMALL,
             "full": {**FULL, "train": 367, "test": 233, "batch_size": 3},
         },
     ),

@@ -62,7 +62,9 @@ def _scatter(
     ]
     every = [point for each in points.values() for point in each]
     r = rank_correlation([x for x, _ in every], [y for _, y in every])
-    reach = "" if r.low is None or r.high is None else f" (95% interval {r.low:+.2f} to {r.high:+.2f})"
+    reach = ""
+    if r.low is not None and r.high is not None:
+        reach = f" (95% interval {max(r.low, -1):+.2f} to {min(r.high, 1):+.2f})"
     words = f"{len(every)} trials, rank correlation {r.mean:+.2f}{reach}".replace("-", "\u2212")
     told = f"{metric} against {other}: {words}."
     return Panel(told, _draw(traces, other), HEIGHT, f"{metric} against {other}", words, wide=True)

@@ -172,10 +172,9 @@ class Source:
         else:
             recipe = recipe_named(self.where)
             try:
-                inspect.signature(recipe.problem).bind(**self.options)
+                problem = recipe.problem(**self.options)
             except TypeError as error:
                 raise checks.not_options(f"Recipe {self.where!r}", self.options, error) from error
-            problem = recipe.problem(**self.options)
             problem.name = problem.name or self.where
         return problem
 

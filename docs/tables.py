@@ -328,6 +328,8 @@ def benchmarks() -> str:
     """Every figure of every benchmark, one table per kind of figure."""
     parts = []
     for path in sorted((ROOT / "benchmarks").glob("*.py")):
+        if path.stem == "masking":
+            continue  # no speed: docs/robustness.md has it
         summary = sentence(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "")
         run = measured(path.stem)
         parts.append(f"### {path.stem}\n\n{summary}")
@@ -345,13 +347,33 @@ def benchmarks() -> str:
     return "\n\n".join(parts)
 
 
+def masking() -> str:
+    """How often the masking verdict errs, by the last run of its benchmark."""
+    run = measured("masking")
+    if run is None:
+        return "Not measured yet: `manyloss bench masking` measures, `make docs` writes it here."
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for figure in run["figures"]:
+        kinds.setdefault(next(iter(figure)), []).append(figure)
+    parts = []
+    for figures in (kinds[first] for first in ("rule", "sign", "kind")):
+        columns = list(figures[0])
+        rows = [f"| {' | '.join(map(cell, columns))} |", "| " + " | ".join("---" for _ in columns) + " |"]
+        rows += [f"| {' | '.join(cell(str(figure[key])) for key in columns)} |" for figure in figures]
+        parts.append("\n".join(rows))
+    return "\n\n".join([*parts, _when(run)])
+
+
 # -- claims -----------------------------------------------------------------------------------------------
 
 #: Attacked models are shown by these, beside the verdict; the other quantities are in the file.
 UNDER_ATTACK = (
     "class/accuracy",
     "FGSM",
+    "FGSM, gradient in float64",
     "iFGSM",
+    "iFGSM, gradient in float64",
+    "images with a zero gradient",
     "PGD cross-entropy",
     "PGD margin",
     "AutoAttack",
@@ -393,7 +415,8 @@ def claims_in_full() -> str:
     for name, records in verdicts().items():
         parts.append(f"## {name}")
         for record in records:
-            parts += [_verdict(record), _checks(record), _numbers(record), _said(record), _provenance(record)]
+            makers = (_verdict, _readings, _checks, _numbers, _targeted, _said, _provenance)
+            parts += [make(record) for make in makers]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -403,6 +426,19 @@ def _verdict(record: dict[str, Any]) -> str:
         f"{cell(record['says'])} *{cell(record['paper'])}*\n\nVerdict at scale {record['scale']} "
         f"({_seeds(record)}, {setting}): **{record['verdict']}**."
     )
+
+
+def _readings(record: dict[str, Any]) -> str:
+    """Under how many readings of the paper the claim holds, and what decides."""
+    found = record.get("readings")
+    if found is None:
+        return ""
+    rows = ["| left open | values, the recipe's first | share of the variance |", "| --- | --- | --- |"]
+    for each in found["open"].values():
+        share = each["share of the variance"]
+        values = cell(", ".join(map(str, each["values"])))
+        rows.append(f"| {cell(each['open'])} | {values} | {'–' if share is None else f'{share:.0%}'} |")
+    return f"The claim {cell(found['says'])}.\n\n" + "\n".join(rows)
 
 
 def _checks(record: dict[str, Any]) -> str:
@@ -455,6 +491,32 @@ def _numbers(record: dict[str, Any]) -> str:
     if "AutoAttack" in columns and few:
         note += f" AutoAttack takes long and ran on {few} of the test images."
     return "\n".join(rows) + f"\n\n{note}"
+
+
+#: Of the targeted attacks; each has two readings, the second with this behind its name.
+TARGETED = ("FGSM least likely", "FGSM random target", "iFGSM least likely", "iFGSM random target")
+MISSED = ", target missed"
+
+
+def _targeted(record: dict[str, Any]) -> str:
+    """Both readings of the paper's targeted columns, the paper's numbers in brackets."""
+    measured = record["measured"]
+    if not any(name + MISSED in values for values in measured.values() for name in TARGETED):
+        return ""
+    rows = [f"| | {' | '.join(TARGETED)} |", f"| --- |{' --- |' * len(TARGETED)}"]
+    for arm, values in measured.items():
+        shown = []
+        for name in TARGETED:
+            own, missed = (values.get(each) for each in (name, name + MISSED))
+            paper = record["paper_numbers"].get(arm, {}).get(name)
+            both = [f"{each:.1%}" for each in (own, missed) if each is not None]
+            shown.append(" / ".join(both) + ("" if paper is None else f" ({paper:.1%})") if both else "–")
+        rows.append(f"| `{arm}` | {' | '.join(shown)} |")
+    note = (
+        "Targeted attacks in two readings: how often the TRUE label is named / how often another class than "
+        "the target is. Rule and paper's wording take the first, which the paper's numbers hardly fit."
+    )
+    return f"{note}\n\n" + "\n".join(rows)
 
 
 def _said(record: dict[str, Any]) -> str:
@@ -529,6 +591,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/lab.md", "commands"): commands,
     ("docs/contributing.md", "files"): files,
     ("docs/benchmarks.md", "benchmarks"): benchmarks,
+    ("docs/robustness.md", "masking"): masking,
     ("docs/claims.md", "claims"): claims,
     ("docs/claims.md", "results"): claims_in_full,
     ("docs/methods.md", "methods"): lambda: methods("methods/"),

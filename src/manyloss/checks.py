@@ -194,9 +194,19 @@ def auxiliary_outputs(outputs: object, shape: Sequence[int], who: str) -> Tensor
     return outputs
 
 
-def eps(value: float) -> None:
-    """The size of a perturbation is in pixel units."""
-    if not 0.0 <= value <= 1.0:
+NORMS = ("linf", "l2")
+
+
+def eps(value: float, norm: str = "linf") -> None:
+    """The size of a perturbation is in pixel units; a length in the L2 norm may be above 1."""
+    one_of("norm", norm, NORMS)
+    if norm == "l2":
+        if not 0.0 <= value < math.inf:
+            raise ValueError(
+                f"eps of an L2 ball is a length in pixel units, from 0 on; received {value:g}. The diagonal "
+                "of the cube [0, 1]^d, sqrt(d), reaches every image."
+            )
+    elif not 0.0 <= value <= 1.0:
         raise ValueError(
             f"eps is in [0, 1] pixel units; received {value:g}. Divide by 255: eps={value / 255:.4g} is "
             f"{value:g}/255."

@@ -321,6 +321,13 @@ def _options(given: list[str] | None) -> dict[str, Any]:
 def reproduce(
     claim: Annotated[str | None, typer.Argument(help="Which claim; without one they are listed.")] = None,
     scale: Annotated[str, typer.Option(help="smoke, small, or full: the paper's own size.")] = "small",
+    readings: Annotated[
+        str | None,
+        typer.Option(
+            help="Also try other answers to what the paper leaves open: how many, or all.",
+            metavar="N",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; default: runs/CLAIM-SCALE.")] = None,
     data: _Data = None,
     data_root: _DataRoot = None,
@@ -347,6 +354,7 @@ def reproduce(
     _, results = lab.reproduce(
         claim,
         scale=scale,
+        readings=readings,
         seeds=None if seeds is None else lab.choose_seeds(seeds),
         jobs=jobs,
         out=out,

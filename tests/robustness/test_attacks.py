@@ -52,6 +52,37 @@ def test_pgd_without_random_start_equals_foolbox(model, by_foolbox, batch, steps
     torch.testing.assert_close(ifgsm(model, x, y, 0.1, steps=steps, step_size=step_size), images)
 
 
+def test_l2_attacks_equal_foolbox(model, by_foolbox, batch):
+    x, y = batch
+    _, images, _ = foolbox.attacks.L2FastGradientAttack(random_start=False)(by_foolbox, x, y, epsilons=0.8)
+    torch.testing.assert_close(fgsm(model, x, y, 0.8, norm="l2"), images)
+    attack = foolbox.attacks.L2ProjectedGradientDescentAttack(abs_stepsize=0.3, steps=7, random_start=False)
+    _, images, _ = attack(by_foolbox, x, y, epsilons=0.8)
+    mine = pgd(model, x, y, 0.8, steps=7, step_size=0.3, random_start=False, norm="l2")
+    torch.testing.assert_close(mine, images)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-25])
+def test_l2_attacks_stay_in_the_ball_and_follow_gradients_of_any_size(batch, size):
+    torch.manual_seed(0)
+    x, y = batch
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    (gradient,) = torch.autograd.grad(
+        (size * F.cross_entropy(model(inputs := x.clone().requires_grad_()), y, reduction="sum")), inputs
+    )
+    moved = fgsm(
+        model, x, y, 0.01, norm="l2", loss=lambda z, k: size * F.cross_entropy(z, k, reduction="none")
+    )
+    expected = (x + 0.01 * gradient / gradient.double().flatten(1).norm(dim=1).view(-1, 1, 1, 1)).clamp(0, 1)
+    torch.testing.assert_close(moved, expected.float())
+    for images in (pgd(model, x, y, 0.7, norm="l2"), random_noise(model, x, y, 0.7, norm="l2")):
+        lengths = (images - x).flatten(1).norm(dim=1)
+        assert lengths.max() <= 0.7 + 1e-5
+        assert images.min() >= 0
+        assert images.max() <= 1
+    assert torch.equal(pgd(model, x, y, 0.0, norm="l2"), x)
+
+
 def test_targeted_fgsm_and_pgd_equal_foolbox(model, by_foolbox, batch):
     x, y = batch
     targets = random_targets(y, 10, seed=3)

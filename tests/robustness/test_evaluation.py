@@ -1,3 +1,4 @@
+import copy
 import importlib.util
 import json
 import re
@@ -8,7 +9,17 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from manyloss.robustness import Attack, evaluate, fgsm, loss_landscape, masking_verdict, pgd, saliency_maps
+from manyloss.robustness import (
+    Attack,
+    evaluate,
+    fgsm,
+    ifgsm,
+    least_likely_targets,
+    loss_landscape,
+    masking_verdict,
+    pgd,
+    saliency_maps,
+)
 from tests.robustness import nets
 
 
@@ -17,8 +28,8 @@ def test_honest_nets_are_not_suspected(reports, name):
     verdict = reports[name].verdict
     assert not verdict.suspected
     assert verdict.reasons == ()
-    assert len(verdict.measured) == 5
-    assert "no sign of masking in 5 tests" in str(verdict)
+    assert len(verdict.measured) == 7
+    assert "no sign of masking in 7 tests" in str(verdict)
 
 
 def test_shattered_gradients_are_found_by_transfer_and_by_one_step(reports):
@@ -33,6 +44,70 @@ def test_scaled_logits_are_found_by_the_margin_loss_and_by_zeros(reports):
     assert any("with cross-entropy and" in reason for reason in verdict.reasons)
     assert any("of the input gradients are exactly zero" in reason for reason in verdict.reasons)
     assert str(verdict).startswith("masking suspected: ")
+
+
+def test_rounding_is_found_by_float64_and_counted_image_by_image(four_nets, held_out):
+    model, (x, y) = nets.Scaled(four_nets["undefended"], 60.0), (held_out[0][:200], held_out[1][:200])
+    report = evaluate(model, x, y, eps=0.1, batch_size=64)
+    exact = copy.deepcopy(model).double()
+    right = model(fgsm(exact, x.double(), y, 0.1).float()).argmax(1) == y
+    assert report.in_float64["FGSM"] == pytest.approx(right.double().mean().item())
+    assert list(report.in_float64) == ["FGSM", "iFGSM", "PGD cross-entropy"]
+    assert any("rounding hides the way" in reason for reason in report.verdict.reasons)
+    assert "FGSM, gradient in float64" in str(report)
+    assert report.worst_case_accuracy <= min(report.in_float64.values())
+    assert report.without_gradient.double().mean().item() == report.zero_gradients
+    inputs = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(inputs), y, reduction="sum"), inputs)
+    assert torch.equal(report.without_gradient, (gradient == 0).flatten(1).all(1))
+
+
+class OwnType(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x.float())
+
+
+def test_a_model_without_a_copy_in_float64_is_judged_without(four_nets, held_out):
+    model, data = OwnType(four_nets["undefended"]), (held_out[0][:30], held_out[1][:30])
+    report = evaluate(model, data, eps=0.1, attacks=ONE_STEP)
+    assert report.in_float64 == {}
+    assert "own_precision_minus_float64" not in report.verdict.measured
+    spared = evaluate(four_nets["undefended"], data, eps=0.1, attacks=ONE_STEP, float64=False)
+    assert spared.in_float64 == {}
+
+
+def test_targeted_attacks_have_two_readings(four_nets, held_out):
+    model, (x, y) = four_nets["undefended"], (held_out[0][:100], held_out[1][:100])
+    report = evaluate(model, x, y, eps=0.2)
+    assert set(report.not_reached) == {
+        f"{attack} {aim}" for attack in ("FGSM", "iFGSM") for aim in ("random target", "least likely")
+    }
+    targets = least_likely_targets(model, x, y)
+    found = model(ifgsm(model, x, y, 0.2, targets=targets)).argmax(1)
+    missed = (found != targets).double().mean().item()
+    assert report.not_reached["iFGSM least likely"] == pytest.approx(missed)
+    assert report.accuracy["iFGSM least likely"] == pytest.approx((found == y).double().mean().item())
+    assert f"target missed {missed:.2%}" in str(report)
+
+
+def test_an_evaluation_in_the_l2_ball(four_nets, held_out):
+    x, y = held_out[0][:100], held_out[1][:100]
+    report = evaluate(four_nets["undefended"], x, y, eps=1.5, norm="l2", sweep=(0.5,))
+    assert list(report.curves["FGSM"]) == [0.0, 0.5, 8.0]
+    assert report.curves["PGD margin"][8.0] < 0.05
+    assert report.accuracy["PGD margin"] < report.accuracy["noise"]
+    assert report.as_dict()["norm"] == "l2"
+    assert "eps = 1.5 (L2)" in str(report)
+    assert not report.verdict.suspected
+    for wrong in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=r"eps of an L2 ball is a length in pixel units, from 0 on"):
+            evaluate(four_nets["undefended"], x, y, eps=wrong, norm="l2")
+    with pytest.raises(ValueError, match="norm must be one of 'linf', 'l2'; received 'L1'"):
+        evaluate(four_nets["undefended"], x, y, eps=0.1, norm="L1")
 
 
 def test_adversarial_training_helps_and_masking_only_seems_to(reports):
@@ -71,7 +146,9 @@ def test_accuracies_are_those_of_the_attack(four_nets, held_out):
     report = evaluate(model, x, y, eps=0.1, attacks=ONE_STEP, sweep=(0.05, 0.1), batch_size=100)
     right = model(fgsm(model, x, y, 0.1)).argmax(1) == y
     assert report.accuracy["FGSM"] == pytest.approx(right.double().mean().item())
-    assert torch.equal(report.robust, right & (model(x).argmax(1) == y))
+    half = model(fgsm(model, x, y, 0.05)).argmax(1) == y
+    exact = model(fgsm(copy.deepcopy(model).double(), x.double(), y, 0.1).float()).argmax(1) == y
+    assert torch.equal(report.robust, right & half & exact & (model(x).argmax(1) == y))
     assert list(report.curves["FGSM"]) == [0.0, 0.05, 0.1, 1.0]
     assert report.curves["FGSM"][0.1] == report.accuracy["FGSM"]
     assert report.curves["FGSM"][0.0] == report.clean_accuracy
@@ -195,7 +272,7 @@ def test_a_radius_of_the_curves_that_is_eps_is_not_attacked_twice(four_nets, hel
 
     report = evaluate(
         four_nets["undefended"], held_out[0][:20], held_out[1][:20], eps=0.1, sweep=(0.05, 0.1),
-        attacks=[Attack("FGSM", run, "one step")],
+        attacks=[Attack("FGSM", run, "one step")], float64=False,
     )  # fmt: skip
     assert radii == [0.1, 0.05, 1.0]
     assert report.curves["FGSM"][0.1] == report.accuracy["FGSM"]
@@ -205,7 +282,8 @@ def verdict(**changes):
     honest = {
         "one_step": {"FGSM": 0.5}, "iterated": {"PGD": 0.4}, "white_box": {"FGSM": 0.5, "PGD": 0.4},
         "black_box": {"noise": 0.8}, "cross_entropy": 0.4, "margin": 0.4, "at_eps_one": 0.0,
-        "zero_gradients": 0.0,
+        "zero_gradients": 0.0, "in_float64": {"FGSM": 0.5},
+        "half_step": {"FGSM": 0.5},
     }  # fmt: skip
     return masking_verdict(**{**honest, **changes})
 
@@ -235,6 +313,16 @@ def verdict(**changes):
         ),
         ({"margin": 0.42}, {"margin": 0.421}, "40.0% with cross-entropy and 42.1% with the margin loss"),
         (
+            {"half_step": {"FGSM": 0.48}},
+            {"half_step": {"FGSM": 0.479}},
+            "FGSM leaves 50.0%, at half its step 47.9%: a longer step finds less",
+        ),
+        (
+            {"in_float64": {"FGSM": 0.40}},
+            {"in_float64": {"FGSM": 0.399}},
+            "FGSM leaves 50.0%, with its gradient in float64 39.9%: rounding hides the way",
+        ),
+        (
             {"zero_gradients": 0.10},
             {"zero_gradients": 0.101},
             "10.1% of the input gradients are exactly zero",
@@ -253,7 +341,7 @@ def test_every_threshold_of_the_verdict(at, over, words):
 
 
 def test_what_was_not_run_is_not_tested():
-    found = verdict(black_box={}, margin=None, at_eps_one=None)
+    found = verdict(black_box={}, margin=None, at_eps_one=None, half_step=None, in_float64=None)
     assert set(found.measured) == {"iterated_minus_one_step", "zero_gradients"}
 
 

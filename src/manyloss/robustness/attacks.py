@@ -1,6 +1,7 @@
-"""White-box attacks inside an L-infinity ball: FGSM, iterated FGSM and PGD, untargeted or targeted.
+"""White-box attacks inside an L-infinity or L2 ball: FGSM, iterated FGSM and PGD, untargeted or targeted.
 
-x [B, ...] lies in [0, 1] and so does every result; eps is in the same units (8/255, not 8). The model maps x
+x [B, ...] lies in [0, 1] and so does every result; eps is in the same units (8/255, not 8). In the L2 norm a
+step follows the gradient divided by its length in place of its sign. The model maps x
 to logits [B, C], with any normalisation inside. Attacks run in eval mode, put every submodule's mode back,
 and write to no `.grad`. Sources: Goodfellow et al. 2014 (FGSM), Kurakin et al. 2016 (iterated, least
 likely), Madry et al. 2017 (PGD), Carlini and Wagner 2017 (margin), Croce and Hein 2020 (DLR).
@@ -12,6 +13,7 @@ logits and an eps outside [0, 1], and those that follow gradients RuntimeError i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -67,20 +69,46 @@ def checked_logits(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return full_precision(logits)
 
 
-def _sign_of_gradient(
-    model: nn.Module, x: Tensor, y: Tensor, targets: Tensor | None, loss: str | AttackLoss
+def _direction(
+    model: nn.Module, x: Tensor, y: Tensor, targets: Tensor | None, loss: str | AttackLoss, norm: str
 ) -> Tensor:
+    """The step of size 1 that climbs fastest: the gradient's sign, or the gradient of length 1, [B, ...]."""
     y, targets = ordinary(y), None if targets is None else ordinary(targets)
     gradient = gradient_of_score(model, x, lambda logits: _to_climb(logits, y, targets, loss))
-    return gradient.nan_to_num(0.0, 0.0, 0.0).sign()
+    gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+    return gradient.sign() if norm == "linf" else of_length_one(gradient)
 
 
-def _project(x: Tensor, centre: Tensor, eps: float) -> Tensor:
-    return torch.minimum(torch.maximum(x, centre - eps), centre + eps).clamp(0.0, 1.0)
+def of_length_one(vectors: Tensor) -> Tensor:
+    """Each of [B, ...] with an L2 norm of 1; zeros stay zero."""
+    flat, tiny = vectors.flatten(1), torch.finfo(vectors.dtype).tiny
+    flat = flat / flat.abs().amax(1, keepdim=True).clamp(min=tiny)  # squares of small numbers are zeros
+    units: Tensor = flat / flat.norm(dim=1, keepdim=True).clamp(min=tiny)
+    return units.view_as(vectors)
 
 
-def _check(model: nn.Module, x: Tensor, y: Tensor, eps: float, targets: Tensor | None) -> None:
-    checks.eps(eps)
+def _project(x: Tensor, centre: Tensor, eps: float, norm: str) -> Tensor:
+    if norm == "linf":
+        return torch.minimum(torch.maximum(x, centre - eps), centre + eps).clamp(0.0, 1.0)
+    offset = x - centre
+    length = offset.flatten(1).norm(dim=1).view(-1, *[1] * (x.dim() - 1))
+    farthest = max(eps, torch.finfo(x.dtype).tiny)
+    inside: Tensor = centre + offset * (eps / length.clamp(min=farthest))
+    return inside.clamp(0.0, 1.0)
+
+
+def _random_offset(x: Tensor, generator: torch.Generator, norm: str) -> Tensor:
+    """Uniform in the ball of radius 1, like x; the same on every device."""
+    double: dict[str, Any] = {"generator": generator, "dtype": torch.float64, "device": _CPU}
+    if norm == "linf":
+        return (torch.rand(x.shape, **double) * 2 - 1).to(x)
+    count, size = len(x), x[:1].numel()
+    radius = torch.rand((count, *[1] * (x.dim() - 1)), **double) ** (1 / max(size, 1))
+    return _random_surface(x, generator) * radius.to(x)
+
+
+def _check(model: nn.Module, x: Tensor, y: Tensor, eps: float, targets: Tensor | None, norm: str) -> None:
+    checks.eps(eps, norm)
     logits = checked_logits(model, x, y)
     if targets is not None:
         checks.labels_of(x, targets)
@@ -118,6 +146,7 @@ def fgsm(
     *,
     targets: Tensor | None = None,
     loss: str | AttackLoss = "cross_entropy",
+    norm: str = "linf",
 ) -> Tensor:
     """One step: clip(x + eps sign(grad_x L(x, y))), or x - eps sign(grad_x L(x, targets)) when targeted.
 
@@ -125,15 +154,16 @@ def fgsm(
         model: x -> logits [B, C].
         x: [B, ...] in [0, 1].
         y: int64 [B], the true classes.
-        eps: radius of the ball, in [0, 1].
+        eps: radius of the ball, in [0, 1]; from 0 on in the L2 norm.
         targets: int64 [B], a wrong class per example to move towards; None moves away from y.
         loss: L, one of "cross_entropy", "margin", "dlr", or a function (logits, classes) -> [B].
+        norm: "linf", or "l2", where the step is the gradient divided by its length.
 
     Returns:
         [B, ...] in [0, 1].
 
     """
-    return ifgsm(model, x, y, eps, steps=1, step_size=eps, targets=targets, loss=loss)
+    return ifgsm(model, x, y, eps, steps=1, step_size=eps, targets=targets, loss=loss, norm=norm)
 
 
 def ifgsm(
@@ -146,6 +176,7 @@ def ifgsm(
     step_size: float | None = None,
     targets: Tensor | None = None,
     loss: str | AttackLoss = "cross_entropy",
+    norm: str = "linf",
 ) -> Tensor:
     """x_0 = x, x_{k+1} = clip(x_k + step_size sign(grad_x L(x_k, y))), clipped to the ball and [0, 1].
 
@@ -158,6 +189,7 @@ def ifgsm(
         step_size: eps / steps unless given.
         targets: as for :func:`fgsm`.
         loss: as for :func:`fgsm`.
+        norm: as for :func:`fgsm`.
 
     Returns:
         [B, ...] in [0, 1].
@@ -165,7 +197,7 @@ def ifgsm(
     """
     return pgd(
         model, x, y, eps, steps=steps, step_size=eps / steps if step_size is None else step_size,
-        random_start=False, targets=targets, loss=loss,
+        random_start=False, targets=targets, loss=loss, norm=norm,
     )  # fmt: skip
 
 
@@ -181,6 +213,7 @@ def pgd(
     random_start: bool = True,
     targets: Tensor | None = None,
     loss: str | AttackLoss = "cross_entropy",
+    norm: str = "linf",
     seed: int = 0,
 ) -> Tensor:
     """As :func:`ifgsm`, from a uniform random point of the ball.
@@ -197,6 +230,7 @@ def pgd(
         random_start: False starts from x itself.
         targets: as for :func:`fgsm`.
         loss: as for :func:`fgsm`.
+        norm: as for :func:`fgsm`.
         seed: decides the starts; torch's global generators are not used.
 
     Returns:
@@ -213,34 +247,50 @@ def pgd(
         for _ in range(restarts):
             moved = x
             if random_start:
-                offset = torch.rand(x.shape, generator=generator, dtype=torch.float64, device=_CPU) * 2 - 1
-                moved = _project(x + eps * offset.to(x), x, eps)
+                moved = _project(x + eps * _random_offset(x, generator, norm), x, eps, norm)
             for _ in range(steps):
-                moved = _project(moved + step * _sign_of_gradient(model, moved, y, targets, loss), x, eps)
+                moved = moved + step * _direction(model, moved, y, targets, loss, norm)
+                moved = _project(moved, x, eps, norm)
             yield moved
 
     with modes_restored(model):
         model.eval()
-        _check(model, x, y, eps, targets)
+        _check(model, x, y, eps, targets, norm)
         return _first_that_works(model, descents(), y, targets)
 
 
 def random_noise(
-    model: nn.Module, x: Tensor, y: Tensor, eps: float, *, tries: int = 10, seed: int = 0
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    tries: int = 10,
+    norm: str = "linf",
+    seed: int = 0,
 ) -> Tensor:
-    """Black box: the first of `tries` random corners x +- eps that the model gets wrong, else the last."""
+    """Black box: the first of `tries` random corners x +- eps that the model gets wrong, else the last.
+
+    In the L2 norm, random points of the ball's surface.
+    """
     checks.at_least("tries", tries, 1)
     generator = torch.Generator(_CPU).manual_seed(seed)
     x = x.detach()
 
     def corners() -> Iterator[Tensor]:
         for _ in range(tries):
-            yield (x + eps * random_signs(x, generator)).clamp(0.0, 1.0)
+            corner = random_signs(x, generator) if norm == "linf" else _random_surface(x, generator)
+            yield (x + eps * corner).clamp(0.0, 1.0)
 
     with modes_restored(model):
         model.eval()
-        _check(model, x, y, eps, None)
+        _check(model, x, y, eps, None, norm)
         return _first_that_works(model, corners(), y)
+
+
+def _random_surface(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform on the L2 sphere of radius 1, like x."""
+    return of_length_one(torch.randn(x.shape, generator=generator, dtype=torch.float64, device=_CPU)).to(x)
 
 
 def random_signs(x: Tensor, generator: torch.Generator) -> Tensor:

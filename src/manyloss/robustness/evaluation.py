@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -70,17 +72,26 @@ def _pair(batch: object) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is run on every batch: the attacks at eps, and those of the curves at every radius."""
+    """What is run on every batch: the attacks at eps, and those of the curves at every radius.
+
+    ``halved`` are those that run at eps / 2 too, whose images the ball holds as well; ``exact`` are those
+    that run a second time on a copy of the model in float64; ``unlimited`` is a radius that allows every
+    image.
+    """
 
     attacks: tuple[Attack, ...]
     swept: tuple[Attack, ...]
+    halved: tuple[Attack, ...]
+    exact: tuple[Attack, ...]
     eps: float
+    norm: str
     radii: tuple[float, ...]
+    unlimited: float
     seed: int
 
 
 #: What is counted beside the attacks, whose keys are pairs (name, radius).
-_CLEAN, _NONZERO = "clean", "nonzero"
+_CLEAN, _GRADIENTLESS, _FLOAT64, _MISSED = "clean", "without gradient", "in float64", "missed"
 
 
 @dataclass
@@ -111,6 +122,8 @@ def evaluate(
     sweep_attacks: Sequence[str] = ("FGSM", "PGD cross-entropy", "PGD margin"),
     autoattack: bool = False,
     repeats: int = 1,
+    norm: str = "linf",
+    float64: bool = True,
     batch_size: int = 256,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -122,13 +135,17 @@ def evaluate(
         model: x [B, ...] in [0, 1] -> logits [B, C]. Runs in eval mode; nothing of it is changed.
         data: a DataLoader or any iterable of (x, y), a pair of tensors, or x alone.
         labels: y, when data is x alone.
-        eps: radius of the L-infinity ball in pixel units, [0, 1].
-        attacks: `standard_attacks(surrogate=surrogate)` unless given.
+        eps: radius of the ball in pixel units: [0, 1], and from 0 on in the L2 norm.
+        attacks: `standard_attacks(surrogate=surrogate, norm=norm)` unless given; own ones stay in that ball.
         surrogate: another model for the same data, whose adversarial images are tried on this one.
-        sweep: more radii for the curves. eps = 1 is always run too, for the verdict.
+        sweep: more radii for the curves. A radius that allows every image (1, or sqrt(d) in the L2 norm) is
+            always run too, for the verdict.
         sweep_attacks: names of the attacks whose curves are drawn.
         autoattack: add AutoAttack (needs pyautoattack).
         repeats: how many draws to average for a model that is random at inference; refused with 1.
+        norm: of the ball, "linf" or "l2".
+        float64: also run the attacks that climb cross-entropy with their gradient in float64, on a copy of
+            the model, for the verdict. A model that cannot be copied so, or is random, is spared.
         batch_size: of tensors; a DataLoader has its own.
         seed: decides all random starts, targets and noise. Global generators are as before.
         device: where batches go; the model's device unless given.
@@ -142,12 +159,11 @@ def evaluate(
     """
     checks.at_least("repeats", repeats, 1)
     for radius in (eps, *sweep):
-        checks.eps(radius)
-    chosen = standard_attacks(surrogate=surrogate) if attacks is None else tuple(attacks)
+        checks.eps(radius, norm)
+    chosen = standard_attacks(surrogate=surrogate, norm=norm) if attacks is None else tuple(attacks)
     if autoattack:
-        chosen = (*chosen, auto_attack())
+        chosen = (*chosen, auto_attack(norm))
     swept = _named(chosen, sweep_attacks, strict=attacks is None)
-    plan = _Plan(chosen, swept, eps, tuple(sorted({*sweep, 1.0})) if swept else (), seed)
     if device is None:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     batches, total = _batches(data, labels, batch_size)
@@ -163,7 +179,13 @@ def evaluate(
             x, y = (ordinary(tensor.to(device)) for tensor in _pair(batch))
             if number == 0:
                 seen = _judged(model, x, y, repeats)
-            for key, words, right in _attack_batch(seen, x, y, plan, number):
+                exact = _in_float64(model, x, y) if float64 and repeats == 1 else None
+                halved = _climbing_cross_entropy(chosen, "one step")
+                followed = () if exact is None else (*halved, *_climbing_cross_entropy(chosen, "iterated"))
+                unlimited = 1.0 if norm == "linf" else math.sqrt(x[0].numel())
+                radii = tuple(sorted({*sweep, unlimited})) if swept else ()
+                plan = _Plan(chosen, swept, halved, followed, eps, norm, radii, unlimited, seed)
+            for key, words, right in _attack_batch(seen, exact, x, y, plan, number):
                 tally.add(key, right)
                 tell(done, total, words)
             done += len(x)
@@ -184,6 +206,22 @@ def _named(attacks: Sequence[Attack], names: Sequence[str], *, strict: bool) -> 
             f"sweep_attacks names {unknown}; the attacks of this evaluation are {sorted(known)}."
         )
     return tuple(attack for attack in attacks if attack.name in names)
+
+
+def _climbing_cross_entropy(attacks: Sequence[Attack], kind: str) -> tuple[Attack, ...]:
+    return tuple(attack for attack in attacks if attack.kind == kind and attack.loss == "cross_entropy")
+
+
+def _in_float64(model: nn.Module, x: Tensor, y: Tensor) -> nn.Module | None:
+    """A copy of the model that counts in float64; None where there can be none, or it counts so already."""
+    if x.dtype == torch.float64:
+        return None
+    try:
+        exact = copy.deepcopy(model).double()
+        checked_logits(exact, x.double(), y)
+    except (RuntimeError, TypeError, copy.Error):  # a type that is fixed in its forward, a device without it
+        return None
+    return exact
 
 
 def _judged(model: nn.Module, x: Tensor, y: Tensor, repeats: int) -> nn.Module:
@@ -223,31 +261,39 @@ def _told(progress: Progress | bool | None) -> Iterator[Progress]:
 
 
 def _attack_batch(
-    model: nn.Module, x: Tensor, y: Tensor, plan: _Plan, number: int
+    model: nn.Module, exact: nn.Module | None, x: Tensor, y: Tensor, plan: _Plan, number: int
 ) -> Iterator[tuple[Hashable, str, Tensor]]:
     """Key, name and right answers [B] of everything that is run on one batch."""
 
-    def right(images: Tensor) -> Tensor:
-        return checked_logits(model, images, y).argmax(1) == y
+    def answers(images: Tensor) -> Tensor:
+        return checked_logits(model, images, y).argmax(1)
 
-    def attacked(attack: Attack, radius: float) -> Tensor:
-        seed = zlib.crc32(f"{plan.seed}/{attack.name}/{number}".encode())
-        return right(attack.run(model, x, y, radius, seed))
+    def seed_of(attack: Attack) -> int:
+        return zlib.crc32(f"{plan.seed}/{attack.name}/{number}".encode())
 
-    yield _CLEAN, "clean", right(x)
-    yield _NONZERO, "gradients", ~_zero_gradient(model, x, y)
-    for attack in plan.attacks:
-        yield (attack.name, plan.eps), attack.name, attacked(attack, plan.eps)
-    for radius in plan.radii:
-        for attack in plan.swept:
-            if radius != plan.eps:
-                yield (attack.name, radius), f"{attack.name} at {radius!r}", attacked(attack, radius)
+    def attacked(attack: Attack, radius: float, by: nn.Module = model) -> Tensor:
+        images = attack.run(by, x if by is model else x.double(), y, radius, seed_of(attack))
+        return answers(images.to(x.dtype))
+
+    yield _CLEAN, "clean", answers(x) == y
+    yield _GRADIENTLESS, "gradients", without_gradient(model, x, y)
+    runs = [(attack, plan.eps) for attack in plan.attacks]
+    runs += [(attack, plan.eps / 2) for attack in plan.halved]
+    runs += [(attack, radius) for radius in plan.radii for attack in plan.swept]
+    for attack, radius in dict.fromkeys(runs):
+        words = attack.name if radius == plan.eps else f"{attack.name} at {radius!r}"
+        found = attacked(attack, radius)
+        yield (attack.name, radius), words, found == y
+        if attack.targets is not None and radius == plan.eps:
+            targets = attack.targets(model, x, y, seed_of(attack))
+            yield (_MISSED, attack.name), words, found != targets
+    if exact is not None:
+        for attack in plan.exact:
+            yield (_FLOAT64, attack.name), f"{attack.name} in float64", attacked(attack, plan.eps, exact) == y
 
 
-def _zero_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Which examples' input gradients of the cross-entropy are exactly zero (or not finite) everywhere,
-    [B].
-    """
+def without_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """At which examples the gradient of the cross-entropy is exactly zero (or not finite) everywhere, [B]."""
     gradient = gradient_of_score(model, x, lambda logits: F.cross_entropy(logits, y, reduction="none"))
     return (gradient.nan_to_num(0.0, 0.0, 0.0).flatten(1) == 0).all(1)
 
@@ -256,14 +302,17 @@ def _report(tally: _Tally, plan: _Plan) -> RobustnessReport:
     attacks, clean = plan.attacks, tally.mean(_CLEAN)
     accuracy = {attack.name: tally.mean((attack.name, plan.eps)) for attack in attacks}
     robust = tally.all(_CLEAN).clone()
-    for attack in attacks:
-        robust &= tally.all((attack.name, plan.eps))
+    inside = [(attack.name, plan.eps) for attack in attacks]
+    inside += [(attack.name, plan.eps / 2) for attack in plan.halved]
+    for key in [*inside, *((_FLOAT64, attack.name) for attack in plan.exact)]:
+        robust &= tally.all(key)
 
     def of(kinds: Sequence[str], loss: str | None = None) -> dict[str, float]:
         return {a.name: accuracy[a.name] for a in attacks if a.kind in kinds and loss in (None, a.loss)}
 
-    at_one = [tally.all((attack.name, 1.0)) for attack in plan.swept]
-    zero_gradients = 1.0 - tally.mean(_NONZERO)
+    at_one = [tally.all((attack.name, plan.unlimited)) for attack in plan.swept]
+    zero_gradients = tally.mean(_GRADIENTLESS)
+    in_float64 = {attack.name: tally.mean((_FLOAT64, attack.name)) for attack in plan.exact}
     verdict = masking_verdict(
         one_step=of(["one step"], "cross_entropy"),
         iterated=of(["iterated"], "cross_entropy"),
@@ -273,6 +322,9 @@ def _report(tally: _Tally, plan: _Plan) -> RobustnessReport:
         margin=accuracy.get("PGD margin"),
         at_eps_one=float(torch.stack(at_one).all(0).double().mean()) if at_one else None,
         zero_gradients=zero_gradients,
+        half_step={attack.name: tally.mean((attack.name, plan.eps / 2)) for attack in plan.halved},
+        in_float64=in_float64,
+        unlimited=plan.unlimited,
         examples=len(robust),
     )
     curves = {
@@ -288,6 +340,10 @@ def _report(tally: _Tally, plan: _Plan) -> RobustnessReport:
         robust=robust,
         curves=curves,
         zero_gradients=zero_gradients,
+        without_gradient=tally.all(_GRADIENTLESS),
         verdict=verdict,
         seed=plan.seed,
+        norm=plan.norm,
+        in_float64=in_float64,
+        not_reached={a.name: tally.mean((_MISSED, a.name)) for a in attacks if a.targets is not None},
     )

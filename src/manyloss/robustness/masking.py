@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-ITERATED_WORSE = 0.01
-ACCURACY_AT_EPS_ONE = 0.05
-BLACK_BOX_BETTER = 0.01
-LOSSES_APART = 0.02
-ZERO_GRADIENTS = 0.10
+#: Sign -> how large it may be. `manyloss bench masking` says how often these err.
+THRESHOLDS: Mapping[str, float] = {
+    "iterated_minus_one_step": 0.01,
+    "accuracy_at_eps_one": 0.05,
+    "black_box_minus_white_box": 0.01,
+    "cross_entropy_minus_margin": 0.02,
+    "one_step_minus_half_step": 0.02,
+    "own_precision_minus_float64": 0.10,
+    "zero_gradients": 0.10,
+}
 ROUNDING = 1e-9  # accuracies are quotients: exactly at a threshold is not over it
 
 
@@ -31,6 +36,13 @@ class MaskingVerdict:
         return "masking suspected: " + "; ".join(self.reasons)
 
 
+def size_of(sign: str, measured: float) -> float:
+    """How far a measured number points to masking, to be compared with its threshold."""
+    if sign == "black_box_minus_white_box":
+        return -measured
+    return abs(measured) if sign == "cross_entropy_minus_margin" else measured
+
+
 def _strongest(accuracy: Mapping[str, float]) -> tuple[str, float]:
     return min(accuracy.items(), key=lambda item: item[1])
 
@@ -45,52 +57,74 @@ def masking_verdict(
     margin: float | None,
     at_eps_one: float | None,
     zero_gradients: float,
+    half_step: Mapping[str, float] | None = None,
+    in_float64: Mapping[str, float] | None = None,
+    unlimited: float = 1.0,
     examples: int | None = None,
 ) -> MaskingVerdict:
-    """Apply the fixed thresholds of this module to accuracies in [0, 1].
+    """Apply `THRESHOLDS` to accuracies in [0, 1].
 
     one_step, iterated: accuracy by attack, all untargeted with cross-entropy. white_box, black_box: all
     untargeted ones. cross_entropy, margin: the same PGD with either loss. at_eps_one: under the strongest
-    attack with the whole cube allowed. zero_gradients: share of examples whose input gradient is exactly
-    zero. What is empty or None is not tested. examples: how many images these are shares of; each reason then
-    says how many speak for it, since two points of few images are noise.
+    attack with the whole cube allowed, by the radius `unlimited`. zero_gradients: share of examples whose
+    input gradient is exactly zero. half_step: accuracy under attacks of one_step at half the radius.
+    in_float64: accuracy under attacks of one_step and iterated whose gradient is taken in float64. What is
+    empty or None is not tested. examples: how many images these are shares of; each reason then says how many
+    speak for it, since two points of few images are noise.
     """
     reasons: list[str] = []
     measured: dict[str, float] = {}
+
+    def over(sign: str, value: float) -> bool:
+        measured[sign] = value
+        return size_of(sign, value) > THRESHOLDS[sign] + ROUNDING
 
     def counted(share: float) -> str:
         return "" if examples is None else f" ({round(abs(share) * examples)} of {examples} images)"
 
     if one_step and iterated:
         (single, single_accuracy), (many, many_accuracy) = _strongest(one_step), _strongest(iterated)
-        measured["iterated_minus_one_step"] = many_accuracy - single_accuracy
-        if many_accuracy > single_accuracy + ITERATED_WORSE + ROUNDING:
+        if over("iterated_minus_one_step", many_accuracy - single_accuracy):
             reasons.append(
                 f"{many} leaves {many_accuracy:.1%}, the single step of {single} {single_accuracy:.1%}"
                 + counted(many_accuracy - single_accuracy)
             )
-    if at_eps_one is not None:
-        measured["accuracy_at_eps_one"] = at_eps_one
-        if at_eps_one > ACCURACY_AT_EPS_ONE + ROUNDING:
-            reasons.append(
-                f"accuracy is {at_eps_one:.1%} at eps = 1, where every image is allowed" + counted(at_eps_one)
-            )
+    if at_eps_one is not None and over("accuracy_at_eps_one", at_eps_one):
+        reasons.append(
+            f"accuracy is {at_eps_one:.1%} at eps = {unlimited:g}, where every image is allowed"
+            + counted(at_eps_one)
+        )
     if white_box and black_box:
         (white, white_accuracy), (black, black_accuracy) = _strongest(white_box), _strongest(black_box)
-        measured["black_box_minus_white_box"] = black_accuracy - white_accuracy
-        if black_accuracy < white_accuracy - BLACK_BOX_BETTER - ROUNDING:
+        if over("black_box_minus_white_box", black_accuracy - white_accuracy):
             reasons.append(f"{black}, without gradients of the model, leaves {black_accuracy:.1%}, "
                            f"the best white-box attack ({white}) {white_accuracy:.1%}"
                            + counted(white_accuracy - black_accuracy))  # fmt: skip
     if cross_entropy is not None and margin is not None:
-        measured["cross_entropy_minus_margin"] = cross_entropy - margin
-        if abs(cross_entropy - margin) > LOSSES_APART + ROUNDING:
+        apart = cross_entropy - margin
+        if over("cross_entropy_minus_margin", apart):
             reasons.append(
                 f"PGD leaves {cross_entropy:.1%} with cross-entropy and {margin:.1%} with the margin loss"
-                + counted(cross_entropy - margin)
+                + counted(apart)
             )
-    measured["zero_gradients"] = zero_gradients
-    if zero_gradients > ZERO_GRADIENTS + ROUNDING:
+    longer = {name: one_step[name] - half for name, half in (half_step or {}).items() if name in one_step}
+    if longer:
+        name = max(longer, key=lambda each: longer[each])
+        if over("one_step_minus_half_step", longer[name]):
+            reasons.append(
+                f"{name} leaves {one_step[name]:.1%}, at half its step {one_step[name] - longer[name]:.1%}: "
+                "a longer step finds less" + counted(longer[name])
+            )
+    own, exact = {**one_step, **iterated}, in_float64 or {}
+    hidden = {name: own[name] - exact[name] for name in own if name in exact}
+    if hidden:
+        name = max(hidden, key=lambda each: hidden[each])
+        if over("own_precision_minus_float64", hidden[name]):
+            reasons.append(
+                f"{name} leaves {own[name]:.1%}, with its gradient in float64 {exact[name]:.1%}: rounding "
+                "hides the way" + counted(hidden[name])
+            )
+    if over("zero_gradients", zero_gradients):
         reasons.append(
             f"{zero_gradients:.1%} of the input gradients are exactly zero" + counted(zero_gradients)
         )

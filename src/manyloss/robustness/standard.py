@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from manyloss import checks
 from manyloss.restore import gradients_set_aside, modes_restored
 from manyloss.robustness.attacks import (
     checked_logits,
@@ -21,6 +23,7 @@ from manyloss.robustness.attacks import (
 )
 
 RunAttack = Callable[[nn.Module, Tensor, Tensor, float, int], Tensor]
+ChooseTargets = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
 #: The difference-of-logits ratio against a target looks at four classes.
 AUTOATTACK_CLASSES = 4
 
@@ -30,67 +33,84 @@ class Attack:
     """A named attack: `run(model, x, y, eps, seed)` returns images like x, inside the ball and [0, 1].
 
     kind: "one step", "iterated", "targeted" or "black box"; with `loss`, it says which of the verdict's
-    tests read it.
+    tests read it. targets: of a targeted attack, `targets(model, x, y, seed)` are the classes [B] that it
+    moves to; with them an evaluation also counts how often the target was missed.
     """
 
     name: str
     run: RunAttack
     kind: str
     loss: str = "cross_entropy"
+    targets: ChooseTargets | None = None
 
 
 def standard_attacks(
-    *, steps: int = 10, pgd_steps: int = 20, restarts: int = 1, surrogate: nn.Module | None = None
+    *,
+    steps: int = 10,
+    pgd_steps: int = 20,
+    restarts: int = 1,
+    surrogate: nn.Module | None = None,
+    norm: str = "linf",
 ) -> tuple[Attack, ...]:
     """The paper's attacks (iFGSM with `steps`), PGD with both losses, noise, and transfer from `surrogate`
-    if given.
+    if given; all in the ball of `norm`, "linf" or "l2".
     """
+    checks.one_of("norm", norm, checks.NORMS)
 
-    def aimed_at_random(attack: Callable[..., Tensor], **settings: int) -> RunAttack:
+    def aimed(name: str, attack: Callable[..., Tensor], choose: ChooseTargets, **settings: Any) -> Attack:
         def run(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int) -> Tensor:
-            with modes_restored(model):
-                classes = checked_logits(model.eval(), x, y).shape[1]
-            return attack(model, x, y, eps, targets=random_targets(y, classes, seed=seed), **settings)
+            return attack(model, x, y, eps, targets=choose(model, x, y, seed), norm=norm, **settings)
 
-        return run
-
-    def aimed_at_least_likely(attack: Callable[..., Tensor], **settings: int) -> RunAttack:
-        def run(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int) -> Tensor:  # noqa: ARG001
-            return attack(model, x, y, eps, targets=least_likely_targets(model, x, y), **settings)
-
-        return run
+        return Attack(name, run, "targeted", targets=choose)
 
     def descending(loss: str) -> RunAttack:
         return lambda model, x, y, eps, seed: pgd(
-            model, x, y, eps, steps=pgd_steps, restarts=restarts, loss=loss, seed=seed
+            model, x, y, eps, steps=pgd_steps, restarts=restarts, loss=loss, norm=norm, seed=seed
         )
 
+    def one_step(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int) -> Tensor:  # noqa: ARG001
+        return fgsm(model, x, y, eps, norm=norm)
+
+    def iterated(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int) -> Tensor:  # noqa: ARG001
+        return ifgsm(model, x, y, eps, steps=steps, norm=norm)
+
+    def noise(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int) -> Tensor:
+        return random_noise(model, x, y, eps, norm=norm, seed=seed)
+
     attacks = [
-        Attack("FGSM", lambda model, x, y, eps, seed: fgsm(model, x, y, eps), "one step"),  # noqa: ARG005
-        Attack("iFGSM", lambda model, x, y, eps, seed: ifgsm(model, x, y, eps, steps=steps), "iterated"),  # noqa: ARG005
+        Attack("FGSM", one_step, "one step"),
+        Attack("iFGSM", iterated, "iterated"),
         Attack("PGD cross-entropy", descending("cross_entropy"), "iterated"),
         Attack("PGD margin", descending("margin"), "iterated", "margin"),
-        Attack("FGSM random target", aimed_at_random(fgsm), "targeted"),
-        Attack("FGSM least likely", aimed_at_least_likely(fgsm), "targeted"),
-        Attack("iFGSM random target", aimed_at_random(ifgsm, steps=steps), "targeted"),
-        Attack("iFGSM least likely", aimed_at_least_likely(ifgsm, steps=steps), "targeted"),
-        Attack(
-            "noise", lambda model, x, y, eps, seed: random_noise(model, x, y, eps, seed=seed), "black box"
-        ),
+        aimed("FGSM random target", fgsm, _random_classes),
+        aimed("FGSM least likely", fgsm, _least_likely),
+        aimed("iFGSM random target", ifgsm, _random_classes, steps=steps),
+        aimed("iFGSM least likely", ifgsm, _least_likely, steps=steps),
+        Attack("noise", noise, "black box"),
     ]
     if surrogate is not None:
-        attacks.append(Attack("transfer", _transfer(surrogate, pgd_steps), "black box"))
+        attacks.append(Attack("transfer", _transfer(surrogate, pgd_steps, norm), "black box"))
     return tuple(attacks)
 
 
-def _transfer(surrogate: nn.Module, steps: int) -> RunAttack:
+def _random_classes(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
+    with modes_restored(model):
+        classes = checked_logits(model.eval(), x, y).shape[1]
+    return random_targets(y, classes, seed=seed)
+
+
+def _least_likely(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:  # noqa: ARG001
+    return least_likely_targets(model, x, y)
+
+
+def _transfer(surrogate: nn.Module, steps: int, norm: str) -> RunAttack:
     def run(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int) -> Tensor:  # noqa: ARG001
-        return pgd(surrogate, x, y, eps, steps=steps, loss="margin", seed=seed)
+        return pgd(surrogate, x, y, eps, steps=steps, loss="margin", norm=norm, seed=seed)
 
     return run
 
 
-def auto_attack() -> Attack:
+def auto_attack(norm: str = "linf") -> Attack:
     """AutoAttack (Croce and Hein 2020) through pyautoattack.
 
     Raises:
@@ -115,7 +135,7 @@ def auto_attack() -> Attack:
             )
         gpu = [x.device] if x.device.type == "cuda" else []
         with torch.random.fork_rng(devices=gpu), gradients_set_aside(model):
-            ensemble = AutoAttack(model, norm="Linf", eps=eps, seed=seed % 2**31, device=x.device)
+            ensemble = AutoAttack(model, norm=norm.capitalize(), eps=eps, seed=seed % 2**31, device=x.device)
             targets = min(ensemble.fab.n_target_classes, classes - 1)
             ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = targets
             found = ensemble.run_standard_evaluation(x, y, batch_size=len(x))

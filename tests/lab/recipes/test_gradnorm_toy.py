@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from manyloss.lab.arms import choose_arms
+from manyloss.lab.arms import ArmContext, choose_arms
 from manyloss.lab.recipes import recipe_named
-from manyloss.lab.recipes._gradnorm_toy import Functions, RelativeLoss, Stream
+from manyloss.lab.recipes._gradnorm_toy import Functions, RelativeLoss, Stream, input_scale
 from manyloss.lab.recipes.gradnorm_toy_2 import TwoRegressions
 from manyloss.lab.recipes.gradnorm_toy_10 import TenRegressions
 
@@ -63,6 +63,31 @@ def test_the_variances_are_10_shared_and_3_5_own():
     matrices = Functions(names, torch.Generator().manual_seed(0)).matrices
     assert matrices.mean(0).var() == pytest.approx(10 + 3.5 / 40, rel=0.03)
     assert matrices.var(0).mean() == pytest.approx(3.5, rel=0.02)
+
+
+@pytest.mark.parametrize(("spread", "power"), [("variance", 0.5), ("deviation", 1.0)])
+def test_unsaturated_inputs_are_so_under_both_spreads(spread, power):
+    problem = TwoRegressions(inputs="unsaturated", spread=spread)
+    assert problem.input_scale == input_scale("unsaturated", power)
+    x, targets = problem.datasets(0).test.batch(torch.arange(1000), None)
+    assert torch.atanh(targets["task 0"]).var() == pytest.approx(1.0, rel=0.1)
+    assert x.std() == pytest.approx(problem.input_scale, rel=0.02)
+    assert TwoRegressions(inputs="unit length").input_scale == pytest.approx(250**-0.5)
+
+
+def test_readings_of_gradnorm_change_its_arm():
+    problem = TenRegressions(weights_optimizer="sgd", weights_lr=0.1, start="answer 0")
+    (arm,) = choose_arms(["gradnorm"], problem)
+    multi = arm.build(ArmContext(problem.loss_names, 0, problem=problem))
+    assert multi.weighting.inner.lr == 0.1
+    made = multi.weighting.inner.factory([torch.nn.Parameter(torch.ones(1))])
+    assert isinstance(made, torch.optim.SGD)
+    assert made.defaults["lr"] == 0.1
+    # tanh saturates: the loss of the answer 0 is almost sigma^2
+    for task, initial in multi.weighting.initial.items():
+        assert 0.9 < initial / problem.scales[task] ** 2 < 1.0
+    with pytest.raises(ValueError, match="spread must be one of 'variance', 'deviation'; received 'sd'"):
+        TwoRegressions(spread="sd")
 
 
 def test_training_examples_are_new_in_every_batch_and_decided_by_the_generator():

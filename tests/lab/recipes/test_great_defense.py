@@ -10,7 +10,7 @@ from manyloss.lab.arms import ArmContext, choose_arms
 from manyloss.lab.models.resnet import resnet18
 from manyloss.lab.recipes import recipe_named
 from manyloss.lab.recipes._great import polynomial, random_crop, random_flip
-from manyloss.lab.recipes._great_defense import ATTACKS, ROWS, TRAIN_ACCURACY, WORST, ZERO_GRADIENT
+from manyloss.lab.recipes._great_defense import ATTACKS, MISSED, ROWS, TRAIN_ACCURACY, WORST, ZERO_GRADIENT
 from manyloss.lab.recipes.great_defense_cifar import CifarDefense
 from manyloss.lab.recipes.great_defense_svhn import DigitDefense
 from manyloss.lab.recipes.great_saliency import (
@@ -204,7 +204,7 @@ def test_results_hold_every_attack_and_the_verdict(study):
     results = {spec.arm: Trial(spec).run() for spec in study.trials()}
     assert [*results] == ["baseline", "great-greace"]
     test = results["great-greace"]["test"]
-    assert set(test) == {"class/accuracy", TRAIN_ACCURACY, *ATTACKS, WORST}
+    assert set(test) == {"class/accuracy", TRAIN_ACCURACY, *ATTACKS, *MISSED, WORST}
     assert test[WORST] <= min(test[name] for name in ATTACKS)
     assert "transfer" not in results["baseline"]["test"]
     for result in results.values():
@@ -224,7 +224,13 @@ def test_results_hold_every_attack_and_the_verdict(study):
 def test_the_table_shows_the_attacks_and_the_verdict_side_by_side(study):
     table = read_table(study.root)
     assert table.word_columns == ["gradient masking"]
-    assert {metric.name for metric in table.metrics} == {"class/accuracy", TRAIN_ACCURACY, *ATTACKS, WORST}
+    assert {metric.name for metric in table.metrics} == {
+        "class/accuracy",
+        TRAIN_ACCURACY,
+        *ATTACKS,
+        *MISSED,
+        WORST,
+    }
     counted = [metric.name for metric in table.metrics if not metric.derived]
     assert counted == ["class/accuracy"]
     assert len(table.remarks) >= 2

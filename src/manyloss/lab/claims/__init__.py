@@ -20,6 +20,7 @@ and is unclear otherwise. One seed has no interval: a check of one seed is uncle
 """
 
 from manyloss.lab.claims.judging import Finding, Verdict, check_folder, judge
+from manyloss.lab.claims.readings import Readings, readings_of
 from manyloss.lab.claims.rule import Check, Claim, all_claims, claim_named, read_rule
 from manyloss.lab.claims.words import MARKS, lines_of, record_of
 
@@ -28,6 +29,7 @@ __all__ = [
     "Check",
     "Claim",
     "Finding",
+    "Readings",
     "Verdict",
     "all_claims",
     "check_folder",
@@ -35,5 +37,6 @@ __all__ = [
     "judge",
     "lines_of",
     "read_rule",
+    "readings_of",
     "record_of",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from manyloss.lab.analysis.results import TrialRecord, read_trial
 from manyloss.lab.analysis.statistics import Interval, mean_interval, rank_correlation
@@ -17,6 +17,9 @@ from manyloss.lab.claims.rule import Check, Claim
 from manyloss.lab.problem import Problem
 from manyloss.lab.recipes import has_papers_data
 from manyloss.lab.runs import storage
+
+if TYPE_CHECKING:
+    from manyloss.lab.claims.readings import Readings
 
 Outcome = Literal["holds", "fails", "unclear", "no result"]
 
@@ -43,6 +46,8 @@ class Verdict:
     word: str
     findings: tuple[Finding, ...]
     measured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    #: What became of the claim under other readings of the paper, where they were tried.
+    readings: Readings | None = None
 
 
 def check_folder(claim: Claim, root: Path) -> None:

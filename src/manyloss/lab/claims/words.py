@@ -9,6 +9,7 @@ from typing import Any
 
 from manyloss.lab.analysis.results import TrialRecord, read_trial
 from manyloss.lab.claims.judging import Outcome, Verdict
+from manyloss.lab.claims.readings import record_of_readings
 from manyloss.lab.runs import storage
 
 MARKS: Mapping[Outcome, str] = {"holds": "✓", "fails": "✗", "unclear": "?", "no result": "–"}
@@ -39,7 +40,8 @@ def lines_of(verdict: Verdict) -> list[str]:
     setting = "the paper's data at full scale" if verdict.papers_setting else "not the paper's setting"
     scale = "" if verdict.scale is None else f", scale {verdict.scale}"
     seeds = f"{verdict.seeds} seed{'' if verdict.seeds == 1 else 's'}"
-    return [*lines, "", f"Verdict: {verdict.word} ({setting}{scale}, {seeds}, rule {verdict.claim.rule})."]
+    lines += ["", f"Verdict: {verdict.word} ({setting}{scale}, {seeds}, rule {verdict.claim.rule})."]
+    return lines if verdict.readings is None else [*lines, f"The claim {verdict.readings}."]
 
 
 def record_of(verdict: Verdict, root: Path) -> dict[str, Any]:
@@ -80,6 +82,7 @@ def record_of(verdict: Verdict, root: Path) -> dict[str, Any]:
         "paper_numbers": verdict.claim.paper_numbers,
         "words": {arm: _words(found) for arm, found in of_arm.items()},
         "cells": {arm: said for arm, said in cells.items() if said},
+        **({} if verdict.readings is None else {"readings": record_of_readings(verdict.readings)}),
         "along": {arm: seen for arm, found in of_arm.items() if (seen := _along(found))},
         "seconds": sum(float((result or {}).get("seconds") or 0) for result in everything),
         "settings": _without_places(study.get("settings", {})),

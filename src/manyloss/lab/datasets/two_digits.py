@@ -3,7 +3,7 @@
 Each digit lies at a random place inside its half. The 25 pairs of classes are dealt to the splits 16/4/5, so
 that a split shows only pairs that no other split has; the digit images are dealt out too. The paper does not
 say how the pairs were dealt: here every class is in one pair of the test set, in at most one of the
-validation set, and in three or four of the training set.
+validation set, and in three or four of the training set; or, as another reading, at random.
 """
 
 from __future__ import annotations
@@ -33,12 +33,17 @@ class TwoDigits(NamedTuple):
     right_digit: npt.NDArray[np.int64]
 
 
-def split_pairs(generator: np.random.Generator) -> dict[str, list[tuple[int, int]]]:
+def split_pairs(
+    generator: np.random.Generator, *, at_random: bool = False
+) -> dict[str, list[tuple[int, int]]]:
     """The 25 (left class, right class) pairs, 16/4/5.
 
     A Latin square's diagonals hold every class once per side: one diagonal is the test set, four pairs of
-    another one the validation set.
+    another one the validation set. ``at_random`` deals them as they come.
     """
+    if at_random:
+        dealt = [divmod(int(pair), CLASSES) for pair in generator.permutation(CLASSES * CLASSES)]
+        return {"train": dealt[:16], "validation": dealt[16:20], "test": dealt[20:]}
     left, right = generator.permutation(CLASSES), generator.permutation(CLASSES)
     diagonals = [
         [(int(left[i]), int(right[(i + shift) % CLASSES])) for i in range(CLASSES)]
@@ -60,6 +65,7 @@ def build(
     half_width: int,
     images_per_pair: Mapping[str, int],
     seed: int,
+    at_random: bool = False,
 ) -> dict[str, TwoDigits]:
     """Draw the three splits; the same arguments give the same images.
 
@@ -70,12 +76,13 @@ def build(
         half_width: width of each half; 32 in the paper.
         images_per_pair: split -> images of each of its pairs; 1,000 in the paper.
         seed: of pairs, digits and places.
+        at_random: as for `split_pairs`.
 
     Within a split every digit of a class is used once before one is used again.
 
     """
     generator = np.random.default_rng(seed)
-    pairs = split_pairs(generator)
+    pairs = split_pairs(generator, at_random=at_random)
     pools = _deal(labels, generator)
     splits = {}
     for split, split_pairs_ in pairs.items():

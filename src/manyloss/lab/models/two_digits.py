@@ -11,11 +11,11 @@ from torch import nn
 
 
 def strided_convolution(
-    channels_in: int, channels_out: int, *, batchnorm: bool, dropout: float
+    channels_in: int, channels_out: int, *, kernel: int, batchnorm: bool, dropout: float
 ) -> list[nn.Module]:
     """[B, C, H, W] -> [B, C', ceil(H/2), ceil(W/2)]."""
     layers: list[nn.Module] = [
-        nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False),
+        nn.Conv2d(channels_in, channels_out, kernel, stride=2, padding=kernel // 2, bias=False),
         nn.ReLU(),
     ]
     if batchnorm:
@@ -25,11 +25,13 @@ def strided_convolution(
     return layers
 
 
-def encoder(filters: int = 20, *, batchnorm: bool = False, dropout: float = 0.0) -> nn.Sequential:
+def encoder(
+    filters: int = 20, *, kernel: int = 3, batchnorm: bool = False, dropout: float = 0.0
+) -> nn.Sequential:
     """Images [B, 1, H, W] -> features [B, filters, ceil(H/4), ceil(W/4)]."""
     return nn.Sequential(
-        *strided_convolution(1, filters, batchnorm=batchnorm, dropout=dropout),
-        *strided_convolution(filters, filters, batchnorm=batchnorm, dropout=dropout),
+        *strided_convolution(1, filters, kernel=kernel, batchnorm=batchnorm, dropout=dropout),
+        *strided_convolution(filters, filters, kernel=kernel, batchnorm=batchnorm, dropout=dropout),
     )
 
 
@@ -40,13 +42,14 @@ def decoder(
     *,
     classes: int = 5,
     hidden: int = 100,
+    kernel: int = 3,
     batchnorm: bool = False,
     dropout: float = 0.0,
 ) -> nn.Sequential:
     """Features of an image of ``height`` x ``width`` -> logits [B, classes]."""
     positions = -(-height // 8) * -(-width // 8)
     return nn.Sequential(
-        *strided_convolution(filters, filters, batchnorm=batchnorm, dropout=dropout),
+        *strided_convolution(filters, filters, kernel=kernel, batchnorm=batchnorm, dropout=dropout),
         nn.Flatten(),
         nn.Linear(filters * positions, hidden),
         nn.ReLU(),

@@ -9,25 +9,32 @@ f_i(x) 100. B and eps_i are constant, their elements drawn from N(0, 10) and N(0
 loss relative to its initial value, L_i(t) / L_i(0): lower is better, T is where training starts.
 
 What the paper leaves open is decided here: N(0, 10) names a variance; x ~ N(0, I), new in every batch; the
-squared loss is a mean over the 100 outputs; batches of 100; Adam at 1e-3; 20,000 steps.
+squared loss is a mean over the 100 outputs; batches of 100; Adam at 1e-3; 20,000 steps. The options of the
+problem are other readings: `manyloss reproduce gradnorm-toy-2 --readings 24` tries them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from manyloss.lab.arms import BUILT_IN, Arm
+from manyloss import MultiLoss
+from manyloss.checks import one_of
+from manyloss.lab.arms import BUILT_IN, Arm, ArmContext
 from manyloss.lab.problem import Problem, Splits, TensorSplit
+from manyloss.weighting import GradNorm
 
 INPUTS, OUTPUTS, NEURONS, LAYERS = 250, 100, 100, 4
 VARIANCE_SHARED, VARIANCE_OWN = 10.0, 3.5
 HELD_OUT = 1000
+INPUT_SCALES = ("normal", "unit length", "unsaturated")
 
 DEPARTURES = (
     "L_i(0) is the loss of a network that answers 0; the initial network's differs from it by less than 2 %.",
@@ -39,6 +46,13 @@ SCALES: Mapping[str, Mapping[str, Any]] = {
     "small": {"epochs": 20, "seeds": 3},
     "full": {"epochs": 100, "seeds": 5},
 }
+
+
+def input_scale(inputs: str, power: float) -> float:
+    """The standard deviation of x; unsaturated, tanh reads values of variance 1."""
+    if inputs == "unsaturated":
+        return float((INPUTS * (VARIANCE_SHARED ** (2 * power) + VARIANCE_OWN ** (2 * power))) ** -0.5)
+    return 1.0 if inputs == "normal" else INPUTS**-0.5
 
 
 class RelativeLoss(Metric):
@@ -66,12 +80,12 @@ class RelativeLoss(Metric):
 
 
 class Functions:
-    """The T target functions. ``matrices`` [T, 100, 250] are B + eps_i."""
+    """The T target functions. ``matrices`` [T, 100, 250] are B + eps_i, of deviation variance**power."""
 
-    def __init__(self, scales: Mapping[str, float], generator: torch.Generator) -> None:
+    def __init__(self, scales: Mapping[str, float], generator: torch.Generator, power: float = 0.5) -> None:
         self.scales = scales
-        shared = VARIANCE_SHARED**0.5 * torch.randn(OUTPUTS, INPUTS, generator=generator)
-        own = VARIANCE_OWN**0.5 * torch.randn(len(scales), OUTPUTS, INPUTS, generator=generator)
+        shared = VARIANCE_SHARED**power * torch.randn(OUTPUTS, INPUTS, generator=generator)
+        own = VARIANCE_OWN**power * torch.randn(len(scales), OUTPUTS, INPUTS, generator=generator)
         self.matrices = shared + own
 
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
@@ -85,17 +99,22 @@ class Functions:
 class Stream:
     """Examples without end: every training batch is new, drawn from the trial's own generator."""
 
-    def __init__(self, functions: Functions, length: int) -> None:
+    def __init__(self, functions: Functions, length: int, scale: float = 1.0) -> None:
         self.functions = functions
         self.length = length
+        self.scale = scale
 
     def __len__(self) -> int:
         return self.length
 
     def batch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, dict[str, Tensor]]:
         """As many new examples as there are indices: [B, 250] and per task [B, 100]."""
-        x = torch.randn(len(indices), INPUTS, generator=generator)
+        x = self.scale * torch.randn(len(indices), INPUTS, generator=generator)
         return x, self.functions(x)
+
+
+def _gradnorm_by_sgd(context: ArmContext, lr: float, **options: Any) -> MultiLoss:  # noqa: ARG001
+    return MultiLoss(GradNorm(lr=lr, optimizer=partial(torch.optim.SGD, lr=lr), **options))
 
 
 class GradNormToy(Problem):
@@ -103,6 +122,12 @@ class GradNormToy(Problem):
 
     Args:
         steps_per_epoch: how many batches of 100 count as an epoch.
+        inputs: the scale of x, one of `INPUT_SCALES`.
+        spread: whether N(0, 10) and N(0, 3.5) name a "variance" or a "deviation".
+        learning_rate: of the model's Adam.
+        weights_optimizer: of GradNorm's w, "adam" or "sgd".
+        weights_lr: its rate.
+        start: GradNorm's L(0), of the "first step" or of the "answer 0".
 
     """
 
@@ -110,31 +135,61 @@ class GradNormToy(Problem):
     batch_size = 100
     derived: Mapping[str, bool] = {"sum of loss ratios": False}
     sigmas: Sequence[float] = ()
-    arms: Mapping[str, Arm] = {
-        "gradnorm": Arm(
-            "gradnorm",
-            "GradNorm with the paper's alpha = 0.12.",
-            BUILT_IN["gradnorm"].method,
-            {**BUILT_IN["gradnorm"].options, "alpha": 0.12},
-            search=BUILT_IN["gradnorm"].search,
-        )
-    }
 
-    def __init__(self, steps_per_epoch: int = 200) -> None:
+    def __init__(
+        self,
+        steps_per_epoch: int = 200,
+        inputs: str = "normal",
+        spread: str = "variance",
+        learning_rate: float = 1e-3,
+        weights_optimizer: str = "adam",
+        weights_lr: float = 0.025,
+        start: str = "first step",
+    ) -> None:
+        for option, value, choices in (
+            ("inputs", inputs, INPUT_SCALES),
+            ("spread", spread, ("variance", "deviation")),
+            ("weights_optimizer", weights_optimizer, ("adam", "sgd")),
+            ("start", start, ("first step", "answer 0")),
+        ):
+            one_of(option, value, choices)
+        self.learning_rate = learning_rate
+        self.power = 0.5 if spread == "variance" else 1.0
+        self.input_scale = input_scale(inputs, self.power)
         self.steps_per_epoch = steps_per_epoch
         self.scales = {f"task {i}": float(sigma) for i, sigma in enumerate(self.sigmas)}
         self.losses = dict.fromkeys(self.scales, F.mse_loss)
         self.metrics = {f"{task}/loss ratio": RelativeLoss for task in self.scales}
+        initial: str | dict[str, float] = "first"
+        if start == "answer 0":
+            x = self.input_scale * torch.randn(HELD_OUT, INPUTS, generator=torch.Generator().manual_seed(0))
+            functions = Functions(self.scales, torch.Generator().manual_seed(0), self.power)
+            initial = {task: float(target.square().mean()) for task, target in functions(x).items()}
+        known = BUILT_IN["gradnorm"]
+        self.arms = {
+            "gradnorm": Arm(
+                "gradnorm",
+                "GradNorm with the paper's alpha = 0.12.",
+                known.method if weights_optimizer == "adam" else _gradnorm_by_sgd,
+                {**known.options, "alpha": 0.12, "lr": weights_lr, "initial": initial},
+                search=known.search,
+            )
+        }
 
     def datasets(self, seed: int) -> Splits:
         """A stream for training; 1,000 fixed examples each for validation and test."""
         generator = torch.Generator().manual_seed(seed)
-        functions = Functions(self.scales, generator)
+        functions = Functions(self.scales, generator, self.power)
         held_out = []
         for _ in range(2):
-            x = torch.randn(HELD_OUT, INPUTS, generator=generator)
+            x = self.input_scale * torch.randn(HELD_OUT, INPUTS, generator=generator)
             held_out.append(TensorSplit(x, functions(x)))
-        return Splits(Stream(functions, self.batch_size * self.steps_per_epoch), *held_out)
+        steps = self.batch_size * self.steps_per_epoch
+        return Splits(Stream(functions, steps, self.input_scale), *held_out)
+
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """Adam."""
+        return torch.optim.Adam(parameters, lr=self.learning_rate)
 
     def encoder(self) -> nn.Module:
         """Four layers of 100 neurons: [B, 250] -> [B, 100]."""

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from manyloss.checks import one_of
 from manyloss.lab import checks
 from manyloss.lab.arms import BUILT_IN, Arm
 from manyloss.lab.datasets import default_data_root, digits, mnist, two_digits
@@ -70,6 +71,8 @@ class TwoDigits(Problem):
         data: "digits" (embedded) or "mnist" (the paper's 64x64).
         data_root: the folder that has mnist.
         images_per_pair: fewer or more images of each pair of classes, in every split.
+        kernel: of the convolutions.
+        pairs: dealt so that every class is tested "once" per side, or at "random".
 
     """
 
@@ -98,8 +101,15 @@ class TwoDigits(Problem):
     }
 
     def __init__(
-        self, data: str = "digits", data_root: str | None = None, images_per_pair: int | None = None
+        self,
+        data: str = "digits",
+        data_root: str | None = None,
+        images_per_pair: int | None = None,
+        kernel: int = 3,
+        pairs: str = "once",
     ) -> None:
+        one_of("pairs", pairs, ("once", "random"))
+        self.kernel, self.pairs = kernel, pairs
         if data not in SOURCES:
             raise checks.unknown_source(self.name, data, SOURCES)
         self.data = data
@@ -112,7 +122,9 @@ class TwoDigits(Problem):
         numbers = dict(SOURCES[self.data])
         if self.images_per_pair is not None:
             numbers["images_per_pair"] = dict.fromkeys(two_digits.SHARES, self.images_per_pair)
-        splits = two_digits.build(source.images, source.labels, seed=seed, **numbers)
+        splits = two_digits.build(
+            source.images, source.labels, seed=seed, at_random=self.pairs == "random", **numbers
+        )
         return Splits(
             **{
                 name: GreyImages(
@@ -131,7 +143,9 @@ class TwoDigits(Problem):
 
     def encoder(self) -> nn.Module:
         """Two convolutional layers."""
-        return network.encoder(self.filters, batchnorm=self.batchnorm, dropout=self.dropout)
+        return network.encoder(
+            self.filters, kernel=self.kernel, batchnorm=self.batchnorm, dropout=self.dropout
+        )
 
     def heads(self) -> Mapping[str, nn.Module]:
         """One convolutional and two fully connected layers each."""
@@ -142,6 +156,7 @@ class TwoDigits(Problem):
                 width,
                 self.filters,
                 classes=two_digits.CLASSES,
+                kernel=self.kernel,
                 batchnorm=self.batchnorm,
                 dropout=self.dropout,
             )

@@ -144,9 +144,9 @@ class OneWeight(nn.Module):
     a: Tensor
     b: Tensor
 
-    def __init__(self, runs: int, method: str) -> None:
+    def __init__(self, runs: int, method: str, farthest_start: float = FARTHEST_START) -> None:
         super().__init__()
-        start = FARTHEST_START * (2 * torch.rand(runs, dtype=torch.float64) - 1)
+        start = farthest_start * (2 * torch.rand(runs, dtype=torch.float64) - 1)
         self.w = nn.Parameter(start)  # [R]
         a, b = torch.tensor(SINES, dtype=torch.float64).T[:, :, None].unbind()
         self.register_buffer("a", a, persistent=False)  # [T, 1]
@@ -190,7 +190,9 @@ class Sines(Problem):
 
     Args:
         runs: how many random starts.
-        steps_per_epoch: steps between two halvings of the learning rate.
+        steps_per_epoch: 1,000 in the paper.
+        farthest_start: w starts uniformly within this distance of 0.
+        halved_after: epochs between two halvings of the learning rate.
 
     """
 
@@ -224,8 +226,15 @@ class Sines(Problem):
         }.items()
     }
 
-    def __init__(self, runs: int = 200, steps_per_epoch: int = STEPS_PER_EPOCH) -> None:
+    def __init__(
+        self,
+        runs: int = 200,
+        steps_per_epoch: int = STEPS_PER_EPOCH,
+        farthest_start: float = FARTHEST_START,
+        halved_after: int = 1,
+    ) -> None:
         self.runs = runs
+        self.farthest_start, self.halved_after = farthest_start, halved_after
         self.steps_per_epoch = steps_per_epoch
         self.last_totals = torch.zeros(0)
 
@@ -236,15 +245,15 @@ class Sines(Problem):
 
     def model(self) -> nn.Module:
         """All runs at once."""
-        return OneWeight(self.runs, self.method)
+        return OneWeight(self.runs, self.method, self.farthest_start)
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """Plain SGD."""
         return torch.optim.SGD(parameters, lr=LEARNING_RATE)
 
     def schedule(self, optimizer: Optimizer) -> LRScheduler:
-        """Halved after every epoch."""
-        return StepLR(optimizer, 1, 0.5)
+        """Halved after every ``halved_after`` epochs."""
+        return StepLR(optimizer, self.halved_after, 0.5)
 
     def shared_params(self, model: nn.Module) -> None:
         """Nothing is measured by the lab: each run has gradients of its own."""

@@ -12,30 +12,26 @@ trainings, the other attacks and the curves over training, `_great` the schedule
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import nn
 
 from manyloss.lab.arms import ArmContext
 from manyloss.lab.datasets.images import Images, stratified
 from manyloss.lab.problem import FinalEvaluation, Splits
 from manyloss.lab.recipes import Recipe
-from manyloss.lab.recipes._adversarial_training import network_of
-from manyloss.lab.recipes._great import OPEN, as_bytes, random_crop, splits_of
+from manyloss.lab.recipes._great import OPEN, random_crop, splits_of
 from manyloss.lab.recipes._great_defense import (
     DEPARTURES,
     ROWS,
     ZERO_GRADIENT,
     DefenseProblem,
-    accuracy,
     defense_arms,
-    without_gradient,
 )
-from manyloss.robustness import fgsm, ifgsm
 
 CLASSES, SIDE, HIDDEN, TESTED = 10, 8, 128, 497
 IN_FLOAT64 = ("FGSM, gradient in float64", "iFGSM, gradient in float64")
@@ -72,15 +68,9 @@ class SmallDigitDefense(DefenseProblem):
     def final_evaluation(self, model: nn.Module, splits: Splits, context: ArmContext) -> FinalEvaluation:
         """The attacks, those with a gradient in float64, and where float32 has none."""
         found = super().final_evaluation(model, splits, context)
-        network = network_of(model)
-        x, y = as_bytes(splits.test).everything()
-        exact = copy.deepcopy(network).double()
-        metrics = dict(found.metrics)
-        attacks: tuple[Callable[..., Tensor], ...] = (fgsm, partial(ifgsm, steps=self.attack_steps))
-        for name, attack in zip(IN_FLOAT64, attacks, strict=True):
-            metrics[name] = accuracy(network, attack(exact, x.double(), y, self.eps).float(), y)
-        metrics[ZERO_GRADIENT] = float(without_gradient(network, x, y).double().mean())
-        return FinalEvaluation(metrics, words=found.words, remarks=found.remarks, record=found.record)
+        judged = found.record["robustness"]
+        exact = {name: judged["in_float64"][name.partition(",")[0]] for name in IN_FLOAT64}
+        return replace(found, metrics={**found.metrics, **exact, ZERO_GRADIENT: judged["zero_gradients"]})
 
 
 def _perceptron(activation: Callable[[], nn.Module]) -> nn.Module:

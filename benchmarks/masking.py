@@ -1,0 +1,357 @@
+"""How often the masking verdict errs, on nets whose truth is known because they were made here.
+
+66 perceptrons on scikit-learn's 8x8 digits: 24 honest ones (plain, PGD-trained, TRADES, random smoothing) and
+42 that hide their gradients (shattered, hidden steps, quantised input, scaled logits, FGSM-overfitted,
+GREACE, noise without EoT), each kind at three strengths and two seeds. Two strengths of a kind set the
+thresholds: for every sign the largest value of an honest net, rounded up to a whole point. The third is held
+out and judged by them.
+Run it with ``python benchmarks/masking.py`` (minutes on one core).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from scipy.stats import binomtest
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from manyloss.adversarial import GradientDefense
+from manyloss.lab.recipes._adversarial_training import divergence
+from manyloss.robustness import evaluate, fgsm, pgd
+from manyloss.robustness.masking import THRESHOLDS, size_of
+
+EPS, HIDDEN, IMAGES, DRAWS = 0.1, 128, 200, 16
+#: The indicators of Pintor et al. (2022) that are among the signs: unavailable gradients, transfer, no limit.
+PINTOR = ("zero_gradients", "black_box_minus_white_box", "accuracy_at_eps_one")
+
+Data = tuple[Tensor, Tensor]
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One net: what it is, whether it masks, and the size of every sign of masking."""
+
+    kind: str
+    strength: float
+    seed: int
+    masks: bool
+    held_out: bool
+    signs: Mapping[str, float]
+
+    def suspected(self, thresholds: Mapping[str, float]) -> bool:
+        """By any of these thresholds."""
+        return any(self.signs.get(sign, 0.0) > most + 1e-9 for sign, most in thresholds.items())
+
+
+# -- data and training ------------------------------------------------------------------------------------
+
+
+def digits() -> tuple[Data, Data]:
+    """1,300 images [N, 1, 8, 8] in [0, 1] to train, the other 497 to test."""
+    pixels, labels = load_digits(return_X_y=True)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    x = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8)[order] / 16
+    y = torch.tensor(labels)[order]
+    return (x[:1300], y[:1300]), (x[1300:], y[1300:])
+
+
+def perceptron(activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
+    """[B, 1, 8, 8] -> [B, 10]."""
+    hidden = (nn.Linear(64, HIDDEN), activation(), nn.Linear(HIDDEN, HIDDEN), activation())
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(HIDDEN, 10))
+
+
+def plain_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy."""
+    return F.cross_entropy(model(x), y)
+
+
+def trained(data: Data, seed: int, epochs: int = 40, loss: Loss = plain_loss) -> nn.Sequential:
+    """Adam at 1e-3, batches of 64."""
+    torch.manual_seed(seed)
+    model = perceptron()
+    x, y = data
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(epochs):
+        for at in torch.randperm(len(y)).split(64):
+            optimizer.zero_grad()
+            loss(model, x[at], y[at]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+def on_pgd(eps: float) -> Loss:
+    """Cross-entropy on PGD images (Madry et al. 2017)."""
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(model(pgd(model, x, y, eps, steps=5, seed=int(torch.randint(2**31, ())))), y)
+
+    return loss
+
+
+def trades(beta: float) -> Loss:
+    """TRADES (Zhang et al. 2019)."""
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        clean, start = model(x).detach(), int(torch.randint(2**31, ()))
+        moved = pgd(model, x, y, EPS, steps=5, loss=lambda z, _: divergence(clean, z), seed=start)
+        logits = model(x)
+        return F.cross_entropy(logits, y) + beta * divergence(logits, model(moved)).mean()
+
+    return loss
+
+
+def on_fgsm(eps: float) -> Loss:
+    """Cross-entropy on FGSM images without a random start, which nets overfit (Wong et al. 2020)."""
+    return lambda model, x, y: F.cross_entropy(model(fgsm(model, x, y, eps)), y)
+
+
+def greace_trained(data: Data, seed: int, beta: float, epochs: int = 150, lr: float = 5e-3) -> nn.Sequential:
+    """GREACE alone, at a learning rate at which its logits drift fast."""
+    torch.manual_seed(seed)
+    model, auxiliary = perceptron(), perceptron(lambda: nn.LeakyReLU(0.2))
+    defense = GradientDefense(model, auxiliary, alpha_max=0.0, beta_max=beta)
+    optimizer = torch.optim.Adam(model.parameters(), lr)
+    x, y = data
+    for epoch in range(epochs):
+        defense.set_progress(epoch / epochs)
+        for at in torch.randperm(len(y)).split(64):
+            optimizer.zero_grad()
+            defense.backward(x[at], y[at])
+            optimizer.step()
+    return model.eval()
+
+
+# -- what is put around a net -----------------------------------------------------------------------------
+
+
+class Before(nn.Module):
+    """A function of the images in front of a net."""
+
+    def __init__(self, model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self.change = model, change
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 1, 8, 8] -> [B, 10]."""
+        return self.model(self.change(x))
+
+
+class Steps(nn.Module):
+    """ReLU in steps: flat nearly everywhere, and its gradient is that of steps drawn a little slanted."""
+
+    def __init__(self, width: float) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return slanted(x.relu() / self.width, 40.0) * self.width
+
+
+class Scaled(nn.Module):
+    """Logits times a factor."""
+
+    def __init__(self, model: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 1, 8, 8] -> [B, 10]."""
+        return self.factor * self.model(x)
+
+
+class Smoothed(nn.Module):
+    """The mean of the logits over fixed draws of Gaussian noise (Cohen et al. 2019).
+
+    Without EoT a gradient sees a single draw, another one in every call.
+    """
+
+    def __init__(self, model: nn.Module, deviation: float, *, eot: bool) -> None:
+        super().__init__()
+        self.model, self.deviation, self.eot, self.calls = model, deviation, eot, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 1, 8, 8] -> [B, 10]."""
+        alone = torch.is_grad_enabled() and not self.eot
+        self.calls += alone
+        generator = torch.Generator().manual_seed(self.calls if alone else 0)
+        shape = (1 if alone else DRAWS, 1, *x.shape[1:])
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(x)
+        moved = x + self.deviation * noise  # [draws, B, 1, 8, 8]
+        logits: Tensor = self.model(moved.flatten(0, 1)).view(len(moved), len(x), -1)
+        return logits.mean(0)
+
+
+def slanted(x: Tensor, steepness: float) -> Tensor:
+    """The nearest whole number, with steep ramps in between."""
+    whole = x.floor()
+    return whole + torch.sigmoid(steepness * (x - whole - 0.5))
+
+
+def in_steps(base: nn.Sequential, levels: float) -> nn.Sequential:
+    """The same weights with activations in steps."""
+    made = perceptron(lambda: Steps(1 / levels))
+    made.load_state_dict(base.state_dict())
+    return made.eval()
+
+
+# -- the nets ---------------------------------------------------------------------------------------------
+
+#: Kind -> whether it masks, its three strengths, and which of them is held out.
+KINDS: Mapping[str, tuple[bool, tuple[float, float, float], int]] = {
+    "plain, epochs": (False, (20, 60, 200), 1),
+    "PGD-trained, eps": (False, (0.05, 0.1, 0.2), 0),
+    "TRADES, beta": (False, (1, 3, 6), 2),
+    "random smoothing, deviation": (False, (0.1, 0.2, 0.3), 1),
+    "shattered input, frequency": (True, (1000, 3000, 10000), 2),
+    "hidden steps, per unit": (True, (2, 4, 8), 0),
+    "quantised input, levels": (True, (4, 8, 16), 1),
+    "scaled logits, factor": (True, (10, 100, 1000), 0),
+    "FGSM-overfitted, eps": (True, (0.2, 0.3, 0.4), 1),
+    "GREACE, beta": (True, (2, 5, 10), 2),
+    "noise without EoT, deviation": (True, (0.3, 0.5, 0.8), 1),
+}
+
+
+def made(kind: str, strength: float, base: nn.Sequential, data: Data, seed: int) -> nn.Module:
+    """A net of this kind."""
+    match kind.partition(",")[0]:
+        case "plain":
+            return trained(data, seed, epochs=int(strength))
+        case "PGD-trained":
+            return trained(data, seed, loss=on_pgd(strength))
+        case "TRADES":
+            return trained(data, seed, loss=trades(strength))
+        case "random smoothing":
+            return Smoothed(base, strength, eot=True)
+        case "shattered input":
+            return Before(base, lambda x: x + 0.01 * torch.sin(strength * x))
+        case "hidden steps":
+            return in_steps(base, strength)
+        case "quantised input":
+            return Before(base, lambda x: slanted(x * strength, 40.0) / strength)
+        case "scaled logits":
+            return Scaled(base, strength)
+        case "FGSM-overfitted":
+            return trained(data, seed, loss=on_fgsm(strength), epochs=60)
+        case "GREACE":
+            return greace_trained(data, seed, strength)
+        case _:
+            return Smoothed(base, strength, eot=False)
+
+
+def judge(model: nn.Module, surrogate: nn.Module, data: Data) -> tuple[dict[str, float], dict[str, float]]:
+    """The size of every sign of masking, and what the attacks left."""
+    x, y = data
+    report = evaluate(model, x[:IMAGES], y[:IMAGES], eps=EPS, surrogate=surrogate)
+    shown = {
+        "clean": report.clean_accuracy,
+        **{name: report.accuracy[name] for name in ("FGSM", "PGD margin")},
+    }
+    return {sign: size_of(sign, value) for sign, value in report.verdict.measured.items()}, shown
+
+
+def nets(seeds: int) -> Iterator[tuple[Judged, dict[str, float]]]:
+    """Make and judge all of them."""
+    train, test = digits()
+    surrogate = trained(train, seed=1000)
+    for seed in range(seeds):
+        base = trained(train, seed)
+        for kind, (masks, strengths, third) in KINDS.items():
+            for place, strength in enumerate(strengths):
+                signs, shown = judge(made(kind, strength, base, train, seed), surrogate, test)
+                yield Judged(kind, strength, seed, masks, place == third, signs), shown
+
+
+# -- error rates ------------------------------------------------------------------------------------------
+
+
+def calibrated(judged: list[Judged]) -> dict[str, float]:
+    """Sign -> the largest value of an honest net that is not held out, rounded up to a whole point."""
+    honest = [net for net in judged if not (net.masks or net.held_out)]
+    largest = {sign: max(net.signs.get(sign, 0.0) for net in honest) for sign in THRESHOLDS}
+    return {sign: max(0.01, math.ceil(100 * most - 1e-6) / 100) for sign, most in largest.items()}
+
+
+def rates(judged: list[Judged], thresholds: Mapping[str, float]) -> dict[str, str]:
+    """False alarms among honest nets and misses among those that mask, with 95 % Wilson intervals."""
+
+    def rate(wrong: list[bool]) -> str:
+        found = binomtest(sum(wrong), len(wrong)).proportion_ci(method="wilson")
+        return f"{sum(wrong)} of {len(wrong)} ({found.low:.0%} to {found.high:.0%})"
+
+    return {
+        "honest nets suspected": rate([net.suspected(thresholds) for net in judged if not net.masks]),
+        "masking nets missed": rate([not net.suspected(thresholds) for net in judged if net.masks]),
+    }
+
+
+def main(seeds: int, verbose: bool) -> None:
+    """Print a line per kind, per sign and per rule."""
+    torch.set_num_threads(1)
+    judged = []
+    seen: dict[str, list[dict[str, float]]] = {}
+    for net, shown in nets(seeds):
+        judged.append(net)
+        seen.setdefault(net.kind, []).append(shown)
+        if verbose:
+            numbers = {name: round(value, 3) for name, value in {**shown, **net.signs}.items()}
+            print(net.kind, net.strength, net.seed, numbers, flush=True)
+    thresholds = calibrated(judged)
+    for kind, (masks, strengths, third) in KINDS.items():
+        mine = [net for net in judged if net.kind == kind]
+        left = {name: round(median(each[name] for each in seen[kind]), 3) for name in seen[kind][0]}
+        row = {
+            "kind": kind,
+            "masks": masks,
+            "strengths": ", ".join(f"{each:g}" for each in strengths),
+            "held out": f"{strengths[third]:g}",
+            **{f"{name}, median": value for name, value in left.items()},
+            "suspected": f"{sum(net.suspected(thresholds) for net in mine)} of {len(mine)}",
+            "held out, suspected": f"{sum(net.suspected(thresholds) for net in mine if net.held_out)} of "
+            f"{sum(net.held_out for net in mine)}",
+        }
+        print(json.dumps(row), flush=True)
+    for sign, threshold in thresholds.items():
+
+        def found(of: list[Judged], sign: str = sign, threshold: float = threshold) -> str:
+            return f"{sum(net.suspected({sign: threshold}) for net in of)} of {len(of)}"
+
+        row = {
+            "sign": sign,
+            "threshold": threshold,
+            "in force": THRESHOLDS[sign],
+            "masking nets it finds": found([net for net in judged if net.masks]),
+            "held-out honest nets it suspects": found(
+                [net for net in judged if net.held_out and not net.masks]
+            ),
+        }
+        print(json.dumps(row), flush=True)
+    pintor = {sign: thresholds[sign] for sign in PINTOR}
+    held_out = [net for net in judged if net.held_out]
+    for rule, which, by in (
+        ("calibrated", "those that set it", thresholds),
+        ("calibrated", "held out", thresholds),
+        ("in force", "held out", THRESHOLDS),
+        ("three indicators of Pintor et al.", "held out", pintor),
+    ):
+        of = held_out if which == "held out" else [net for net in judged if not net.held_out]
+        print(json.dumps({"rule": rule, "nets": which, **rates(of, by)}), flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--verbose", action="store_true")
+    arguments = parser.parse_args()
+    main(arguments.seeds, arguments.verbose)

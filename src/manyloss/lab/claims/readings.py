@@ -1,0 +1,191 @@
+"""Readings: what a paper leaves open, and under how many answers to that its claim holds.
+
+``readings/CLAIM.toml`` lists what is open. Each entry is an option of the recipe's problem with two to four
+values, the first being what the recipe takes; ``epochs`` has multiples of the scale's::
+
+    [weights_optimizer]
+    open = "the optimiser of w"
+    values = ["adam", "sgd"]
+
+A reading is one value of each. It changes no check, so the rule and its hash stay as they are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from statistics import fmean
+from typing import Any
+
+from manyloss.lab.checks import LabError
+from manyloss.lab.claims.judging import Finding, Verdict
+
+Settings = Mapping[str, Any]
+FEWEST_VALUES, MOST_VALUES = 2, 4
+
+
+@dataclass(frozen=True)
+class Open:
+    """One thing that a paper leaves open, and the values that it may have."""
+
+    option: str
+    says: str
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of a claim under one reading.
+
+    ``margin`` is that of its weakest check: how far the means differ in the claimed direction, relative to
+    what is compared with; below 0 they differ in the other one. None without a result.
+    """
+
+    settings: Settings
+    word: str
+    holds: bool
+    margin: float | None
+    half_width: float | None
+
+
+@dataclass(frozen=True)
+class Readings:
+    """All that was judged, the reading in force first; ``decides`` is each open thing's share of variance."""
+
+    opens: tuple[Open, ...]
+    judged: tuple[Judged, ...]
+    decides: Mapping[str, float]
+
+    @property
+    def of(self) -> int:
+        """How many readings there are, judged or not."""
+        count = 1
+        for each in self.opens:
+            count *= len(each.values)
+        return count
+
+    def __str__(self) -> str:
+        with_result = [each for each in self.judged if each.margin is not None]
+        held = sum(each.holds for each in with_result)
+        more = "" if self.of == len(self.judged) else f", drawn from {self.of}"
+        text = f"holds under {held} of {len(with_result)} readings{more}"
+        if lost := len(self.judged) - len(with_result):
+            text += f" ({lost} more without a result)"
+        if not self.decides:
+            return text
+        option = max(self.decides, key=lambda name: self.decides[name])
+        says = next(each.says for each in self.opens if each.option == option)
+        return f"{text}; what decides most is {says} ({self.decides[option]:.0%} of the variance)"
+
+
+def readings_of(claim: str) -> tuple[Open, ...]:
+    """What this claim's paper leaves open; empty where no readings are listed.
+
+    Raises:
+        LabError: the file is not understood.
+
+    """
+    path = files("manyloss.lab.claims") / "readings" / f"{claim}.toml"
+    return read_opens(path.name, path.read_bytes()) if path.is_file() else ()
+
+
+def read_opens(file: str, content: bytes) -> tuple[Open, ...]:
+    """What a file of ``readings/`` lists."""
+    try:
+        entries = tomllib.loads(content.decode())
+        opens = tuple(Open(name, each["open"], tuple(each["values"])) for name, each in entries.items())
+    except (ValueError, KeyError, TypeError) as error:
+        raise LabError(
+            f"The readings {file} are not understood: {error}. See the files beside it."
+        ) from error
+    for each in opens:
+        if not FEWEST_VALUES <= len(set(map(repr, each.values))) == len(each.values) <= MOST_VALUES:
+            raise LabError(
+                f"The readings {file} are not understood: {each.option!r} has the values "
+                f"{list(each.values)}. Give {FEWEST_VALUES} to {MOST_VALUES} different ones."
+            )
+    return opens
+
+
+def chosen(opens: Sequence[Open], count: int | None, seed: int = 0) -> list[dict[str, Any]]:
+    """All readings, or ``count`` of them drawn with a seed; the one in force is always the first."""
+    grid = [
+        dict(zip([each.option for each in opens], values, strict=True))
+        for values in itertools.product(*(each.values for each in opens))
+    ]
+    if count is None or count >= len(grid):
+        return grid
+    return [grid[0], *random.Random(seed).sample(grid[1:], max(count - 1, 0))]
+
+
+def judged(settings: Settings, verdict: Verdict) -> Judged:
+    """One reading's verdict in short."""
+    margins = [_margin(finding) for finding in verdict.findings]
+    known = [margin for margin in margins if margin is not None]
+    weakest = min(known, key=lambda margin: margin[0]) if len(known) == len(margins) and known else None
+    return Judged(
+        settings=dict(settings),
+        word=verdict.word,
+        holds=bool(verdict.findings) and all(each.outcome == "holds" for each in verdict.findings),
+        margin=None if weakest is None else weakest[0],
+        half_width=None if weakest is None else weakest[1],
+    )
+
+
+def summed_up(opens: Sequence[Open], found: Sequence[Judged]) -> Readings:
+    """The readings with what decides: eta squared of each open thing."""
+    return Readings(tuple(opens), tuple(found), eta_squared(opens, found))
+
+
+def eta_squared(opens: Sequence[Open], found: Sequence[Judged]) -> dict[str, float]:
+    """Option -> sum over its values of n (mean - grand mean)^2, over the margins' total sum of squares."""
+    known = [(each.settings, each.margin) for each in found if each.margin is not None]
+    if not known:
+        return {}
+    grand = fmean(margin for _, margin in known)
+    total = sum((margin - grand) ** 2 for _, margin in known)
+    if total <= 0:
+        return {}
+    shares = {}
+    for each in opens:
+        groups: dict[str, list[float]] = {}
+        for settings, margin in known:
+            groups.setdefault(repr(settings[each.option]), []).append(margin)
+        between = sum(len(group) * (fmean(group) - grand) ** 2 for group in groups.values())
+        shares[each.option] = between / total
+    return shares
+
+
+def record_of_readings(readings: Readings) -> dict[str, Any]:
+    """What is kept: small, in the order in which they were judged."""
+    return {
+        "says": str(readings),
+        "open": {
+            each.option: {
+                "open": each.says,
+                "values": list(each.values),
+                "share of the variance": readings.decides.get(each.option),
+            }
+            for each in readings.opens
+        },
+        "judged": [
+            [*each.settings.values(), each.word, each.margin, each.half_width] for each in readings.judged
+        ],
+    }
+
+
+def _margin(finding: Finding) -> tuple[float, float] | None:
+    """How far a check holds by its means, relative to what it is compared with, and its half width."""
+    difference, against = finding.difference, finding.against
+    if difference is None or against is None:
+        return None
+    size = abs(against) or 1.0
+    half = (difference.half_width or 0.0) / size
+    if finding.check.relation == "near":
+        return (finding.check.within - abs(difference.mean)) / size, half
+    sign = -1.0 if finding.check.relation == "lower" else 1.0
+    return (sign * difference.mean - finding.check.within) / size, half

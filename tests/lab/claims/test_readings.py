@@ -1,0 +1,176 @@
+"""Readings: drawn with a seed, judged by the same rule, and summed up by what decides."""
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+
+from manyloss import cli, lab
+from manyloss.lab import claims
+from manyloss.lab.analysis.statistics import Interval
+from manyloss.lab.checks import LabError
+from manyloss.lab.claims import readings
+from manyloss.lab.claims.judging import Finding, Verdict
+from manyloss.lab.recipes import recipe_named
+from manyloss.lab.reports.readings import write_readings
+from tests.lab.reports.test_report import Page
+
+TEXT = b"""
+[rate]
+open = "the learning rate"
+values = [0.1, 0.2, 0.3]
+
+[optimizer]
+open = "the optimiser of w"
+values = ["adam", "sgd"]
+"""
+
+
+@pytest.fixture
+def opens():
+    return readings.read_opens("made.toml", TEXT)
+
+
+def judged(settings, margin, holds=False):
+    return readings.Judged(settings, "on substitute: unclear", holds, margin, 0.1)
+
+
+def test_the_grid_starts_with_the_reading_in_force_and_a_sample_is_seeded(opens):
+    grid = readings.chosen(opens, None)
+    assert len(grid) == 6
+    assert grid[0] == {"rate": 0.1, "optimizer": "adam"}
+    few = readings.chosen(opens, 3)
+    assert few == readings.chosen(opens, 3)
+    assert few[0] == grid[0]
+    assert len({json.dumps(each) for each in few}) == 3
+    assert readings.chosen(opens, 1) == grid[:1]
+    assert readings.chosen(opens, 99) == grid
+
+
+def test_eta_squared_finds_what_decides(opens):
+    found = [
+        judged(settings, (1.0 if settings["optimizer"] == "sgd" else -1.0) + 0.1 * (settings["rate"] == 0.2))
+        for settings in readings.chosen(opens, None)
+    ]
+    shares = readings.summed_up(opens, found).decides
+    # By hand: margins are +-1 with 0.1 more for one of three rates; the effects are independent.
+    total = 6 * 1.0 + 6 * (0.1**2 * 2 / 9)
+    assert shares["optimizer"] == pytest.approx(6 / total)
+    assert shares["rate"] == pytest.approx(6 * (0.1**2 * 2 / 9) / total)
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_the_sentence_counts_what_holds_and_names_what_decides(opens):
+    grid = readings.chosen(opens, 4)
+    found = [judged(each, float(each["optimizer"] == "sgd"), each["optimizer"] == "sgd") for each in grid[:3]]
+    found.append(judged(grid[3], None))
+    held = sum(each.holds for each in found)
+    text = str(readings.summed_up(opens, found))
+    assert text.startswith(f"holds under {held} of 3 readings, drawn from 6 (1 more without a result)")
+    assert text.endswith("; what decides most is the optimiser of w (100% of the variance)")
+    same = [judged(each, 1.0, True) for each in readings.chosen(opens, None)]
+    assert str(readings.summed_up(opens, same)) == "holds under 6 of 6 readings"
+
+
+def finding(relation, difference, against, within=0.0, outcome="holds"):
+    check = claims.Check("it holds", "a", "b", relation, "loss", within=within)
+    return Finding(check, outcome, Interval(difference, 0.02, 3), against + difference, against)
+
+
+@pytest.mark.parametrize(
+    ("finding_", "margin"),
+    [
+        (finding("lower", -0.5, 2.0), 0.25),
+        (finding("higher", -0.5, 2.0), -0.25),
+        (finding("higher", 0.5, 2.0, within=0.1), 0.2),
+        (finding("near", 0.04, 0.5, within=0.05), 0.02),
+        (finding("near", -0.1, 0.5, within=0.05), -0.1),
+        (finding("lower", -0.5, 0.0), 0.5),
+    ],
+)
+def test_a_margin_is_relative_and_signed_by_the_claim(finding_, margin):
+    claim = claims.claim_named("gradnorm-toy-2")
+    verdict = Verdict(claim, "small", False, 3, "on substitute: agrees", (finding_,))
+    assert readings.judged({}, verdict).margin == pytest.approx(margin)
+
+
+def test_the_weakest_check_counts_and_a_missing_one_is_no_result():
+    claim = claims.claim_named("gradnorm-toy-2")
+    strong, weak = finding("lower", -1.0, 2.0), finding("lower", 0.2, 2.0, outcome="fails")
+    verdict = Verdict(claim, "small", False, 3, "on substitute: disagrees", (strong, weak))
+    found = readings.judged({"rate": 1}, verdict)
+    assert (found.margin, found.holds) == (pytest.approx(-0.1), False)
+    lost = replace(verdict, findings=(strong, Finding(weak.check, "no result", None, None, None)))
+    assert readings.judged({}, lost).margin is None
+    assert readings.judged({}, replace(verdict, findings=(strong,))).holds
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"[rate]\nvalues = [1, 2]", "'open'"),
+        (b"[rate", "Expected"),
+        (b'[rate]\nopen = "x"\nvalues = [1]', r"'rate' has the values \[1\]. Give 2 to 4 different ones"),
+        (b'[rate]\nopen = "x"\nvalues = [1, 1]', "Give 2 to 4 different ones"),
+        (b'[rate]\nopen = "x"\nvalues = [1, 2, 3, 4, 5]', "Give 2 to 4 different ones"),
+    ],
+)
+def test_a_file_that_is_not_understood_is_named(content, reason):
+    with pytest.raises(LabError, match=rf"The readings made.toml are not understood: .*{reason}"):
+        readings.read_opens("made.toml", content)
+
+
+@pytest.mark.parametrize("name", [name for name in claims.all_claims() if claims.readings_of(name)])
+def test_every_reading_is_an_option_whose_first_value_is_the_recipes(name):
+    import inspect
+
+    recipe = recipe_named(claims.claim_named(name).recipe)
+    defaults = {each.name: each.default for each in inspect.signature(recipe.problem).parameters.values()}
+    for each in claims.readings_of(name):
+        if each.option == "epochs":
+            assert each.values[0] == 1
+            continue
+        assert each.values[0] == defaults[each.option]
+        for value in each.values:
+            recipe.problem(**{each.option: value})
+
+
+def test_the_page_draws_every_reading_and_says_the_sentence(opens, tmp_path):
+    found = [judged(each, 0.1 * each["rate"] - 0.02, False) for each in readings.chosen(opens, None)]
+    tried = readings.summed_up(opens, [replace(found[0], margin=None), *found[1:]])
+    page = Page(write_readings(tmp_path, claims.claim_named("gradnorm-toy-2"), tried).read_text())
+    assert str(tried) in page.words()
+    (label,) = [each["aria-label"] for each in page.all("div", role="img")]
+    assert label.count("%") == 5
+    nothing = readings.summed_up(opens, [replace(each, margin=None) for each in found])
+    page = Page(write_readings(tmp_path, claims.claim_named("gradnorm-toy-2"), nothing).read_text())
+    assert page.all("div", role="img") == []
+
+
+def test_readings_are_asked_for_by_a_number_or_all_where_there_are_some():
+    with pytest.raises(LabError, match=r"--readings 'some' is not understood. Give how many .* or all"):
+        lab.reproduce("graddrop-sines", readings="some")
+    with pytest.raises(LabError, match=r"'gradnorm-alpha' lists no readings; these do: .*gradnorm-toy-2"):
+        lab.reproduce("gradnorm-alpha", readings=3)
+
+
+@pytest.mark.slow
+def test_readings_are_run_judged_recorded_and_resumed(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "sines"
+    words = ["reproduce", "graddrop-sines", "--scale", "smoke", "--seeds", "2", "--out", str(folder)]
+    monkeypatch.setattr(sys, "argv", ["manyloss", *words, "--jobs", "1", "--readings", "2"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert "of 2 readings, drawn from 9" in " ".join(capsys.readouterr().out.split())
+    record = json.loads((folder / "claim.json").read_text())["readings"]
+    assert [len(each) for each in record["judged"]] == [5, 5]
+    assert record["judged"][0][:2] == [10.0, 1]
+    (other,) = (folder / "readings").iterdir()
+    made = {path: path.stat().st_mtime_ns for path in other.rglob("result.json")}
+    assert len(made) == 14
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert {path: path.stat().st_mtime_ns for path in other.rglob("result.json")} == made
+    assert json.loads((folder / "claim.json").read_text())["readings"] == record

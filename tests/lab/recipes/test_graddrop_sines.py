@@ -109,7 +109,7 @@ def test_the_recipe_has_all_seven_methods_and_200_runs():
     assert set(METHODS) == set(recipe.arms) == set(Sines.arms)
     assert recipe.scales["full"] == {"epochs": 10, "seeds": 5, "runs": 200}
     assert Sines().runs == 200
-    assert OneWeight(2000, 3.0).w.detach().abs().max() == pytest.approx(3.0, abs=0.05)
+    assert OneWeight(2000, "sgd", 3.0).w.detach().abs().max() == pytest.approx(3.0, abs=0.05)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.2)
     schedule = Sines(halved_after=2).schedule(optimizer)
     rates = []

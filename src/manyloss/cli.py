@@ -203,13 +203,14 @@ def options(
 
 @app.command()
 def recipes() -> None:
-    """List the papers' experiments."""
+    """List the papers' experiments, and the problems of the board."""
+    from manyloss.lab.problems import board_recipes
     from manyloss.lab.recipes import all_recipes
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for title in ("recipe", "what it shows", "paper"):
         table.add_column(title, no_wrap=title == "recipe")
-    for recipe in all_recipes().values():
+    for recipe in (*all_recipes().values(), *board_recipes().values()):
         table.add_row(escape(recipe.name), escape(recipe.summary), escape(recipe.paper))
     console = Console()
     console.print(table)
@@ -369,6 +370,44 @@ def reproduce(
         command=["manyloss", *sys.argv[1:]],
     )
     sys.exit(_exit_code(results))
+
+
+@app.command()
+def board(
+    problems: Annotated[
+        list[str] | None, typer.Argument(help="Of the board, or any recipe; default: all of the board.")
+    ] = None,
+    methods: Annotated[str | None, typer.Option(help="Comma-separated; default: the board's own.")] = None,
+    tune: Annotated[int, typer.Option(min=0, help="Settings that each row gets, the sum among them.")] = 8,
+    seeds: _Seeds = None,
+    scale: Annotated[str, typer.Option(help="Of the problems that have it: smoke or small.")] = "",
+    jobs: _Jobs = None,
+    out: Annotated[Path, typer.Option(help="The folder of all entries and run folders.")] = Path(
+        "runs/board"
+    ),
+    data_root: _DataRoot = None,
+    retry: _Retry = False,
+    trial_timeout: _Timeout = None,
+    executor: _Executor = "processes",
+) -> None:
+    """Does anything beat a tuned sum? Compare on problem after problem; run it again to finish or add."""
+    from manyloss import lab
+
+    lab.board(
+        problems or (),
+        methods=methods,
+        tune=tune,
+        seeds=None if seeds is None else lab.choose_seeds(seeds),
+        scale=scale,
+        jobs=jobs,
+        out=out,
+        data_root=data_root,
+        retry=retry,
+        trial_timeout=trial_timeout,
+        executor=executor,
+        console=Console(highlight=False),
+        command=["manyloss", *sys.argv[1:]],
+    )
 
 
 @app.command()

@@ -51,6 +51,27 @@ def read_picture(path: Path) -> npt.NDArray[np.generic]:
         raise checks.damaged_data(path, str(error)) from error
 
 
+def read_mat(path: Path, *names: str) -> list[npt.NDArray[Any]]:
+    """The variables of a mat file (to version 7.2), in the order of their names.
+
+    Raises:
+        DataError: it cannot be read, or lacks one.
+
+    """
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        content = loadmat(path, variable_names=names)
+        return [content[name] for name in names]
+    except OSError as error:
+        raise checks.cannot_read(path, error) from error
+    except KeyError as error:
+        raise checks.damaged_data(path, f"it has no {error.args[0]!r}") from error
+    except (MatReadError, ValueError, TypeError, NotImplementedError) as error:
+        raise checks.damaged_data(path, str(error) or type(error).__name__) from error
+
+
 @contextmanager
 def opened_npz(path: Path) -> Iterator[Mapping[str, Any]]:
     """The arrays of an npz file, by name; none is unpickled.

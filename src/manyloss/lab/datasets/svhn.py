@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from manyloss.lab import checks
+from manyloss.lab.datasets.files import read_mat
 
 FILES = ("train_32x32.mat", "test_32x32.mat")
 
@@ -40,15 +41,8 @@ def load(data_root: str | os.PathLike[str]) -> Svhn:
 
 def _read(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """X is [32, 32, 3, N]; y holds 1..9 and 10 for the digit 0."""
-    from scipy.io import loadmat
-
-    try:
-        content = loadmat(path)
-        images, labels = content["X"], content["y"].ravel()
-    except OSError as error:
-        raise checks.cannot_read(path, error) from error
-    except (ValueError, KeyError, TypeError, NotImplementedError) as error:
-        raise checks.damaged_data(path, str(error) or type(error).__name__) from error
+    images, column = read_mat(path, "X", "y")
+    labels = column.ravel()
     if images.shape[:3] != (32, 32, 3) or images.shape[3:] != labels.shape:
         reason = f"X is {list(images.shape)} and y {list(labels.shape)}, not [32, 32, 3, N] and [N, 1]"
         raise checks.damaged_data(path, reason)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from manyloss.lab import checks
-from manyloss.lab.datasets.files import find_file
+from manyloss.lab.datasets.files import find_file, read_mat
 
 FILE = "usps_all.mat"
 TRAINING = 7291  # of 9,298: the official training set comes first
@@ -34,14 +34,7 @@ def load(data_root: str | os.PathLike[str]) -> Usps:
 
     """
     path = find_file("usps", FILE, data_root)
-    from scipy.io import loadmat
-
-    try:
-        rows = loadmat(path)["usps_all"]
-    except OSError as error:
-        raise checks.cannot_read(path, error) from error
-    except (ValueError, KeyError, TypeError, NotImplementedError) as error:
-        raise checks.damaged_data(path, str(error) or type(error).__name__) from error
+    (rows,) = read_mat(path, "usps_all")
     if rows.ndim != 2 or rows.shape[1] != 257 or len(rows) <= TRAINING:
         raise checks.damaged_data(path, f"usps_all is {list(rows.shape)}, not [9298, 257]")
     images = rows[:, :256].reshape(-1, 16, 16)

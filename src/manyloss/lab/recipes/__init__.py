@@ -62,8 +62,10 @@ def all_recipes() -> dict[str, Recipe]:
 
 
 def recipe_named(name: str) -> Recipe:
-    """The recipe of this name; an error that offers the closest one if there is none."""
-    recipes = all_recipes()
+    """The recipe, or problem of the board, of this name; an error that offers the closest one."""
+    from manyloss.lab.problems import board_recipes
+
+    recipes = {**all_recipes(), **board_recipes()}
     if name not in recipes:
         raise checks.LabError(
             f"There is no recipe {name!r}. {checks.closest(name, recipes)} "

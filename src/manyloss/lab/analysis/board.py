@@ -1,0 +1,208 @@
+"""The board read back: one entry per problem, and what they say together.
+
+Methods are ranked within each problem by their mean change against equal weights. Over the problems,
+Friedman's test asks whether the ranks differ at all, and Nemenyi's critical difference (Demsar 2006) by how
+much two mean ranks must differ: CD = q sqrt(k (k + 1) / (6 N)) for k methods on N problems, with q from the
+studentized range at 5 %, divided by sqrt 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from manyloss.lab import checks
+from manyloss.lab.analysis.comparison import ComparedMethods
+from manyloss.lab.runs import storage
+from manyloss.lab.tuning import TUNED_SUM
+
+FORMAT = 1
+TESTED = ("better", "worse", "noise", "no difference")
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One problem of the board: ``rows`` are those of `ComparedMethods.rows`, ``run`` says how it was run."""
+
+    problem: str
+    rows: tuple[Mapping[str, Any], ...]
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, results: ComparedMethods, summary: str, tune: int) -> Entry:
+        """Of a comparison, as far as it has got."""
+        run = results.run
+        said = {
+            "summary": summary,
+            "losses": len(run.losses),
+            "metrics": {metric.name: metric.higher_is_better for metric in run.metrics},
+            "tune": tune,
+            "seeds": list(run.seeds),
+            "epochs": run.epochs,
+            "created": run.created,
+            **{name: run.environment.get(name) for name in ("torch", "processor", "commits")},
+        }
+        return cls(run.problem, tuple(results.rows()), said)
+
+    def write(self, path: Path) -> None:
+        """As JSON."""
+        value = {"format": FORMAT, "problem": self.problem, "run": dict(self.run), "rows": list(self.rows)}
+        storage.write_json(path, value)
+
+    @property
+    def methods(self) -> dict[str, Mapping[str, Any]]:
+        """Row by method, of those with a result."""
+        return {str(row["method"]): row for row in self.rows if row.get("finished")}
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether a method was tested against the tuned sum: it takes three seeds."""
+        against = [row.get("outcome_against_tuned_sum") for row in self.methods.values()]
+        return any(outcome in TESTED for outcome in against)
+
+    def gain(self, method: str) -> float | None:
+        """Mean change against equal weights; 0 for these themselves, None without a result."""
+        row = self.methods.get(method)
+        if row is None:
+            return None
+        change = row.get("change")
+        return 0.0 if row.get("outcome") == "baseline" else None if change is None else float(change)
+
+
+def read_entries(folder: Path) -> list[Entry]:
+    """Every entry of a folder, by problem.
+
+    Raises:
+        StorageError: a file is damaged.
+
+    """
+    entries = []
+    for path in sorted(folder.glob("*.json")):
+        known = storage.read_json(path)
+        try:
+            assert known is not None
+            if known["format"] != FORMAT:
+                raise checks.run_of_other_format(path, known["format"], FORMAT)
+            rows = tuple(dict(row) for row in known["rows"])
+            entries.append(Entry(str(known["problem"]), rows, dict(known["run"])))
+        except (KeyError, TypeError, ValueError, AssertionError) as error:
+            raise checks.damaged(path, error) from error
+    return entries
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One method over all problems: its mean rank (1 is best), and how often it was better or worse.
+
+    ``better`` and ``worse`` are problems where it differs from equal weights beyond noise, ``above`` and
+    ``below`` from the tuned sum.
+    """
+
+    method: str
+    problems: int
+    mean_rank: float | None
+    better: int = 0
+    worse: int = 0
+    above: int = 0
+    below: int = 0
+
+
+@dataclass(frozen=True)
+class Board:
+    """All entries together.
+
+    Attributes:
+        entries: by problem.
+        standings: best mean rank first; methods that are not on all problems have none and come last.
+        p: of Friedman's test that all methods rank alike; None with too few problems or methods.
+        critical_difference: of mean ranks, at 5 %; None likewise.
+
+    """
+
+    entries: tuple[Entry, ...]
+    standings: tuple[Standing, ...]
+    p: float | None = None
+    critical_difference: float | None = None
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Board:
+        """Rank, test and count."""
+        entries = tuple(entries)
+        names = list(dict.fromkeys(method for entry in entries for method in entry.methods))
+        common = [name for name in names if all(entry.gain(name) is not None for entry in entries)]
+        ranks = _ranks([[float(entry.gain(name) or 0.0) for name in common] for entry in entries])
+        means = {
+            name: sum(row[place] for row in ranks) / len(ranks) for place, name in enumerate(common) if ranks
+        }
+        standings = [_standing(name, entries, means.get(name)) for name in names]
+        standings.sort(key=lambda each: (each.mean_rank is None, each.mean_rank or 0.0))
+        enough = len(common) > 2 and len(entries) > 1
+        return cls(
+            entries,
+            tuple(standings),
+            _friedman(ranks) if enough else None,
+            critical_difference(len(common), len(entries)) if enough else None,
+        )
+
+    @property
+    def verdict(self) -> str:
+        """The answer in a sentence or two."""
+        tuned = [entry for entry in self.entries if entry.is_tested]
+        if not tuned:
+            return "No method was tested against a tuned sum yet, so that nothing can be said."
+        beat = {
+            entry.problem: [
+                name
+                for name, row in entry.methods.items()
+                if name != TUNED_SUM and row.get("outcome_against_tuned_sum") == "better"
+            ]
+            for entry in tuned
+        }
+        won = {problem: names for problem, names in beat.items() if names}
+        if not won:
+            return (
+                f"On none of {len(tuned)} problems does any method beat the tuned sum by more than noise."
+                if len(tuned) > 1
+                else f"On {tuned[0].problem} no method beats the tuned sum by more than noise."
+            )
+        said = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in won.items())
+        return f"The tuned sum is beaten by more than noise on {len(won)} of {len(tuned)} problems ({said})."
+
+
+def _standing(name: str, entries: Sequence[Entry], mean_rank: float | None) -> Standing:
+    rows = [entry.methods[name] for entry in entries if name in entry.methods]
+    return Standing(
+        name,
+        len(rows),
+        mean_rank,
+        better=sum(row.get("outcome") == "better" for row in rows),
+        worse=sum(row.get("outcome") == "worse" for row in rows),
+        above=sum(row.get("outcome_against_tuned_sum") == "better" for row in rows),
+        below=sum(row.get("outcome_against_tuned_sum") == "worse" for row in rows),
+    )
+
+
+def _ranks(gains: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Per problem, 1 for the largest gain; equal gains share their mean rank."""
+    from scipy.stats import rankdata
+
+    return [rankdata([-gain for gain in row]).tolist() for row in gains if row]
+
+
+def _friedman(ranks: Sequence[Sequence[float]]) -> float | None:
+    from scipy.stats import friedmanchisquare
+
+    p = float(friedmanchisquare(*zip(*ranks, strict=True)).pvalue)
+    return p if math.isfinite(p) else None
+
+
+def critical_difference(methods: int, problems: int) -> float:
+    """Nemenyi's, at 5 %: mean ranks that are less apart may well be equal."""
+    from scipy.stats import studentized_range
+
+    q = float(studentized_range.ppf(1 - LEVEL, methods, math.inf)) / math.sqrt(2)
+    return q * math.sqrt(methods * (methods + 1) / (6 * problems))

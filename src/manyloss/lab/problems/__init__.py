@@ -1,0 +1,47 @@
+"""The board: does anything beat a tuned sum? Real problems, every method, tuned at equal budget.
+
+A module here that sets ``recipe = Recipe(...)`` is a problem of the board, and can be compared by its name
+like any recipe. `OTHERS` are recipes of papers that are on the board, too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from manyloss.lab.recipes import Recipe
+
+#: Recipes that are on the board beside the problems here.
+OTHERS = ("cosreg-two-digits", "gradnorm-mtfl", "cosreg-sunrgbd-streets")
+#: What is compared when nothing else is asked for: the library's methods that need no setting of the user's.
+METHODS = (
+    "equal",
+    "uncertainty",
+    "dwa",
+    "gradnorm",
+    "imtl-l",
+    "famo",
+    "pcgrad",
+    "mgda",
+    "cagrad",
+    "imtl-g",
+    "nash-mtl",
+    "fairgrad",
+    "aligned-mtl",
+    "upgrad",
+    "graddrop",
+)
+
+
+def board_recipes() -> dict[str, Recipe]:
+    """The problems of this folder by name, sorted."""
+    found = [
+        importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)
+    ]
+    recipes = [module.recipe for module in found if isinstance(getattr(module, "recipe", None), Recipe)]
+    return dict(sorted((recipe.name, recipe) for recipe in recipes))
+
+
+def problems() -> tuple[str, ...]:
+    """Every problem of the board by name."""
+    return (*board_recipes(), *OTHERS)

@@ -1,0 +1,86 @@
+"""The board: ranks, tests and the answer over problems; entries that are written and read back."""
+
+import math
+
+import pytest
+
+from manyloss.lab import LabError
+from manyloss.lab.analysis.board import Board, Entry, critical_difference, read_entries
+from manyloss.lab.reports.board import cell, write_board
+
+
+def entry(problem, gains, against=None, outcomes=None):
+    """One problem with these changes against equal weights; None is a method without a result."""
+    rows = [
+        {
+            "method": method,
+            "outcome": "baseline" if method == "equal" else "noise",
+            "change": None if method == "equal" else gain,
+            "change_half_width": 0.01,
+            "outcome_against_tuned_sum": (outcomes or {}).get(method, "noise"),
+            "change_against_tuned_sum": (against or {}).get(method, 0.0),
+            "change_against_tuned_sum_half_width": 0.01,
+            "finished": 0 if gain is None else 3,
+            "planned": 3,
+            "step_time": None,
+        }
+        for method, gain in gains.items()
+    ]
+    return Entry(problem, tuple(rows), {"losses": 2, "tune": 4, "seeds": [0, 1, 2], "epochs": 5})
+
+
+GAINS = [
+    {"equal": 0.0, "a": 0.02, "b": -0.01, "tuned sum": 0.03},
+    {"equal": 0.0, "a": 0.01, "b": -0.02, "tuned sum": 0.01},
+    {"equal": 0.0, "a": 0.03, "b": 0.01, "tuned sum": 0.04},
+]
+
+
+def test_ranks_tests_and_ties_are_those_of_demsars_paper():
+    board = Board.of(entry(f"p{i}", gains) for i, gains in enumerate(GAINS))
+    ranks = {each.method: each.mean_rank for each in board.standings}
+    assert [each.method for each in board.standings] == ["tuned sum", "a", "equal", "b"]
+    assert ranks["tuned sum"] == pytest.approx((1 + 1.5 + 1) / 3)  # a shared first place counts 1.5
+    assert ranks["equal"] == pytest.approx((3 + 3 + 4) / 3)
+    # Demsar 2006, table 5: q is 2.569 for four methods at 5 %; CD = q sqrt(4 * 5 / (6 * 14)) = 1.25.
+    assert critical_difference(4, 14) == pytest.approx(2.569 * math.sqrt(20 / 84), rel=1e-3)
+    assert board.critical_difference == pytest.approx(critical_difference(4, 3))
+    assert 0 < board.p < 1
+
+
+def test_what_was_not_run_is_empty_and_ranks_nothing():
+    gains = [*GAINS[:2], {**GAINS[2], "b": None}]
+    board = Board.of(entry(f"p{i}", each) for i, each in enumerate(gains))
+    last = board.standings[-1]
+    assert (last.method, last.problems, last.mean_rank) == ("b", 2, None)
+    assert cell(board.entries[2], "b") == "–"
+    assert cell(board.entries[0], "c") == "–"
+    assert cell(board.entries[0], "a") == "≈ +2.0% ± 1.0"
+    assert cell(board.entries[0], "equal") == "baseline"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "said"),
+    [
+        ([{}, {}], "On none of 2 problems does any method beat the tuned sum by more than noise."),
+        ([{}, {"a": "better"}], "The tuned sum is beaten by more than noise on 1 of 2 problems (p1: a)."),
+        ([dict.fromkeys(GAINS[0], "untested")] * 2, "No method was tested against a tuned sum yet"),
+    ],
+)
+def test_the_answer(outcomes, said):
+    board = Board.of(entry(f"p{i}", GAINS[i], outcomes=each) for i, each in enumerate(outcomes))
+    assert board.verdict.startswith(said)
+
+
+def test_entries_are_written_read_and_drawn(tmp_path):
+    entries = [entry("<b>p</b>", GAINS[0]), entry("q", GAINS[1])]
+    for number, each in enumerate(entries):
+        each.write(tmp_path / f"{number}.json")
+    assert read_entries(tmp_path) == entries
+    page = write_board(tmp_path / "board.html", Board.of(entries)).read_text()
+    assert "<b>p</b>" not in page
+    assert "&lt;b&gt;p&lt;/b&gt;" in page
+    assert "Mean rank over the problems: tuned sum 1.25" in page
+    (tmp_path / "2.json").write_text('{"format": 1}')
+    with pytest.raises(LabError, match=r"2\.json is damaged"):
+        read_entries(tmp_path)

@@ -1,0 +1,129 @@
+"""The problems of the board, on made files of their layout."""
+
+import csv
+import gzip
+import math
+import struct
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import savemat
+
+from manyloss.lab import LabError
+from manyloss.lab.arms import ArmContext, choose_arm
+from manyloss.lab.datasets import molecules
+from manyloss.lab.problems import METHODS, OTHERS, board_recipes, problems
+from manyloss.lab.problems.school import SCHOOLS
+from manyloss.lab.problems.usps_mnist import NO_LABEL
+from manyloss.lab.recipes import all_recipes, recipe_named
+from manyloss.lab.training import Training
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A data folder with a small file of every layout."""
+    root = tmp_path_factory.mktemp("data")
+    words = ["".join(RNG.choice(list("CNOcn1=()"), 8)) for _ in range(400)]
+    _write(root / "tox21.csv.gz", molecules.TOX21, words, lambda: RNG.choice(["0", "1", ""]))
+    _write(root / "qm9_499_chemprop.csv", molecules.QM9, words[:60], lambda: f"{RNG.normal():.3f}")
+    facts = np.empty((1, SCHOOLS), dtype=object)
+    scores = np.empty((1, SCHOOLS), dtype=object)
+    for i in range(SCHOOLS):
+        facts[0, i] = RNG.normal(size=(4, 28))
+        scores[0, i] = RNG.normal(20, 10, size=(4, 1))
+    savemat(root / "school.mat", {"X": facts, "Y": scores})
+    digits = np.concatenate([RNG.integers(0, 256, (7400, 256)), RNG.integers(1, 11, (7400, 1))], axis=1)
+    savemat(root / "usps_all.mat", {"usps_all": digits.astype(np.uint8)})
+    for name, shape in (("images-idx3", (2600, 28, 28)), ("labels-idx1", (2600,))):
+        values = RNG.integers(0, 10, shape).astype(np.uint8)
+        head = b"\0\0\x08" + struct.pack(f">B{len(shape)}I", len(shape), *shape)
+        (root / f"t10k-{name}-ubyte.gz").write_bytes(gzip.compress(head + values.tobytes()))
+    return root
+
+
+def _write(path, names, words, draw):
+    with gzip.open(path, "wt") if path.suffix == ".gz" else path.open("w") as file:
+        writer = csv.writer(file)
+        writer.writerow([*names, "smiles"])
+        writer.writerows([*(draw() for _ in names), word] for word in words)
+
+
+def problem_of(name, root):
+    problem = recipe_named(name).problem(data_root=str(root), **({"digits": 200} if "usps" in name else {}))
+    problem.epochs = 1
+    return problem
+
+
+@pytest.mark.parametrize("name", board_recipes())
+@pytest.mark.parametrize("method", ["mgda", "graddrop"])
+def test_a_problem_trains_with_whatever_method(name, method, made):
+    problem = problem_of(name, made)
+    arm = choose_arm(method, problem)
+    training = Training(
+        problem, arm, 0, lambda model: ArmContext(problem.loss_names, 0, problem=problem, model=model)
+    )
+    before = [parameter.clone() for parameter in training.model.parameters()]
+    (record,) = training.epochs()
+    assert all(math.isfinite(value) for value in record["validation"]["metrics"].values())
+    assert set(record["train"]) <= set(problem.loss_names)
+    assert any(
+        not torch.equal(was, now) for was, now in zip(before, training.model.parameters(), strict=True)
+    )
+
+
+def test_a_molecule_is_what_its_pieces_are_and_labels_may_be_missing(made):
+    found = molecules.tox21(made)
+    assert found.features.shape == (400, molecules.PIECES)
+    assert found.features.min() >= 0
+    labels = np.stack(list(found.labels.values()))
+    assert 0.2 < np.isnan(labels).mean() < 0.5
+    assert set(np.unique(labels[~np.isnan(labels)])) == {0.0, 1.0}
+    problem = problem_of("tox21", made)
+    inputs, targets = problem.datasets(0).train.batch(torch.arange(8), None)
+    targets["SR-p53"] = torch.full((8,), torch.nan)
+    _, outputs = problem.model()(inputs)
+    losses = problem.compute_losses(outputs, targets)
+    assert losses["SR-p53"] is None
+    known = ~torch.isnan(targets["NR-AR"])
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        outputs["NR-AR"][known], targets["NR-AR"][known]
+    )
+    assert torch.equal(losses["NR-AR"], expected)
+
+
+def test_every_row_has_the_label_of_its_own_set_only(made):
+    train = problem_of("usps-mnist", made).datasets(0).train
+    there = torch.stack([train.targets[name] != NO_LABEL for name in ("usps", "mnist")])
+    assert torch.equal(there.sum(0), torch.ones(400, dtype=torch.long))
+    assert there.sum(1).tolist() == [200, 200]
+
+
+def test_targets_without_a_common_unit_are_scaled_by_the_training_split(made):
+    train = problem_of("qm9", made).datasets(0).train
+    for values in train.targets.values():
+        assert abs(float(values.mean())) < 1e-5
+        assert float(values.std()) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_what_is_missing_or_damaged_is_named(made, tmp_path):
+    with pytest.raises(LabError, match=r"school\.mat"):
+        problem_of("school", tmp_path).datasets(0)
+    (tmp_path / "school.mat").write_bytes(b"no mat")
+    with pytest.raises(LabError, match=r"school\.mat is damaged"):
+        problem_of("school", tmp_path).datasets(0)
+    (tmp_path / "qm9_499_chemprop.csv").write_text("smiles\nC\n")
+    with pytest.raises(LabError, match="it has no column 'mu'"):
+        molecules.qm9(tmp_path)
+
+
+def test_the_board_knows_its_problems_and_methods():
+    assert set(OTHERS) <= set(all_recipes())
+    assert set(problems()) == set(board_recipes()) | set(OTHERS)
+    for name in board_recipes():
+        problem = recipe_named(name).problem()
+        assert problem.name == name
+        for method in METHODS:
+            choose_arm(method, problem)

@@ -26,6 +26,7 @@ from torch import nn
 
 from manyloss.adversarial import Distiller
 from manyloss.aggregation import Aggregator
+from manyloss.lab.analysis.board import Board, Entry, read_entries
 from manyloss.penalties import Penalty
 from manyloss.weighting import GradientWeighting, LossWeighting
 
@@ -544,6 +545,47 @@ def _provenance(record: dict[str, Any]) -> str:
     )
 
 
+def board() -> str:
+    """The committed entries of the board: the answer, the standings, and every problem."""
+    entries = read_entries(VERDICTS / "board")
+    if not entries:
+        return "Nothing yet."
+    found = Board.of(entries)
+    lines = [f"**{found.verdict}**"]
+    if found.p is not None:
+        lines.append(
+            f"Friedman's test that all methods rank alike: p = {found.p:.3f}; critical difference of mean "
+            f"ranks {found.critical_difference:.2f}."
+        )
+    rows = ["| method | problems | mean rank | ▲ / ▼ vs equal | ▲ / ▼ vs tuned sum |"]
+    rows.append("| --- | --- | --- | --- | --- |")
+    for each in found.standings:
+        rank = "–" if each.mean_rank is None else f"{each.mean_rank:.2f}"
+        counts = f"{each.better} / {each.worse} | {each.above} / {each.below}"
+        rows.append(f"| `{each.method}` | {each.problems} | {rank} | {counts} |")
+    return "\n\n".join([*lines, "\n".join(rows), *map(_entry, entries)])
+
+
+def _entry(entry: Entry) -> str:
+    """One problem of the board."""
+    from manyloss.lab.reports.board import cell as of_row
+
+    run = entry.run
+    rows = ["| method | vs equal | vs tuned sum | step time | chosen |", "| --- | --- | --- | --- | --- |"]
+    for row in entry.rows:
+        name = str(row["method"])
+        time = "–" if row["step_time"] is None else f"{row['step_time']:.2f}"
+        changes = f"{of_row(entry, name)} | {of_row(entry, name, 'change_against_tuned_sum')}"
+        rows.append(f"| `{name}` | {changes} | {time} | `{row.get('setting') or name}` |")
+    file = f"results/board/{entry.problem}.json"
+    made = (
+        f"{run['losses']} losses, {run['tune']} tried settings per row, {len(run['seeds'])} seeds, "
+        f"{run['epochs']} epochs, begun {str(run['created'])[:10]}, torch {run['torch']} on "
+        f"{run['processor']}, commit {', '.join(run.get('commits') or ['unknown'])}: [`{file}`](../{file})."
+    )
+    return "\n\n".join([f"### {entry.problem}\n\n{run['summary']}", "\n".join(rows), made])
+
+
 def _when(run: dict[str, Any]) -> str:
     return f"`manyloss bench`, {run['date']}, torch {run['torch']}, {run['processor']}."
 
@@ -592,6 +634,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/contributing.md", "files"): files,
     ("docs/benchmarks.md", "benchmarks"): benchmarks,
     ("docs/robustness.md", "masking"): masking,
+    ("docs/board.md", "board"): board,
     ("docs/claims.md", "claims"): claims,
     ("docs/claims.md", "results"): claims_in_full,
     ("docs/methods.md", "methods"): lambda: methods("methods/"),

@@ -77,7 +77,11 @@ def draw_ranks(board: Board) -> Panel | None:
     figure = draw(
         [trace],
         height,
-        xaxis={"label": "mean rank over the problems, 1 is best", "showgrid": True},
+        xaxis={
+            "label": "mean rank over the problems, 1 is best",
+            "showgrid": True,
+            "range": [0.8, len(ranked) + 0.2],
+        },
         yaxis={
             "tickvals": places,
             "ticktext": [plain(each.method) for each in ranked],

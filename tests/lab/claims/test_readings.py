@@ -62,13 +62,15 @@ def test_eta_squared_finds_what_decides(opens):
 
 
 def test_the_sentence_counts_what_holds_and_names_what_decides(opens):
-    grid = readings.chosen(opens, 4)
-    found = [judged(each, float(each["optimizer"] == "sgd"), each["optimizer"] == "sgd") for each in grid[:3]]
-    found.append(judged(grid[3], None))
-    held = sum(each.holds for each in found)
+    grid = readings.chosen(opens, None)
+    sgd = [each["optimizer"] == "sgd" for each in grid]
+    found = [judged(each, float(better), better) for each, better in zip(grid, sgd, strict=True)]
+    found[-1] = judged(grid[-1], None)
     text = str(readings.summed_up(opens, found))
-    assert text.startswith(f"holds under {held} of 3 readings, drawn from 6 (1 more without a result)")
+    assert text.startswith("holds under 2 of 5 readings (1 more without a result)")
     assert text.endswith("; what decides most is the optimiser of w (100% of the variance)")
+    few = readings.summed_up(opens, found[:4])  # a mean, two effects of the rate, one of the optimiser
+    assert str(few) == "holds under 2 of 4 readings, drawn from 6"
     same = [judged(each, 1.0, True) for each in readings.chosen(opens, None)]
     assert str(readings.summed_up(opens, same)) == "holds under 6 of 6 readings"
 

@@ -142,9 +142,12 @@ def summed_up(opens: Sequence[Open], found: Sequence[Judged]) -> Readings:
 
 
 def eta_squared(opens: Sequence[Open], found: Sequence[Judged]) -> dict[str, float]:
-    """Option -> sum over its values of n (mean - grand mean)^2, over the margins' total sum of squares."""
+    """Option -> sum over its values of n (mean - grand mean)^2, over the margins' total sum of squares.
+
+    Empty where there are too few readings to tell the options apart: no more than the effects to be found.
+    """
     known = [(each.settings, each.margin) for each in found if each.margin is not None]
-    if not known:
+    if len(known) <= 1 + sum(len(each.values) - 1 for each in opens):
         return {}
     grand = fmean(margin for _, margin in known)
     total = sum((margin - grand) ** 2 for _, margin in known)

@@ -2,8 +2,8 @@
 
 A check of the mechanism, not of the paper's network: a perceptron with two hidden layers of 128, its
 auxiliary the same with LeakyReLU(0.2), eps 0.1, beta_max 2, and the paper's ramps over 1,000 epochs of 18
-steps. What GREACE does takes many steps: its logit gradients do not sum to 0, so logits drift to the order of
--10^4, where the cross-entropy of float32 has an input gradient that is rounding, or exactly 0.
+steps. What GREACE does takes many steps: its logit gradients do not sum to 0, so logits drift over orders of
+magnitude, to where the cross-entropy of float32 has an input gradient that is rounding, or exactly 0.
 
 So two attacks are run a second time with their gradient taken in float64 (the accuracy is that of the same
 network), and the share of images is counted whose gradient in float32 is exactly 0. `_great_defense` has the

@@ -176,8 +176,8 @@ class Problem:
     selected: tuple[str, ...] | None = None
     #: Test the last epoch's weights, not the best one's: for methods whose strength grows with the epochs.
     keep_last: bool = False
-    #: Measure the losses' gradients at every step of the first epoch, not only now and then.
-    measure_first_epoch: bool = False
+    #: In so many first epochs the losses' gradients are measured at every step, after that now and then.
+    measured_epochs: float = 0
     #: How many test examples the report shows, by `pictures`.
     shown: int = 0
 

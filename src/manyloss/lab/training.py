@@ -374,7 +374,7 @@ class Training:
         for name, value in weights.items():
             state.weight_sums[name] = state.weight_sums.get(name, 0.0) + value
         state.weight_steps += 1
-        if step % self.record_every == 0 or (state.epoch == 0 and self.problem.measure_first_epoch):
+        if step % self.record_every == 0 or state.epoch < self.problem.measured_epochs:
             # Between backward and step: the parameters are still this step's, and ``.grad`` stays.
             self.step_records.append(self._record(step, values, weights, inputs, targets))
         begin = self._clock()

@@ -176,8 +176,10 @@ class Problem:
     selected: tuple[str, ...] | None = None
     #: Test the last epoch's weights, not the best one's: for methods whose strength grows with the epochs.
     keep_last: bool = False
-    #: Measure the losses' gradients at every step of the first epoch, not only now and then.
-    measure_first_epoch: bool = False
+    #: Metrics that are tested after the last epoch, too, beside those of the epoch that was chosen.
+    tested_last: tuple[str, ...] = ()
+    #: In so many first epochs the losses' gradients are measured at every step, after that now and then.
+    measured_epochs: float = 0
     #: How many test examples the report shows, by `pictures`.
     shown: int = 0
 
@@ -368,7 +370,13 @@ class Problem:
             }
         for name, higher in self.derived.items():
             directions[name] = {"task": name.partition("/")[0], "higher_is_better": higher, "derived": True}
-        return directions
+        last = {self.after_last_epoch(name): directions[name] for name in self.tested_last}
+        return directions | {name: {**about, "derived": True} for name, about in last.items()}
+
+    @staticmethod
+    def after_last_epoch(name: str) -> str:
+        """What a metric of `tested_last` is called."""
+        return f"{name}, last epoch"
 
     def score(self, values: Mapping[str, float], first: Mapping[str, float]) -> float:
         """One number per epoch, higher is better: the epoch with the highest one on validation is kept.

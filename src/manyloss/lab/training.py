@@ -374,7 +374,7 @@ class Training:
         for name, value in weights.items():
             state.weight_sums[name] = state.weight_sums.get(name, 0.0) + value
         state.weight_steps += 1
-        if step % self.record_every == 0 or (state.epoch == 0 and self.problem.measure_first_epoch):
+        if step % self.record_every == 0 or state.epoch < self.problem.measured_epochs:
             # Between backward and step: the parameters are still this step's, and ``.grad`` stays.
             self.step_records.append(self._record(step, values, weights, inputs, targets))
         begin = self._clock()
@@ -509,15 +509,21 @@ class Training:
         return values, means.means()
 
     def result(self) -> Record:
-        """The best epoch's weights meet the test split, once."""
-        state = self.state
+        """The best epoch's weights meet the test split, once; before them those of the last, where asked."""
+        state, problem = self.state, self.problem
         assert state.best is not None
+        after_last = self.evaluate(self.splits.test)[0] if problem.tested_last else {}
+        last = {
+            problem.after_last_epoch(name): after_last[name]
+            for name in problem.tested_last
+            if name in after_last
+        }
         self.model.load_state_dict(state.best["model"])
         test, test_losses = self.evaluate(self.splits.test)
         counts = {name: _decisions(metric) for name, metric in self.metrics.items()}
         decisions = {name: count for name, count in counts.items() if count}
         self.model.eval()
-        final = self.problem.final_evaluation(self.model, self.splits, self.context) or FinalEvaluation()
+        final = problem.final_evaluation(self.model, self.splits, self.context) or FinalEvaluation()
         extra = {
             "words": dict(final.words),
             "remarks": list(final.remarks),
@@ -529,7 +535,7 @@ class Training:
             "reason": None,
             "best_epoch": state.best["epoch"],
             "validation": state.best["validation"],
-            "test": test | dict(final.metrics),
+            "test": test | last | dict(final.metrics),
             "test_losses": test_losses,
             "decisions": decisions,
             "step_ms": statistics.median(state.step_ms),

@@ -1,6 +1,7 @@
 """Claims: rules are read, applied in both directions, and bound to the results by their hash."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -296,7 +297,7 @@ def test_every_rule_fits_its_recipe(name):
         if check.of == "test":
             assert check.quantity in known, check.says
     for arm, numbers in claim.paper_numbers.items():
-        assert arm in claim.arms
+        assert arm in claim.rows
         assert set(numbers) <= known
 
 
@@ -312,3 +313,34 @@ def test_committed_results_were_made_under_the_present_rules():
         record = json.loads(path.read_text(encoding="utf-8"))
         if "claim" in record:
             assert record["rule"] == claims.claim_named(record["claim"]).rule, path
+
+
+def test_a_row_is_put_together_from_arms_with_a_metric_each(tmp_path):
+    class Mean(Problem):
+        def derive(self, values):
+            return {"mean": (values["left"] + values["right"]) / 2}
+
+    rule = RULE.split(b"[[checks]]")[0].replace(b'["a", "b"]', b'["a", "b", "both"]') + (
+        b'[combined]\n"single task" = ["a", "b"]\n\n[[checks]]\nsays = "together they do better"\n'
+        b'arm = "both"\nthan = "single task"\nis = "higher"\nquantity = "mean"\n'
+    )
+    made = claims.read_rule("made.toml", rule)
+    write_run(tmp_path, made, {"a": [0.5, 0.5], "b": [0.5, 0.5], "both": [0.5, 0.5]})
+    for arm, test in (("a", {"left": 0.2}), ("b", {"right": 0.4}), ("both", {"mean": 0.5})):
+        for seed in range(2):
+            path = storage.trial_folder(tmp_path, arm, seed) / "result.json"
+            storage.write_json(path, json.loads(path.read_text()) | {"test": test})
+    verdict = claims.judge(made, tmp_path, Mean(), scale="small", seeds=[0, 1])
+    (finding,) = verdict.findings
+    assert finding.outcome == "holds"
+    assert finding.against == pytest.approx(0.3)
+    assert verdict.measured["single task"] == pytest.approx({"left": 0.2, "right": 0.4, "mean": 0.3})
+
+
+def test_the_tests_that_the_theory_names_are_there():
+    root = RESULTS.parent
+    section = (root / "docs" / "claims.md").read_text().split("## graddrop-theory")[1].split("<!--")[0]
+    named = set(re.findall(r"`(test_\w+)`", section))
+    there = (root / "tests" / "aggregation" / "test_graddrop.py").read_text()
+    assert len(named) == 6
+    assert all(f"def {name}(" in there for name in named)

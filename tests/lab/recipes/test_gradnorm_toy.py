@@ -1,11 +1,12 @@
 import pytest
 import torch
 
-from manyloss.lab.arms import ArmContext, choose_arms
+from manyloss.lab.arms import ArmContext, choose_arm, choose_arms
 from manyloss.lab.recipes import recipe_named
 from manyloss.lab.recipes._gradnorm_toy import Functions, RelativeLoss, Stream, input_scale
 from manyloss.lab.recipes.gradnorm_toy_2 import TwoRegressions
 from manyloss.lab.recipes.gradnorm_toy_10 import TenRegressions
+from manyloss.lab.training import Training
 
 both = pytest.mark.parametrize(("problem_class", "count"), [(TwoRegressions, 2), (TenRegressions, 10)])
 
@@ -125,6 +126,22 @@ def test_the_initial_network_starts_near_1():
         metric = RelativeLoss()
         metric.update(output, splits.test.targets[task])
         assert float(metric.compute()) == pytest.approx(1.0, abs=0.02)
+
+
+def test_the_last_epoch_is_tested_beside_the_best():
+    problem = TwoRegressions(steps_per_epoch=2)
+    problem.epochs = 3
+    problem.score = lambda values, first: -training.state.epoch  # the first epoch stays the best
+    arm = choose_arm("equal", problem)
+    training = Training(problem, arm, 0, lambda model: ArmContext(problem.loss_names, 0, model=model))
+    assert len(list(training.epochs())) == 3
+    last, _ = training.evaluate(training.splits.test)
+    result = training.result()
+    assert result["best_epoch"] == 1
+    assert result["test"]["sum of loss ratios, last epoch"] == last["sum of loss ratios"]
+    assert result["test"]["sum of loss ratios"] != last["sum of loss ratios"]
+    about = problem.metric_directions()["sum of loss ratios, last epoch"]
+    assert about == {"task": "sum of loss ratios", "higher_is_better": False, "derived": True}
 
 
 def test_the_score_is_the_sum():

@@ -9,9 +9,14 @@ from manyloss.lab.runs.trial import Trial
 
 EXTRA = {"cosreg-two-digits": ("single:left", "dropout", "batchnorm", "cosreg-batchnorm")}
 #: Variants of recipes that are run here anyway, or slow networks.
-SLOW = {  # great-defense-digits has the arms of the defenses, and is fast
+SLOW = {
     "cosreg-sigma",
+    "cosreg-sunrgbd",
+    "cosreg-sunrgbd-streets",
     "graddrop-synergy",
+    "gradnorm-alpha-rooms",
+    "gradnorm-nyuv2-kpts-resnet",
+    # great-defense-digits has the arms of the defenses, and is fast
     "great-defense-cifar",
     "great-defense-svhn",
     "great-saliency",

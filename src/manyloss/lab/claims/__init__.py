@@ -14,6 +14,9 @@ quantity with another arm's or with a number::
 With ``along = "another quantity"`` it is their rank correlation that is compared with a number: over the
 seeds of the arm, or over all arms that match a pattern such as ``"none-*"``. ``along_of`` names its part.
 
+``[combined]`` makes a row from arms that have a metric each: ``"single task" = ["single:left",
+"single:right"]``; what the problem derives from its metrics is derived from theirs.
+
 A check holds when the 95 % interval of the difference lies on its side, fails when it lies on the other side,
 and is unclear otherwise. One seed has no interval: a check of one seed is unclear at best. Checks with
 ``only = "full"`` compare with the paper's own numbers, which nothing but the paper's setting can meet.

@@ -80,6 +80,9 @@ def judge(claim: Claim, root: Path, problem: Problem, *, scale: str | None, seed
         arm: {seed: trial for seed in seeds if (trial := read_trial(root, arm, seed)).status == "finished"}
         for arm in claim.arms
     }
+    results |= {
+        name: _combined([results[arm] for arm in parts], problem) for name, parts in claim.combined.items()
+    }
     papers_setting = scale == "full" and has_papers_data(problem)
     findings = tuple(
         find(check, results, len(seeds))
@@ -95,6 +98,17 @@ def judge(claim: Claim, root: Path, problem: Problem, *, scale: str | None, seed
         findings=findings,
         measured=measured(claim, results),
     )
+
+
+def _combined(parts: Sequence[Mapping[int, TrialRecord]], problem: Problem) -> dict[int, TrialRecord]:
+    """The test metrics of several arms as those of one, seed by seed, with what is derived from them."""
+    found = {}
+    for seed in set.intersection(*(set(trials) for trials in parts)):
+        test: dict[str, float] = {}
+        for trials in parts:
+            test |= trials[seed].test
+        found[seed] = replace(parts[0][seed], test=test | problem.derive(test))
+    return found
 
 
 def find(check: Check, results: Mapping[str, Mapping[int, TrialRecord]], seeds: int) -> Finding:
@@ -181,7 +195,7 @@ def word_for(findings: Sequence[Finding], papers_setting: bool) -> str:
 def measured(claim: Claim, results: Mapping[str, Mapping[int, TrialRecord]]) -> dict[str, dict[str, float]]:
     """Arm -> quantity -> our mean over the seeds, for every test metric."""
     table: dict[str, dict[str, float]] = {}
-    for arm in claim.arms:
+    for arm in claim.rows:
         names = dict.fromkeys(name for trial in results[arm].values() for name in trial.test)
         values = {
             name: [t.test[name] for t in results[arm].values() if math.isfinite(t.test.get(name, math.nan))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -51,6 +51,13 @@ class Claim:
     #: arm -> quantity -> the paper's number.
     paper_numbers: Mapping[str, Mapping[str, float]]
     rule: str
+    #: A row that is no trial of its own -> the arms, with a metric each, that it is put together from.
+    combined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """All rows of the table: the arms and what is put together from them."""
+        return (*self.arms, *self.combined)
 
 
 def all_claims() -> dict[str, Claim]:
@@ -107,13 +114,14 @@ def read_rule(file: str, content: bytes) -> Claim:
             checks=tuple(entries),
             paper_numbers=rule.get("paper_numbers", {}),
             rule=hashlib.sha256(content).hexdigest()[:16],
+            combined={name: tuple(parts) for name, parts in rule.get("combined", {}).items()},
         )
     except (ValueError, KeyError, TypeError) as error:
         raise _not_understood(file, error) from error
     for entry in entries:
         if entry.along is not None and isinstance(entry.than, str):
             raise _not_understood(file, f"check {entry.says!r} has along, so than must be a number")
-        unknown = {entry.arm, entry.than} - {*claim.arms} if isinstance(entry.than, str) else set()
+        unknown = {entry.arm, entry.than} - {*claim.rows} if isinstance(entry.than, str) else set()
         parts = {entry.of, entry.along_of}
         if entry.relation not in RELATIONS or not parts <= {*PARTS} or unknown:
             reason = f"check {entry.says!r} has is = {entry.relation!r} and unknown arms {sorted(unknown)}"

@@ -49,7 +49,7 @@ class FirstEpoch(TwoDigits):
 
     name = "cosreg-sigma"
     keep_last = True
-    measure_first_epoch = True
+    measured_epochs = 1
     lr = 1e-3
     baseline = row("none", *SETTINGS[0])
     arms: Mapping[str, Arm] = {

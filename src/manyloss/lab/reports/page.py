@@ -21,6 +21,7 @@ from manyloss.lab.reports.figures import LINES, Figures, make_figures
 from manyloss.lab.reports.front import draw_front
 from manyloss.lab.reports.looks import render, styles_of
 from manyloss.lab.reports.relations import draw_relations
+from manyloss.lab.reports.spread import draw_spread
 from manyloss.lab.runs import storage
 
 
@@ -107,6 +108,7 @@ def _drawn(run: RunRecord, table: Table, figures: Figures, against: str) -> dict
         "weights": [draw_traces(panel, losses, "weight") for panel in figures.weights],
         "norms": [draw_traces(panel, losses, "norm") for panel in figures.norms],
         "conflict": [draw_traces(panel, losses, "cosine") for panel in figures.conflict],
+        "spread": draw_spread(run, styles),
     }
 
 

@@ -1,7 +1,7 @@
 """Speed with 40 losses in the network of GradDrop's table 1, over a plain step, beside the paper's column.
 
 CelebA's nine layers at 64x64, batches of 8, forward, backward and Adam. Steps of each row alternate with
-plain ones; the speed is the median of the ratios of the pairs, 1 for a step that costs as much as a plain one.
+plain ones; the speed is the median of the ratios of the pairs, 1 for a step as long as a plain one.
 """
 
 from __future__ import annotations

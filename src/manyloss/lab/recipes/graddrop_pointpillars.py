@@ -49,6 +49,8 @@ OF_BOX, OF_DIRECTION = 2.0, 0.2
 #: Overlap from which an anchor has a box, and below which it is background.
 MATCHED, BACKGROUND = 0.6, 0.45
 LEAST_SCORE, MOST, SUPPRESSED = 0.1, 100, 0.5
+#: What a picture shows of them.
+SHOWN_SCORE = 0.3
 #: Length, width, height of an anchor and the height of its centre above the ground.
 ANCHORS = {"lidar": (4.3, 1.8, 1.6, 0.8), "waymo": (4.73, 2.08, 1.77, 0.885)}
 
@@ -282,6 +284,7 @@ class Vehicles(Problem):
     def pictures(self, inputs: Any, outputs: Outputs, targets: Targets) -> Pictures:
         """The clouds from above, with the vehicles that are there, and with those that are found."""
         scenes = range(len(targets["truth"]))
+        found = [self.detected(outputs, scene) for scene in scenes]
         points = [inputs["points"][inputs["scene"] == scene].cpu().numpy() for scene in scenes]
 
         def drawn(boxes: Sequence[Floats]) -> Tensor:
@@ -291,7 +294,7 @@ class Vehicles(Problem):
         return Pictures(
             inputs=drawn([np.zeros((0, 7))] * len(scenes)),
             truth={"vehicles": drawn(targets["truth"])},
-            outputs={"vehicles": drawn([self.detected(outputs, scene).boxes for scene in scenes])},
+            outputs={"vehicles": drawn([each.boxes[each.scores > SHOWN_SCORE] for each in found])},
         )
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from manyloss.lab.boxes import AveragePrecision, Detections, overlaps, shared_area, suppressed
+from manyloss.lab.boxes import AveragePrecision, Detections, from_above, overlaps, shared_area, suppressed
 
 
 def box(x=0.0, y=0.0, z=0.0, length=4.0, width=2.0, height=1.5, heading=0.0):
@@ -48,6 +48,16 @@ def test_overlap_in_space_counts_the_height():
     np.testing.assert_allclose(overlaps(one, other, 2), [[1, 1, 0]], atol=1e-9)
     np.testing.assert_allclose(overlaps(one, other, 3), [[1 / 3, 0, 0]], atol=1e-9)
     assert overlaps(np.zeros((0, 7)), other).shape == (0, 3)
+
+
+def test_seen_from_above_ahead_is_up_and_left_is_left():
+    points = np.array([[5, 0, 1, 0.5], [0, 5, 0, 0.5], [50, 0, 1, 0.5]], np.float32)
+    empty = from_above(points, np.zeros((0, 7)), reach=10.0, pixels=40)
+    assert sorted(map(tuple, np.argwhere(empty.max(2) > 12).tolist())) == [(10, 20), (20, 10)]
+    assert empty[10, 20].sum() > empty[20, 10].sum()  # one stands, one is ground
+    boxed = from_above(points, np.array([box(x=5.0, length=6.0, width=2.0)]), reach=10.0, pixels=40)
+    rows, columns = np.nonzero((boxed != empty).any(2))
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 16, 18, 22)
 
 
 def test_the_best_of_what_overlaps_stays():

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -101,6 +102,33 @@ def suppressed(boxes: Floats, scores: Floats, most: float) -> npt.NDArray[np.int
         if stays[place]:
             stays[place + 1 :] &= ~near[place, place + 1 :]
     return order[stays]
+
+
+def from_above(
+    points: npt.NDArray[np.float32], boxes: Floats, reach: float, pixels: int = 240
+) -> npt.NDArray[np.uint8]:
+    """A picture [pixels, pixels, 3]: ahead is up; what stands is light, and a line leads to a box's front."""
+    scale = pixels / (2 * reach)
+
+    def places(flat: Floats) -> Floats:
+        """(column, row) of (x, y), [..., 2]."""
+        return (reach - flat[..., ::-1]) * scale
+
+    image = np.full((pixels, pixels, 3), 12, np.uint8)
+    column, row = places(points[:, :2].astype(np.float64)).astype(int).T
+    there = (column >= 0) & (column < pixels) & (row >= 0) & (row < pixels)
+    standing = points[:, 2] > 0.15
+    for kind, colour in ((~standing, (70, 74, 86)), (standing, (190, 225, 235))):
+        image[row[there & kind], column[there & kind]] = colour
+    drawn = Image.fromarray(image)
+    pen = ImageDraw.Draw(drawn)
+    fronts = boxes[:, :2] + boxes[:, 3:4] / 2 * np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6])], 1)
+    for outline, middle, front in zip(
+        places(corners(boxes)), places(boxes[:, :2]), places(fronts), strict=True
+    ):
+        pen.polygon([tuple(point) for point in outline], outline=(255, 190, 0))
+        pen.line([tuple(middle), tuple(front)], fill=(255, 90, 40))
+    return np.asarray(drawn)
 
 
 class Detections(NamedTuple):

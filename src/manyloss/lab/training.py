@@ -36,6 +36,9 @@ RECORDS = 200
 #: Seconds between two reports of progress within an epoch.
 REPORT_EVERY = 0.3
 
+#: The name of a curve: what GradDrop passes of the gradients at the features, or would pass (figure 3c).
+PASSED = "share of the gradients that GradDrop passes"
+
 Progress = Callable[[float, Mapping[str, float]], None]
 Record = dict[str, Any]
 
@@ -335,10 +338,12 @@ class Training:
         }
 
     def _along(self) -> dict[str, float]:
-        """`Problem.after_epoch`, which leaves no trace in the training."""
+        """`Problem.after_epoch`, which leaves no trace in the training, and what GradDrop passes."""
         before = random_states()
+        passed = [share for epoch, share in self.state.passed if epoch == self.state.epoch - 1]
         try:
-            return dict(self.problem.after_epoch(self.model, self.splits, self.state.epoch))
+            found = dict(self.problem.after_epoch(self.model, self.splits, self.state.epoch))
+            return found | ({PASSED: statistics.fmean(passed)} if passed else {})
         finally:
             set_random_states(before)
             self.model.train()

@@ -53,7 +53,7 @@ def test_a_part_of_celeba_is_refused(tmp_path):
         celeba.load(tmp_path)
     write_celeba(tmp_path, photos=4)
     with pytest.raises(
-        DataError, match=r"lacks 2 of 6 photos, such as 000005.jpg. Unpack img_align_celeba.zip"
+        DataError, match=r"lacks 2 of 6 files, 000005.jpg among them. Copy the set again, from CelebA"
     ):
         celeba.load(tmp_path)
     attributes = tmp_path / "Anno" / celeba.FILES[0]

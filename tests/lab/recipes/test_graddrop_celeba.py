@@ -7,7 +7,7 @@ import torch
 from manyloss.lab.arms import ArmContext, choose_arm
 from manyloss.lab.checks import DataError
 from manyloss.lab.recipes.graddrop_celeba import F1, ROWS, Attributes, one_against_the_rest
-from manyloss.lab.training import Training
+from manyloss.lab.training import PASSED, Training
 from tests.lab.datasets.test_graddrop_sets import write_celeba
 
 
@@ -64,8 +64,9 @@ def test_celeba_is_trained_in_its_own_parts(tmp_path):
 def test_what_graddrop_passes_is_recorded_for_every_row():
     for text in ("equal", "graddrop"):
         made = training(text, epochs=2)
-        list(made.epochs())
+        along = [record["along"][PASSED] for record in made.epochs()]
         passed = made.result()["passed"]
+        assert along == [passed["first epoch"], passed["last epoch"]]
         assert passed["change"] == pytest.approx(passed["last epoch"] - passed["first epoch"])
         assert all(0.5 <= passed[name] <= 1 for name in ("first epoch", "last epoch"))
 

@@ -102,3 +102,7 @@ def test_a_scene_is_learned_by_heart():
     metric = AveragePrecision(3, heading=True)
     metric.update(problem.detected(outputs, 0), targets["truth"][0])
     assert float(metric.compute()) > 0.9
+    shown = problem.pictures(inputs, outputs, targets)
+    assert shown.inputs.shape == shown.truth["vehicles"].shape == (1, 240, 240, 3)
+    drawn = [int((each["vehicles"] != shown.inputs).any(-1).sum()) for each in (shown.truth, shown.outputs)]
+    assert drawn[1] == pytest.approx(drawn[0], rel=0.3)

@@ -6,7 +6,7 @@ import pytest
 
 from manyloss.lab.analysis.results import read_run
 from manyloss.lab.reports.looks import styles_of
-from manyloss.lab.reports.relations import draw_relations
+from manyloss.lab.reports.relations import FIRST_SIGMA, draw_relations
 from manyloss.lab.runs.storage import trial_folder
 from tests.lab.reports.test_report import Page, report_of
 from tests.lab.run_folders import make_run
@@ -49,6 +49,18 @@ def test_against_a_metric_a_point_per_trial_and_the_rank_correlation(run):
     (panel,) = relations(run, {"gain": "distance"})
     assert panel.note == ("6 trials, rank correlation \u22120.94 (95% interval \u22121.00 to \u22120.38)")
     assert panel.figure.count('"x":[0.0,-1.0,-2.0]') + panel.figure.count('"x":[-0.0,-1.0,-2.0]') == 1
+
+
+def test_against_the_spread_of_the_cosines_in_the_first_epoch(run):
+    for seed in range(3):
+        trial = trial_folder(run, "equal", seed)
+        result = json.loads((trial / "result.json").read_text())
+        result["test"]["gain"] = 0.3 - seed / 10
+        spread = {"cosine_std_first_epoch": {"a, b": 0.1 * seed, "a, c": 0.3 * seed}}
+        (trial / "result.json").write_text(json.dumps(result | spread))
+    (panel,) = relations(run, {"gain": FIRST_SIGMA})
+    assert panel.note.startswith("3 trials, rank correlation \u22121.00")
+    assert '"x":[0.0,0.2,0.4]' in panel.figure
 
 
 def test_no_relation_no_section(run):

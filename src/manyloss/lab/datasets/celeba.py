@@ -20,6 +20,7 @@ from PIL import Image
 from manyloss.lab import checks
 
 FILES = ("list_attr_celeba.txt", "list_eval_partition.txt", "img_align_celeba")
+PAGE = "CelebA's page at the Chinese University of Hong Kong"
 PARTS = ("train", "validation", "test")
 ATTRIBUTES = 40
 
@@ -54,7 +55,7 @@ def load(data_root: str | os.PathLike[str]) -> Celeba:
         if all(found):
             attributes, partition, photos = (path for path in found if path is not None)
             return _read(attributes, partition, photos)
-    raise checks.missing_files("celeba", FILES, folders)
+    raise checks.missing_files("celeba", FILES, folders, PAGE)
 
 
 def _inside(folder: Path, name: str) -> Path | None:
@@ -84,10 +85,7 @@ def _read(attributes: Path, partition: Path, photos: Path) -> Celeba:
     there = {entry.name for entry in os.scandir(photos)}
     missing = [file for file in files if file not in there]
     if missing:
-        raise checks.DataError(
-            f"{photos} lacks {len(missing)} of {count} photos, such as {missing[0]}. Unpack "
-            "img_align_celeba.zip again: nothing is trained on a part of a set."
-        )
+        raise checks.part_of_a_set(photos, len(missing), count, missing[0], PAGE)
     found = []
     for number in range(len(PARTS)):
         places = np.flatnonzero(parts == str(number))

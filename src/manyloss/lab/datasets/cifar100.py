@@ -17,6 +17,7 @@ from manyloss.lab import checks
 
 FOLDER = "cifar-100-binary"
 FILES = ("train.bin", "test.bin")
+PAGE = "the CIFAR page of Toronto's university"
 CLASSES = 100
 _RECORD = 2 + 3 * 32 * 32
 
@@ -42,7 +43,7 @@ def load(data_root: str | os.PathLike[str]) -> Cifar100:
     for folder in folders:
         if all((folder / name).is_file() for name in FILES):
             return Cifar100(*_read(folder / FILES[0]), *_read(folder / FILES[1]))
-    raise checks.missing_files("cifar100", FILES, folders)
+    raise checks.missing_files("cifar100", FILES, folders, PAGE)
 
 
 def _read(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:

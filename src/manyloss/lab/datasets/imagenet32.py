@@ -18,6 +18,7 @@ from manyloss.lab.datasets.files import opened_npz
 
 FOLDERS = ("Imagenet32_train_npz", "imagenet32", "")
 FILES = tuple(f"train_data_batch_{number}.npz" for number in range(1, 11))
+PAGE = "ImageNet's download page"
 CLASSES = 1000
 
 
@@ -40,7 +41,7 @@ def load(data_root: str | os.PathLike[str]) -> Imagenet32:
         if all((folder / name).is_file() for name in FILES):
             images, labels = zip(*(_read(folder / name) for name in FILES), strict=True)
             return Imagenet32(np.concatenate(images), np.concatenate(labels))
-    raise checks.missing_files("imagenet32", FILES, folders)
+    raise checks.missing_files("imagenet32", FILES, folders, PAGE)
 
 
 def _read(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from manyloss.lab import checks
 from manyloss.lab.datasets.lidar import Cloud
 
+PAGE = "Waymo's open data page, with a converter to KITTI's layout"
 PARTS = {"train": "train.txt", "test": "val.txt"}
 VEHICLES = ("Car", "Vehicle", "CAR", "VEHICLE")
 LABELS = ("label_all", "label_2")
@@ -80,9 +81,8 @@ def load(data_root: str | os.PathLike[str], numbers: int = 6) -> Frames:
         if all((folder / "ImageSets" / name).is_file() for name in PARTS.values()):
             return Frames(*(_listed(folder, name, numbers) for name in PARTS.values()))
     names = [f"ImageSets/{name}" for name in PARTS.values()]
-    raise checks.missing_files(
-        "waymo", [*names, "training/velodyne", "training/calib", "training/label_all"], folders
-    )
+    names = [*names, "training/velodyne", "training/calib", "training/label_all"]
+    raise checks.missing_files("waymo", names, folders, PAGE)
 
 
 def _listed(folder: Path, list_name: str, numbers: int) -> list[Frame]:
@@ -101,10 +101,7 @@ def _listed(folder: Path, list_name: str, numbers: int) -> list[Frame]:
         if file not in there[part]
     ]
     if missing:
-        raise checks.DataError(
-            f"{folder} lacks {len(missing)} files that ImageSets/{list_name} asks for, such as {missing[0]}. "
-            "Convert the segments again: nothing is trained on a part of a set."
-        )
+        raise checks.part_of_a_set(folder, len(missing), 3 * len(names), str(missing[0]), PAGE)
     points, labels, calibration = there
     return [
         Frame(points / f"{name}.bin", labels / f"{name}.txt", calibration / f"{name}.txt", numbers)

@@ -51,6 +51,7 @@ class FirstEpoch(TwoDigits):
     keep_last = True
     measured_epochs = 1
     lr = 1e-3
+    drawn_against: Mapping[str, str] = {"harmonic mean": "sigma of the first epoch"}
     baseline = row("none", *SETTINGS[0])
     arms: Mapping[str, Arm] = {
         arm.name: arm for arm in (_arm(name, *setting) for name in REGULARISATION for setting in SETTINGS)

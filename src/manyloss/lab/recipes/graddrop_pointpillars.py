@@ -33,11 +33,12 @@ from torchmetrics import Metric
 
 from manyloss.lab import checks
 from manyloss.lab.arms import Arm
-from manyloss.lab.boxes import AveragePrecision, Detections, suppressed
+from manyloss.lab.boxes import AveragePrecision, Detections, from_above, suppressed
 from manyloss.lab.datasets import default_data_root, lidar, waymo
 from manyloss.lab.models import pointpillars
 from manyloss.lab.models.pointpillars import Grid, PointPillars
 from manyloss.lab.optimizer import ramp
+from manyloss.lab.pictures import Pictures
 from manyloss.lab.problem import Outputs, Problem, Splits, Targets
 from manyloss.lab.recipes import Recipe
 from manyloss.lab.recipes._graddrop import ARMS, OPEN
@@ -48,6 +49,8 @@ OF_BOX, OF_DIRECTION = 2.0, 0.2
 #: Overlap from which an anchor has a box, and below which it is background.
 MATCHED, BACKGROUND = 0.6, 0.45
 LEAST_SCORE, MOST, SUPPRESSED = 0.1, 100, 0.5
+#: What a picture shows of them.
+SHOWN_SCORE = 0.3
 #: Length, width, height of an anchor and the height of its centre above the ground.
 ANCHORS = {"lidar": (4.3, 1.8, 1.6, 0.8), "waymo": (4.73, 2.08, 1.77, 0.885)}
 
@@ -158,6 +161,7 @@ class Vehicles(Problem):
     epochs = 20
     evaluation_batch_size = 8
     clip_gradients = 1.0
+    shown = 3
     losses: Mapping[str, Callable[[Any, Any], Tensor]] = dict.fromkeys(LOSSES, F.smooth_l1_loss)
     arms: Mapping[str, Arm] = {name: ARMS[name] for name in ("gradnorm-graddrop", "mgda-graddrop")}
 
@@ -276,6 +280,22 @@ class Vehicles(Problem):
             found = self.detected(outputs, scene)
             for metric in metrics.values():
                 metric.update(found, truth)
+
+    def pictures(self, inputs: Any, outputs: Outputs, targets: Targets) -> Pictures:
+        """The clouds from above, with the vehicles that are there, and with those that are found."""
+        scenes = range(len(targets["truth"]))
+        found = [self.detected(outputs, scene) for scene in scenes]
+        points = [inputs["points"][inputs["scene"] == scene].cpu().numpy() for scene in scenes]
+
+        def drawn(boxes: Sequence[Floats]) -> Tensor:
+            views = (from_above(cloud, each, self.reach) for cloud, each in zip(points, boxes, strict=True))
+            return torch.from_numpy(np.stack([*views]))
+
+        return Pictures(
+            inputs=drawn([np.zeros((0, 7))] * len(scenes)),
+            truth={"vehicles": drawn(targets["truth"])},
+            outputs={"vehicles": drawn([each.boxes[each.scores > SHOWN_SCORE] for each in found])},
+        )
 
 
 class Synergy(Vehicles):

@@ -15,6 +15,8 @@ from manyloss.lab.analysis.statistics import mean_interval, rank_correlation
 from manyloss.lab.reports.looks import PALETTE, Panel, Style, draw, plain
 
 HEIGHT = 320
+#: What a metric may be drawn against that is neither a metric nor an option: the cosines' spread, over pairs.
+FIRST_SIGMA = "sigma of the first epoch"
 
 
 def draw_relations(run: RunRecord, styles: Mapping[str, Style]) -> list[Panel]:
@@ -24,7 +26,9 @@ def draw_relations(run: RunRecord, styles: Mapping[str, Style]) -> list[Panel]:
         found = {arm: _points(run.finished(arm), metric, other) for arm in run.arms}
         points = {arm: each for arm, each in found.items() if each}
         if points:
-            is_option = all(other not in trial.test for arm in points for trial in run.finished(arm))
+            is_option = all(
+                other in trial.settings.get("options", {}) for arm in points for trial in run.finished(arm)
+            )
             panels.append(
                 _line(metric, other, points) if is_option else _scatter(metric, other, points, styles)
             )
@@ -36,6 +40,8 @@ def _points(trials: Sequence[TrialRecord], metric: str, other: str) -> list[tupl
     found = []
     for trial in trials:
         x = trial.test.get(other, trial.settings.get("options", {}).get(other))
+        if other == FIRST_SIGMA and trial.cosine_std_first_epoch:
+            x = fmean(trial.cosine_std_first_epoch.values())
         y = trial.test.get(metric)
         if isinstance(x, int | float) and y is not None and math.isfinite(x) and math.isfinite(y):
             found.append((float(x), float(y)))

@@ -16,12 +16,12 @@ from manyloss.distributed import Setting
 from manyloss.explain import Explanation, explain
 from manyloss.losses import Features, Losses, SharedParams
 from manyloss.methods import Methods
+from manyloss.notices import Notices
 from manyloss.penalties import Penalty
 from manyloss.plan import Needs, Read
 from manyloss.precision import usual_modes
 from manyloss.result import StepResult
 from manyloss.running import MeasureAt, Observer, Rescale, Run, Settings
-from manyloss.telling import Told
 from manyloss.total import total
 from manyloss.weighting import Equal, Weighting
 
@@ -275,9 +275,9 @@ class MultiLoss(nn.Module):
         return self._run.observers
 
     @property
-    def told(self) -> Told:
+    def notices(self) -> Notices:
         """What was said once."""
-        return self._run.told
+        return self._run.notices
 
     @property
     def needs(self) -> Needs:

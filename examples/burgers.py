@@ -78,7 +78,7 @@ class Burgers:
 
 
 problem = Burgers(lab.seed(default=0))  # was: problem = Burgers(0)
-multi = lab.method("equal")  # new
+multi = lab.method("static:residual=1:start=10:sides=10")  # new
 net = problem.net
 optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
 

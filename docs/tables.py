@@ -328,7 +328,7 @@ def change(example: str) -> str:
     lines = [line for line in before.changes(source).splitlines()[1:] if line.strip()]
     shown = [" ..." if line.startswith("@@") else line for line in lines]
     (call,) = re.findall(r"lab\.method\([^)]*\)", source)
-    note = f"`{call}` is a `MultiLoss` that `manyloss compare` can exchange; it uses the other `lab` lines, too."
+    note = f"`{call}` is a `MultiLoss` that `manyloss compare` exchanges; it also uses the other `lab` lines."
     return "\n".join(["```diff", *shown, "```", "", note])
 
 

@@ -16,7 +16,7 @@ from manyloss import lab  # new
 from manyloss.lab.datasets import rooms
 from manyloss.lab.models.segnet import SegNet
 
-STEPS, TRAIN, VALIDATION, SIDE, BATCH = 300, 200, 50, 32, 8
+STEPS, TRAIN, VALIDATION, SIDE, BATCH = 200, 200, 50, 32, 8
 
 
 def rendered(first, count):

@@ -15,7 +15,7 @@ from torch import nn
 from manyloss import lab  # new
 from manyloss.interop import FeaturesOf  # new
 
-STEPS, TRAIN, VALIDATION, BATCH, SIDE = 400, 600, 100, 16, 48
+STEPS, TRAIN, VALIDATION, BATCH, SIDE = 300, 2000, 100, 16, 48
 CLASSES, BINS, WIDTH, STRIDES = ("square", "disc", "frame"), 8, 24, (4, 8, 16)
 CELLS = [(SIDE // stride) ** 2 for stride in STRIDES]
 #: Of all cells, finest level first [N]: the middle [N, 2] and the stride [N, 1], in pixels.
@@ -47,19 +47,22 @@ def drawn(count, generator):
 class Detector(nn.Module):
     def __init__(self):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, WIDTH, 3, 2, 1), nn.ReLU())
-        self.stages = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 3, 2, 1) for _ in STRIDES)
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, WIDTH, 3, 2, 1), nn.BatchNorm2d(WIDTH), nn.ReLU())
+            for channels in (3, WIDTH, WIDTH, WIDTH)
+        )
         self.sides = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 1) for _ in STRIDES)
         self.levels = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 3, 1, 1) for _ in STRIDES)
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, 1, 1), nn.ReLU(), nn.Conv2d(WIDTH, channels, 1))
             for channels in (len(CLASSES), 4 * BINS)
         )
+        nn.init.constant_(self.heads[0][-1].bias, -4.0)  # most cells have no shape
 
     def forward(self, images):  # class logits [B, N, 3] and logits of the distances' bins [B, N, 4, BINS]
-        x, maps = self.stem(images), []
-        for stage, side in zip(self.stages, self.sides, strict=True):
-            x = stage(x).relu()
+        x, maps = self.stages[0](images), []
+        for stage, side in zip(self.stages[1:], self.sides, strict=True):
+            x = stage(x)
             maps.append(side(x))
         for fine in (1, 0):
             maps[fine] = maps[fine] + F.interpolate(maps[fine + 1], scale_factor=2.0)
@@ -112,6 +115,7 @@ for _ in range(STEPS):
     multi.backward(losses, features=pyramid.take())  # was: sum(losses.values()).backward()
     optimizer.step()
 
+model.eval()
 images, classes, boxes = drawn(VALIDATION, torch.Generator().manual_seed(1))
 with torch.no_grad():
     _, iou, right = losses_of(model(images), classes, boxes)

@@ -65,7 +65,7 @@ class Run:
         methods: weigh, merge and learn.
         settings: of all steps.
         observers: look at some of the steps.
-        told: what was said once.
+        notices: what was warned of, once.
         ranks: of all steps; None before the first.
         met: names and order of the losses were compared with the other ranks.
         steps: that were written.

@@ -1,7 +1,9 @@
 """A small GPT with four experts in each layer: the language loss, and a small one that evens out the experts.
+It reads the source of Python's argparse.
 
     python examples/gpt.py
-    manyloss compare examples/gpt.py --methods equal,primary:loss=language,pcgrad --metric val/nats:min
+    manyloss compare examples/gpt.py --methods equal,primary:loss=language,pcgrad \\
+        --metric val/nats:min
 
 Lines that end in # new or # was: are all that is not plain PyTorch.
 """
@@ -68,7 +70,7 @@ def batch(text, generator):
 
 
 torch.manual_seed(lab.seed(default=0))  # was: torch.manual_seed(0)
-text = torch.tensor(list(Path(argparse.__file__).read_bytes())).clamp(max=127)  # Python's own source
+text = torch.tensor(list(Path(argparse.__file__).read_bytes())).clamp(max=127)
 train, validation = text[: len(text) * 9 // 10], text[len(text) * 9 // 10 :]
 model = GPT()
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

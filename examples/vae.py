@@ -1,7 +1,8 @@
 """A variational autoencoder of handwritten digits: what the picture loses, and what its code costs.
 
     python examples/vae.py
-    manyloss compare examples/vae.py --methods equal,pcgrad,primary:loss=picture --metric val/bound:min
+    manyloss compare examples/vae.py --methods equal,pcgrad,primary:loss=picture \\
+        --metric val/bound:min
 
 A warning: the bound wants the two to oppose each other in the encoder. PCGrad removes the conflict, and the
 code ends empty; with "equal" it does not.

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow check format lint types docs site bench clean
+.PHONY: demo test test-slow test-lowest check format lint types docs site bench clean
 
 demo: .venv/lab ## one problem where something is to be decided, and one where nothing is, on real handwritten digits
 	$(BIN)/manyloss compare examples/unlike_scales.py --out runs/unlike-scales \
@@ -15,6 +15,12 @@ test: .venv/dev ## the tests, without those marked slow
 
 test-slow: .venv/dev ## the tests marked slow
 	$(BIN)/python -m pytest -m slow
+
+test-lowest: ## the tests with the oldest versions that pyproject.toml allows, in .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	$(PYTHON) tests/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[dev]'
+	.venv-lowest/bin/python -m pytest -n 2 -m "not slow"
 
 check: format lint types site test ## all that CI runs
 
@@ -49,4 +55,4 @@ bench: .venv/dev ## speed and memory, next to peers
 	touch $@ .venv/lab
 
 clean:
-	rm -rf .venv runs site
+	rm -rf .venv .venv-lowest runs site

@@ -47,7 +47,10 @@ def public_names(module: str) -> list[str]:
 def api_page(title: str, module: str) -> str:
     """Every public name of a module, from its docstring."""
     parts = [f"# {title}", f"`{module}`"]
-    parts += [f"::: {module}.{name}" for name in public_names(module)]
+    names = sorted(
+        public_names(module), key=lambda name: name != title
+    )  # what the page is named after is first
+    parts += [f"::: {module}.{name}" for name in names]
     return "\n\n".join(parts) + "\n"
 
 

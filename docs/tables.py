@@ -4,13 +4,13 @@ python docs/tables.py              write all of them anew
 python docs/tables.py --check      only say which are stale
 python docs/tables.py demo [FOLDER]        the demo's table from the run folder of `make demo` (runs/demo)
 python docs/tables.py my-problem FOLDER    the same for the run folder of examples/my_problem.py
-python docs/tables.py unlike-scales [FOLDER]    and for that of examples/unlike_scales.py (runs/unlike-scales)
+python docs/tables.py unlike-scales [FOLDER]    and for examples/unlike_scales.py (runs/unlike-scales)
 """
 
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import inspect
 import io
 import json
@@ -18,6 +18,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -301,6 +302,35 @@ def problem() -> str:
     """The problem that the README shows is the file that the tests run."""
     text = (ROOT / "examples" / "my_problem.py").read_text(encoding="utf-8").rstrip()
     return f"```python\n{text}\n```"
+
+
+#: Example -> the guide that shows it.
+GUIDES = {
+    "actor_critic": "actor_critic",
+    "burgers": "pinn",
+    "dense": "dense",
+    "detector": "detector",
+    "gpt": "language_model",
+    "per_class": "partial_labels",
+    "recommender": "recommender",
+    "vae": "gan_vae",
+}
+
+
+def change(example: str) -> str:
+    """What manyloss changes in an example, as a diff, and what of it is for the lab."""
+    folder = ROOT / "examples"
+    spec = importlib.util.spec_from_file_location("before", folder / "before.py")
+    assert spec is not None
+    assert spec.loader is not None
+    before = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(before)
+    source = (folder / f"{example}.py").read_text(encoding="utf-8")
+    lines = [line for line in before.changes(source).splitlines()[1:] if line.strip()]
+    shown = [" ..." if line.startswith("@@") else line for line in lines]
+    (call,) = re.findall(r"lab\.method\([^)]*\)", source)
+    note = f"`{call}` is a `MultiLoss` that `manyloss compare` exchanges; it also uses the other `lab` lines."
+    return "\n".join(["```diff", *shown, "```", "", note])
 
 
 def measured(name: str) -> dict[str, Any] | None:
@@ -641,6 +671,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/lab.md", "arms"): arms,
     ("docs/lab.md", "recipes"): recipes,
     ("docs/troubleshooting.md", "errors"): errors,
+    **{(f"docs/guides/{guide}.md", name): partial(change, name) for name, guide in GUIDES.items()},
 }
 
 

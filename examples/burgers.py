@@ -2,23 +2,25 @@
 
 u_t + u u_x = nu u_xx on x in [-1, 1], t in [0, 1], u(x, 0) = -sin(pi x), u(-1, t) = u(1, t) = 0.
 
-python examples/burgers.py                                      the plain sum and weights of 10, 3 seeds
-python examples/burgers.py relobralo --every 200 --seeds 1      any method that manyloss.method takes
+    python examples/burgers.py
+    manyloss compare examples/burgers.py --methods equal,static:residual=1:start=10:sides=10,relobralo \\
+        --metric val/error:min
+
+Lines that end in # new or # was: are all that is not plain PyTorch.
 """
 
-import argparse
 import math
-import time
 from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import nn
 
-import manyloss
+from manyloss import lab  # new
 
 NU = 0.04 / math.pi
-METHODS = ["equal", "static:residual=1:start=10:sides=10"]
+ADAM, LBFGS, EVERY = 500, 1000, 1000  # EVERY: iterations on the same weights
+INSIDE, EDGE, WIDTH, DEPTH = 1000, 100, 20, 3
 
 
 def exact(x, t, nodes=100):
@@ -32,19 +34,19 @@ def exact(x, t, nodes=100):
 class Burgers:
     """Random points inside, at t = 0 and on both sides, and a network with one residual per kind of point."""
 
-    def __init__(self, seed, inside=1000, edge=100, width=20, depth=3):
+    def __init__(self, seed):
         generator = torch.Generator().manual_seed(seed)
 
         def uniform(rows):
             return torch.rand(rows, 1, generator=generator, dtype=torch.float64)
 
-        self.x, self.t = (2 * uniform(inside) - 1).requires_grad_(), uniform(inside).requires_grad_()
-        self.x_start, self.t_side = 2 * uniform(edge) - 1, uniform(edge)
-        self.sides = torch.ones(edge, 1, dtype=torch.float64)
+        self.x, self.t = (2 * uniform(INSIDE) - 1).requires_grad_(), uniform(INSIDE).requires_grad_()
+        self.x_start, self.t_side = 2 * uniform(EDGE) - 1, uniform(EDGE)
+        self.sides = torch.ones(EDGE, 1, dtype=torch.float64)
         self.sides[::2] = -1
-        sizes = [2, *[width] * depth]
+        sizes = [2, *[WIDTH] * DEPTH]
         layers = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.Tanh())]
-        self.net = nn.Sequential(*layers, nn.Linear(width, 1)).double()
+        self.net = nn.Sequential(*layers, nn.Linear(WIDTH, 1)).double()
         for parameter in self.net.parameters():
             if parameter.dim() == 2:
                 bound = math.sqrt(6 / sum(parameter.shape))
@@ -75,54 +77,35 @@ class Burgers:
         return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
-def train(multi, problem, adam, lbfgs, every=None):
-    """Adam, then L-BFGS; every ``every`` iterations of it the weights are weighed anew (once, if None)."""
-    net = problem.net
-    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
-    for _ in range(adam):
-        optimizer.zero_grad()
-        multi.backward(problem.losses(), shared_params=net)
-        optimizer.step()
-
-    def closure():
-        net.zero_grad()
-        return multi.backward(problem.losses(), shared_params=net).weighted_sum
-
-    every = every or lbfgs
-    for _ in range(0, lbfgs, every):
-        with (
-            multi.frozen()
-        ):  # the first call weighs, all others hold its weights: a line search of one function
-            torch.optim.LBFGS(
-                net.parameters(),
-                max_iter=every,
-                history_size=50,
-                tolerance_grad=0,
-                tolerance_change=0,
-                line_search_fn="strong_wolfe",
-            ).step(closure)
-    return problem.error()
+problem = Burgers(lab.seed(default=0))  # was: problem = Burgers(0)
+multi = lab.method("static:residual=1:start=10:sides=10")  # new
+net = problem.net
+optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument(
-        "methods", nargs="*", default=["equal", "lr-annealing", "relobralo", "static:start=10"]
+def closure():
+    optimizer.zero_grad()
+    losses = problem.losses()
+    return multi.backward(losses, shared_params=net).weighted_sum  # new
+    # was: total = sum(losses.values())
+    # was: total.backward()
+    # was: return total
+
+
+for _ in range(ADAM):
+    optimizer.step(closure)
+for _ in range(0, LBFGS, EVERY):
+    optimizer = torch.optim.LBFGS(
+        net.parameters(),
+        max_iter=EVERY,
+        history_size=50,
+        tolerance_grad=0,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
     )
-    parser.add_argument("--adam", type=int, default=500)
-    parser.add_argument("--lbfgs", type=int, default=1000)
-    parser.add_argument("--every", type=int, help="iterations after which the weights are weighed anew")
-    parser.add_argument("--seeds", type=int, default=3)
-    given = parser.parse_args()
-    for method in given.methods:
-        for seed in range(given.seeds):
-            start = time.perf_counter()
-            multi = manyloss.multi_loss(method, seed=seed)
-            error = train(multi, Burgers(seed), given.adam, given.lbfgs, given.every)
-            weights = ", ".join(f"{name} {float(w):.3g}" for name, w in multi.last.weights.items())
-            took = time.perf_counter() - start
-            print(f"{method:16}  seed {seed}  error {error:.2e}  {took:4.0f} s  {weights}", flush=True)
+    # One function for the line search: the first call sets the weights, all others hold them.  # new
+    with multi.frozen():  # new
+        optimizer.step(closure)
 
-
-if __name__ == "__main__":
-    main()
+print(f"relative error {problem.error():.2e}")
+lab.log({"val/error": problem.error()})  # new

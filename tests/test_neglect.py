@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from manyloss import MultiLoss
-from manyloss.telling import EVERY, LOOKS, Told
+from manyloss.notices import EVERY, LOOKS, Notices
 from manyloss.weighting import MGDA, PCGrad, Primary, Static
 from tests.problems import Given
 
@@ -58,8 +58,8 @@ def test_the_way_out_keeps_the_loss() -> None:
 
 
 def test_a_loss_that_comes_back_is_not_neglected() -> None:
-    told = Told()
+    notices = Notices()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for step in range(2 * EVERY * LOOKS):
-            told.of_neglect("ab", [1.0, 0.0 if step < EVERY * (LOOKS - 1) else 0.5], "MGDA")
+            notices.of_neglect("ab", [1.0, 0.0 if step < EVERY * (LOOKS - 1) else 0.5], "MGDA")

@@ -1,6 +1,8 @@
 """What is released: a wheel that works without the source tree, and an sdist to build it from."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.version import Version
 
 import manyloss
 
@@ -59,7 +62,32 @@ def test_the_version_is_one_and_the_same():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert project["version"] == citation["version"] == manyloss.__version__
-    assert f"## Unreleased: {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
+    heading = rf"^## (Unreleased: )?{re.escape(project['version'])}\b"
+    assert re.search(heading, (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+def test_the_lowest_versions_are_those_of_the_bounds():
+    """What `make test-lowest` installs: every bound as it stands, and none above what is tested every day."""
+    lowest = dict(line.split("==") for line in call("tests/lowest.py", cwd=ROOT).splitlines())
+    daily = dict(
+        line.lower().replace("_", "-").split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    assert lowest["torch"] == "2.6"
+    assert {"numpy", "lightning", "optuna", "pytest"} <= set(lowest)
+    assert set(lowest) <= set(daily)
+    for name, version in lowest.items():
+        assert Version(version) <= Version(daily[name]), name
+
+
+def test_the_source_is_that_of_the_oldest_python():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    oldest = tuple(map(int, project["requires-python"].removeprefix(">=").split(".")))
+    minors = [line.rpartition(" ")[2] for line in project["classifiers"] if "Python :: 3." in line]
+    assert minors[0] == ".".join(map(str, oldest))
+    for path in (ROOT / "src").rglob("*.py"):
+        ast.parse(path.read_text(encoding="utf-8"), feature_version=oldest)
 
 
 def test_the_core_needs_torch_and_numpy_only(tmp_path):

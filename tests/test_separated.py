@@ -58,7 +58,7 @@ both_ways = pytest.mark.parametrize("how", ["rows", "tensors"])
 def test_a_method_that_compares_gradients_refuses_with_two_ways_out(case: MethodCase, how: str) -> None:
     domains = Domains()
     features, losses = given(domains, how)
-    with pytest.raises(BatchSeparatedError, match="'loss_0', 'loss_1' live on separate rows") as refused:
+    with pytest.raises(BatchSeparatedError, match="'loss_0', 'loss_1' come from separate rows") as refused:
         case.multi(2).backward(losses, features=features)
     assert domains.gradients() == [None] * len(domains.gradients())
     text = str(refused.value)

@@ -117,7 +117,7 @@ def check_step(
 
 
 def _check_place(given: Given, wanted: Wanted) -> None:
-    """A method that reads gradients has to be told where."""
+    """A method that reads gradients needs a place for that."""
     if not given.features and wanted.needs.features:
         what = next(type(method).__name__ for method in wanted.methods if method.needs.features)
         raise ValueError(

@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def _traceback_first(words: list[str]) -> list[str]:
-    """``--traceback`` may stand behind the command, too, where it is added once something failed."""
+    """``--traceback`` may follow the command, too, where it is added once something failed."""
     end = words.index("--") if "--" in words else len(words)
     wanted = ["--traceback"] if "--traceback" in words[:end] else []
     return [*wanted, *(word for word in words[:end] if word != "--traceback"), *words[end:]]
@@ -122,7 +122,7 @@ def _output_that_never_costs_a_result() -> Iterator[None]:
 
 
 class _Forgiving:
-    """A stream that says nothing when nobody can hear it."""
+    """A stream that drops what cannot be written: its reader is gone."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

@@ -8,7 +8,7 @@ class NotFiniteError(ValueError):
 
 
 class BatchSeparatedError(ValueError):
-    """Losses live on different rows of the batch, so their gradients at the features say nothing together."""
+    """Losses come from different rows of the batch, so their gradients at the features cannot be compared."""
 
 
 class NoDoubleBackwardError(NotImplementedError, ValueError):

@@ -1,4 +1,4 @@
-"""What the ranks tell each other before a step: names once; then losses, refusals and one vote, together."""
+"""What the ranks exchange before a step: names once; then losses, refusals and one vote, together."""
 
 from __future__ import annotations
 
@@ -126,10 +126,10 @@ def _alone(given: Given | None, refused: Exception | None) -> PresentLosses:
 
 def _compare_names(ranks: Ranks, names: tuple[str, ...] | None, refused: Exception | None) -> None:
     """Once: values are summed by position, so all ranks have to pass the same names in the same order."""
-    told = ranks.gather((names, None if refused is None else str(refused)))
-    _raise_refusal_of([text for _, text in told], refused)
-    first = told[0][0]
-    for rank, (other, _) in enumerate(told):
+    all_named = ranks.gather((names, None if refused is None else str(refused)))
+    _raise_refusal_of([text for _, text in all_named], refused)
+    first = all_named[0][0]
+    for rank, (other, _) in enumerate(all_named):
         if other != first:
             only_first = [name for name in first if name not in other]
             only_other = [name for name in other if name not in first]

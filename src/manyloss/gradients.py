@@ -23,7 +23,7 @@ from manyloss.rows import Rows
 from manyloss.scaling import NO_SCALE, LossScale
 
 HARDLY_ANY = 0.05
-"""Share of common rows up to which two losses are taken to live on separate parts of the batch."""
+"""Share of common rows up to which two losses are taken to come from separate parts of the batch."""
 
 
 class LossGradients:

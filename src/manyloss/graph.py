@@ -270,7 +270,7 @@ def reads_only(losses: Iterable[Root | None], places: Iterable[Tensor] = ()) -> 
     Hooks that the user put on ``places`` act once, on what is written, not on every read; a place with
     ``retain_grad`` would add up what every read brings. With ``static_graph`` the sink of the first step
     queues DDP's delayed all-reduce when it runs; a read that passes it would reduce gradients that are not
-    there yet, and the ranks would drift apart silently. The sink does so once, and is told here that it did;
+    there yet, and the ranks would drift apart silently. The sink does so once, and is marked here as done;
     the write that follows finds it as it was.
     """
     waiting = [

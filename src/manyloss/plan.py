@@ -39,7 +39,7 @@ class Needs:
 
     @property
     def place(self) -> bool:
-        """Whether the method has to be told where gradients are read."""
+        """Whether the method needs a place where gradients are read."""
         return self.norms or self.gramian or self.gradients or self.differentiable or self.replaces
 
 

@@ -93,7 +93,7 @@ class StepResult:
 
     @property
     def weighted_sum(self) -> Tensor:
-        """sum_i w_i L_i, what a line search has to be told; float64, CPU."""
+        """sum_i w_i L_i, the value that a line search minimises; float64, CPU."""
         return torch.stack([self.weights[name] * loss for name, loss in self.losses.items()]).sum()
 
     @cached_property
@@ -108,7 +108,7 @@ class StepResult:
     def gramian(self) -> Tensor | None:
         """[T, T] inner products of the unweighted gradients, in the order of ``losses``; float64, CPU.
 
-        nan between losses that live on separate rows of the features: there it is no evidence.
+        nan between losses that come from separate rows of the features: there it is no evidence.
         """
         if self._gramian is None or self._separated is None:
             return self._gramian

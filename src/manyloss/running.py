@@ -18,12 +18,12 @@ from manyloss.exchange import PresentLosses
 from manyloss.frozen import Frozen, refuse_other_functions
 from manyloss.losses import Features, Losses, SharedParams
 from manyloss.methods import Methods
+from manyloss.notices import Notices
 from manyloss.plan import Facts, Needs, Plan, Read, plan
 from manyloss.result import StepResult
 from manyloss.scaling import LossScale
 from manyloss.strategies import RUN, Outcome, Step
 from manyloss.strategies.plain import pass_on
-from manyloss.telling import Told
 
 Rescale = Literal["none", "sum_norm"]
 MeasureAt = Literal["auto", "virtual_layer"]
@@ -65,7 +65,7 @@ class Run:
         methods: weigh, merge and learn.
         settings: of all steps.
         observers: look at some of the steps.
-        told: what was said once.
+        notices: what was warned of, once.
         ranks: of all steps; None before the first.
         met: names and order of the losses were compared with the other ranks.
         steps: that were written.
@@ -78,7 +78,7 @@ class Run:
     methods: Methods
     settings: Settings
     observers: list[Observer] = field(default_factory=list)
-    told: Told = field(default_factory=Told)
+    notices: Notices = field(default_factory=Notices)
     ranks: Ranks | None = None
     met: bool = False
     steps: int = 0
@@ -106,7 +106,7 @@ class Run:
         checked = check_step(losses, features, shared_params, wanted, self._ranks_of_step(), self.met)
         self.met = True
         if checked.walk.contains:
-            self.told.of_sums(checked.losses.names, checked.walk.contains)
+            self.notices.of_sums(checked.losses.names, checked.walk.contains)
         scale = LossScale.of(grad_scaler, checked.device).divided_by(divide_by)
         step = self._step(checked, scale, retain_graph, wanted.measure)
         if checked.finite and held:
@@ -132,7 +132,7 @@ class Run:
                 low_memory=self.settings.low_memory,
             )
             if self.steps == 0 and step.plan.merged_at == "features":
-                self.told.of_partly_merged(step.walk.leaves, step.edges)
+                self.notices.of_partly_merged(step.walk.leaves, step.edges)
             if self.frozen:
                 self.frozen.check_one_function(step, wanted.needs)
             for observer in due:
@@ -203,7 +203,7 @@ class Run:
         self.steps += 1
         # Else the weights are the user's own, or no weights.
         if not self.methods.need_nothing and step.weighting.numbers == "weights":
-            self.told.of_neglect(step.names, outcome.weights, step.weighting.label)
+            self.notices.of_neglect(step.names, outcome.weights, step.weighting.label)
         for observer in due:
             observer.record(outcome, step.features)
         self.methods.learn(step, outcome, values)

@@ -16,12 +16,12 @@ from manyloss.distributed import Setting
 from manyloss.explain import Explanation, explain
 from manyloss.losses import Features, Losses, SharedParams
 from manyloss.methods import Methods
+from manyloss.notices import Notices
 from manyloss.penalties import Penalty
 from manyloss.plan import Needs, Read
 from manyloss.precision import usual_modes
 from manyloss.result import StepResult
 from manyloss.running import MeasureAt, Observer, Rescale, Run, Settings
-from manyloss.telling import Told
 from manyloss.total import total
 from manyloss.weighting import Equal, Weighting
 
@@ -36,8 +36,8 @@ class MultiLoss(nn.Module):
         rescale: "sum_norm" scales the merged gradient to the norm of the unweighted sum of the gradients
             (factor at most 100, zero stays zero), so that methods can be compared at one learning rate.
         measure_at: "auto" measures at ``shared_params`` if they are given, else where gradients are merged;
-            "virtual_layer" at the virtual layer of the features (GradDrop 2020, eq. 3), for losses that live
-            on separate rows of the batch.
+            "virtual_layer" at the virtual layer of the features (GradDrop 2020, eq. 3), for losses that come
+            from separate rows of the batch.
         distributed: "auto" sums over the ranks of torch.distributed when it runs with more than one; False
             never; a process group does so within it.
         read: how gradients are read at features: "auto" picks them up in the one backward where that is
@@ -128,7 +128,7 @@ class MultiLoss(nn.Module):
         Raises:
             TypeError, ValueError: bad input; nothing was changed.
             NotFiniteError: a loss or a gradient is not finite and there is no scaler; nothing was changed.
-            BatchSeparatedError: a method would compare gradients that live on separate rows of the features.
+            BatchSeparatedError: a method would compare gradients that lie on separate rows of the features.
             NoDoubleBackwardError: a penalty differentiates twice what can be differentiated once.
             RankError: another rank was refused; nothing was changed.
 
@@ -275,9 +275,9 @@ class MultiLoss(nn.Module):
         return self._run.observers
 
     @property
-    def told(self) -> Told:
-        """What was said once."""
-        return self._run.told
+    def notices(self) -> Notices:
+        """What this run has warned of."""
+        return self._run.notices
 
     @property
     def needs(self) -> Needs:

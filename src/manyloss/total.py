@@ -109,7 +109,7 @@ class _Waiting:
             retain_graph=keep,
         )
         if result.skipped and scaler.guessed:
-            self.multi.told.once(
+            self.multi.notices.once(
                 "skips",
                 f"A loss or a gradient is not finite. The losses came scaled by {scaler.number:g}, which is "
                 "taken for a GradScaler: plain gradients were passed on so that it skips the step, and no "

@@ -405,7 +405,7 @@ def test_what_reads_inner_products_is_measured_at_the_virtual_layer(name: str) -
     encoder, heads = nn.Linear(3, 4).double(), [nn.Linear(4, 1).double() for _ in range(3)]
     z = encoder(torch.randn(9, 3, dtype=torch.float64))
     losses = [(head(part) - 1).square().mean() for head, part in zip(heads, z.split(3), strict=True)]
-    with pytest.raises(BatchSeparatedError, match="live on separate rows"):
+    with pytest.raises(BatchSeparatedError, match="come from separate rows"):
         wrapped(name).backward(losses, features=z, retain_graph=True)
     multi = MultiLoss(from_torchjd(make(name)), measure_at="virtual_layer")
     assert multi.backward(losses, features=z).measured_at == "virtual_layer"

@@ -1,6 +1,5 @@
 """examples/scripts: each differs from its plain version by at most five lines, and trains as that does."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from manyloss import lab
+from tests.test_examples import before
 
 FOLDER = Path(__file__).parents[2] / "examples" / "scripts"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
@@ -16,19 +16,6 @@ NEEDS = {
     "huggingface_script": "transformers",
     "accelerate_script": "accelerate",
 }
-
-
-def plain_version(path):
-    """The script as it was before the lab, and how many lines differ."""
-    lines, changed = [], 0
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        was = re.match(r"( *).*  # was: (.*\n)", line)
-        changed += bool(was) or line.endswith("  # new\n")
-        if was:
-            lines.append(was[1] + was[2])
-        elif not line.endswith("  # new\n"):
-            lines.append(line)
-    return "".join(lines), changed
 
 
 def run(path):
@@ -44,8 +31,9 @@ def run(path):
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_at_most_five_lines_are_changed(path):
-    text, changed = plain_version(path)
-    assert 0 < changed <= 5
+    source = path.read_text(encoding="utf-8")
+    text, changed = before.plain(source), before.changes(source).splitlines()
+    assert 0 < sum(line.startswith("+") for line in changed) <= 5
     body = text[text.index('"""\n', 3) :]
     assert not [word for word in ("lab.", "manyloss", "multi") if word in body]
     compile(text, str(path), "exec")
@@ -57,7 +45,7 @@ def test_it_trains_as_it_did(path, tmp_path):
     """By itself a script trains on the sum: what it prints at the end is what the plain version prints."""
     pytest.importorskip(NEEDS[path.stem])
     plain = tmp_path / path.name
-    plain.write_text(plain_version(path)[0], encoding="utf-8")
+    plain.write_text(before.plain(path.read_text(encoding="utf-8")), encoding="utf-8")
     assert run(path) == run(plain)
 
 

@@ -109,7 +109,7 @@ class ModelMethod(nn.Module, ABC, Generic[Result]):
 
         """
         votes = Votes(self._meet())
-        with torch.enable_grad(), votes.told(), ExitStack() as undo:
+        with torch.enable_grad(), votes.reported(), ExitStack() as undo:
             step = self._checked(x, y, loss or self.loss, grad_scaler, votes)
             undo.callback(Undo(step.parameters).put_back)
             try:

@@ -24,8 +24,8 @@ class Votes:
         self.open = ranks.world > 1  # another vote will come, if all goes well
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """Whatever is raised in between is told to the other ranks, as long as they will vote once more."""
+    def reported(self) -> Iterator[None]:
+        """What is raised in between is reported to the other ranks, as long as they will vote once more."""
         try:
             yield
         except Exception as error:
@@ -45,7 +45,7 @@ class Votes:
         return self._cast(finite=finite) if self.ranks.world > 1 else finite
 
     def close(self) -> None:
-        """No vote is to come on which a rank that failed could be heard."""
+        """No further vote will come in which a rank could report that it failed."""
         self.open = False
 
     def _cast(self, *, finite: bool, refused: Exception | None = None) -> bool:

@@ -83,7 +83,7 @@ class Watch(State):
         self.running_accuracy += max(0.02, 1.0 / self.steps) * (float(accuracy) - self.running_accuracy)
 
     def progress_warnings(self) -> list[Notice]:
-        """What to say to a caller who has not told the progress, after a while."""
+        """The warning for a caller who has not set the progress, after a while."""
         if self.steps < PATIENCE:
             return []
         return [

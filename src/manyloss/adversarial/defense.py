@@ -109,7 +109,7 @@ class GradientDefense(ModelMethod[DefenseResult]):
         self.model = model
         self.alpha_max, self.beta_max = alpha_max, beta_max
         self.greace, self.mask, self.simultaneous = greace, mask, simultaneous
-        self._told_progress = False
+        self._progress_set = False
 
     @property
     def trained(self) -> nn.Module:
@@ -144,7 +144,7 @@ class GradientDefense(ModelMethod[DefenseResult]):
     def set_progress(self, fraction: float) -> None:
         """Tell how much of the training is done, epoch / epochs in [0, 1]."""
         super().set_progress(fraction)
-        self._told_progress = True
+        self._progress_set = True
 
     def _classifies(self, loss: Loss) -> bool:
         return True
@@ -219,7 +219,7 @@ class GradientDefense(ModelMethod[DefenseResult]):
         self.watch.count(accuracy)
         drift, words = self.watch.drift(logits)
         words += gradient_warnings("model", rms, zeros)
-        if not self._told_progress and self._ramp == 0:
+        if not self._progress_set and self._ramp == 0:
             words += self.watch.progress_warnings()
         active = self.alpha > 0.5 * self.alpha_max > 0
         words += self.watch.accuracy_warnings("auxiliary", 1 / logits.shape[1], active)

@@ -96,11 +96,11 @@ class GradientDistillation(Distiller):
 
         # one batch, teacher first: separate batches would let BatchNorm erase their difference
         seen = adversary.read_apart(g_student)
-        told = adversary(torch.cat([g_teacher.to(seen.dtype), seen]), [2 * count])  # [2B], line 6
-        told_teacher, told_student = told.split(count)
-        student_is_0 = F.binary_cross_entropy_with_logits(told_student, torch.zeros_like(told_student))
-        student_is_1 = F.binary_cross_entropy_with_logits(told_student, torch.ones_like(told_student))
-        teacher_is_1 = F.binary_cross_entropy_with_logits(told_teacher, torch.ones_like(told_teacher))
+        judged = adversary(torch.cat([g_teacher.to(seen.dtype), seen]), [2 * count])  # [2B], line 6
+        of_teacher, of_student = judged.split(count)
+        student_is_0 = F.binary_cross_entropy_with_logits(of_student, torch.zeros_like(of_student))
+        student_is_1 = F.binary_cross_entropy_with_logits(of_student, torch.ones_like(of_student))
+        teacher_is_1 = F.binary_cross_entropy_with_logits(of_teacher, torch.ones_like(of_teacher))
         discriminator_loss = teacher_is_1 + student_is_0
         adversarial_loss = -student_is_0 if self.adversarial == "minimax" else student_is_1
 
@@ -112,7 +112,7 @@ class GradientDistillation(Distiller):
         surrogate = (1 - self.alpha) * task_loss  # line 8
         surrogate = surrogate + self.alpha * (reaching.to(g_student.dtype) * g_student).sum()
         step.write(surrogate)  # line 10 is the user's optimiser
-        right = share(torch.cat([told_teacher.detach() > 0, told_student.detach() <= 0]))
+        right = share(torch.cat([of_teacher.detach() > 0, of_student.detach() <= 0]))
         self.watch.count(right)
         return self._result(
             step,

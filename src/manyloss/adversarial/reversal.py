@@ -27,8 +27,8 @@ class _Reversal(torch.autograd.Function):
 class GradientReversal(nn.Module):
     """The identity going forward; going backward it multiplies the gradient by -alpha.
 
-    `GradientReversal(0.5)(x)` has the value and shape of `x`. What stands after it minimises its loss; what
-    stands before it maximises alpha times that loss. It can be differentiated again. Set `alpha` at any time
+    `GradientReversal(0.5)(x)` has the value and shape of `x`. What comes after it minimises its loss; what
+    comes before it maximises alpha times that loss. It can be differentiated again. Set `alpha` at any time
     for a ramp.
     """
 

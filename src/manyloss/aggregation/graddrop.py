@@ -28,7 +28,7 @@ class GradDrop(Aggregator):
         leak: l_i in [0, 1], one number or one per loss (mapping or sequence); 1 lets a loss pass whole.
         k: steepness of f, 0 or more; 0 is Random GradDrop.
         sum_over_batch: one decision per position for the whole batch (the paper's from section 4.2 on; needed
-            when losses live on separate parts of the batch), or one per example.
+            when losses come from separate parts of the batch), or one per example.
         renormalize: scale the result, over all features tensors together, to ||sum_i grad_A L_i||_2.
         seed: of the own generator; drawn from torch's when None.
         activation: any f of Corollary 3.1 (odd around (0.5, 0.5), increasing, within [0, 1]) in place of k.

@@ -121,7 +121,7 @@ def diagnose(records: Iterable[Mapping[str, Any]]) -> Diagnosis:
     apart = _separated(records)
     if apart and not pairs:
         answer = (
-            "Not measured: the losses live on separate rows of the batch, where their gradients are "
+            "Not measured: the losses come from separate rows of the batch, where their gradients are "
             "orthogonal whatever they do to the encoder."
         )
         return Diagnosis("unclear", answer, (*_of_separated(apart), norms), _MEASURE_ELSEWHERE, uneven=uneven)

@@ -1,4 +1,4 @@
-"""What inner modules put out, for models whose forward does not return the features."""
+"""Outputs of inner modules, for models whose forward does not return the features."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Select = str | int | Callable[[Any], Any]
 
 
 class FeaturesOf:
-    """Keeps what modules put out, exactly the tensors that the heads used. ::
+    """Keeps the outputs of modules, exactly the tensors that the heads used. ::
 
         encoded = FeaturesOf(model.encoder)
         outputs = model(inputs)
@@ -50,7 +50,7 @@ class FeaturesOf:
         self._handles = [module.register_forward_hook(_Hook(self)) for module in modules]
 
     def keep(self, output: Any, training: bool) -> None:
-        """Remember what one call put out."""
+        """Remember the output of one call."""
         if not (training or self._in_eval):
             self._left_out.add("in evaluation mode (FeaturesOf(..., in_eval=True) takes these)")
             return
@@ -65,7 +65,7 @@ class FeaturesOf:
                 self._tensors.append(tensor)
 
     def take(self) -> Tensor | list[Tensor]:
-        """The tensor that was put out since the last call, or a list of all; they are let go.
+        """The output since the last call of `take`, or a list of all; they are let go.
 
         Raises:
             RuntimeError: there was none.
@@ -96,10 +96,10 @@ class FeaturesOf:
             if at is not None:
                 source = paths[edges.index(others[at])]
                 raise ValueError(
-                    f"{self._name}: of the tensors {listed(paths)} that a call put out, {path!r} is computed "
-                    f"from {source!r}, so their gradients would be counted twice. Say which are the features "
-                    f"with FeaturesOf(..., select={_example(source)}); for several, let the model hand "
-                    "multi.cut(tensor) of each to its heads."
+                    f"{self._name}: of the tensors {listed(paths)} that a call returned, {path!r} is "
+                    f"computed from {source!r}, so their gradients would be counted twice. Say which "
+                    f"are the features with FeaturesOf(..., select={_example(source)}); for several, let "
+                    "the model hand multi.cut(tensor) of each to its heads."
                 )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -210,7 +210,7 @@ class TorchJDAggregator(Adapter, Aggregator):
         if len(names) > 1 and bool(rows.separated().any()):
             raise BatchSeparatedError(
                 f"TorchJD's {self.held.name} compares the losses' gradients entry by entry, and there are "
-                "losses that live on separate rows of the batch (one batch per task, or partial labels): at "
+                "losses that come from separate rows of the batch (one batch per task, partial labels): at "
                 "the features they have no entries in common. Pass shared_params= without features."
             )
 

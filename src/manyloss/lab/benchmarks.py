@@ -63,7 +63,7 @@ def run(names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
                     yield {"benchmark": name, **rows[-1]}
         if process.returncode:
             raise checks.LabError(
-                f"Benchmark {name!r} ended with exit code {process.returncode}; what it printed stands above."
+                f"Benchmark {name!r} ended with exit code {process.returncode}; its output is above."
             )
         results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         results[name] = {

@@ -170,7 +170,7 @@ def evaluate(
     every_gpu = list(range(torch.cuda.device_count()))
 
     tally, done = _Tally(), 0
-    with modes_restored(model), torch.random.fork_rng(devices=every_gpu), _told(progress) as tell:
+    with modes_restored(model), torch.random.fork_rng(devices=every_gpu), _reporting(progress) as report:
         torch.manual_seed(seed)
         model.eval()
         if surrogate is not None:
@@ -187,9 +187,9 @@ def evaluate(
                 plan = _Plan(chosen, swept, halved, followed, eps, norm, radii, unlimited, seed)
             for key, words, right in _attack_batch(seen, exact, x, y, plan, number):
                 tally.add(key, right)
-                tell(done, total, words)
+                report(done, total, words)
             done += len(x)
-            tell(done, total, "end")
+            report(done, total, "end")
     if not done:
         raise ValueError("data holds no examples; evaluate() needs at least one batch (x, y).")
     return _report(tally, plan)
@@ -240,8 +240,8 @@ def _judged(model: nn.Module, x: Tensor, y: Tensor, repeats: int) -> nn.Module:
 
 
 @contextmanager
-def _told(progress: Progress | bool | None) -> Iterator[Progress]:
-    """Who is told how far the evaluation is: nobody, the caller's function, or a bar in the terminal."""
+def _reporting(progress: Progress | bool | None) -> Iterator[Progress]:
+    """What receives the evaluation's progress: nothing, the caller's function, or a bar in the terminal."""
     if not progress:
         yield lambda *_: None
     elif progress is not True:

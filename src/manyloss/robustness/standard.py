@@ -1,4 +1,4 @@
-"""Named attacks: the ones that an evaluation runs unless told otherwise, and AutoAttack."""
+"""Named attacks: the ones that an evaluation runs by default, and AutoAttack."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ def _not_finite(step: Step, gradients: LossGradients, merged: Merged) -> Merged:
 
 
 def _separated(step: Step, measured: LossGradients) -> Tensor | None:
-    """Pairs of losses that live on separate rows of the features; None if there are none.
+    """Pairs of losses that come from separate rows of the features; None if there are none.
 
     Raises:
         BatchSeparatedError: a method would take their inner products as evidence.
@@ -188,12 +188,12 @@ def _separated(step: Step, measured: LossGradients) -> Tensor | None:
     if step.plan.refuse_separated:
         i, j = pairs[0]
         raise BatchSeparatedError(
-            f"Losses {listed([step.names[i], step.names[j]])} live on separate rows of the batch (one batch "
-            "per task, or partial labels): their gradients at the features are orthogonal by construction, "
-            f"which says nothing about conflict, so {type(step.weighting).__name__} cannot weigh them there. "
-            "Nothing was written. Measure at parameters with shared_params= (a module of the encoder, such "
-            "as its last layer), or at the virtual layer of the features with "
-            'MultiLoss(..., measure_at="virtual_layer").'
+            f"Losses {listed([step.names[i], step.names[j]])} come from separate rows of the batch (one "
+            "batch per task, or partial labels): their gradients at the features are orthogonal by "
+            "construction, which says nothing about conflict, so "
+            f"{type(step.weighting).__name__} cannot weigh them there. Nothing was written. Measure at "
+            "parameters with shared_params= (a module of the encoder, such as its last layer), or at the "
+            'virtual layer of the features with MultiLoss(..., measure_at="virtual_layer").'
         )
     return separated
 

@@ -16,8 +16,8 @@ EVERY, LOOKS = 10, 20
 """One look at the weights in so many steps; so many looks in a row make a finding."""
 
 
-class Told:
-    """What the user was told in this run, and what is watched to tell it."""
+class Notices:
+    """What this run has warned of already, and what is watched for a warning to come."""
 
     def __init__(self) -> None:
         self._already: set[str] = set()
@@ -25,7 +25,7 @@ class Told:
         self._low: dict[str, int] = {}
 
     def once(self, what: str, text: str) -> None:
-        """Warn, unless the user was told of it before.
+        """Warn, unless this run has warned of it before.
 
         Args:
             what: it is about.

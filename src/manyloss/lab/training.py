@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from manyloss import MultiLoss
+from manyloss import MultiLoss, linalg
 from manyloss.diagnostics.purity import purity_of
-from manyloss.diagnostics.running import pair_name
+from manyloss.diagnostics.running import RunningCosines, Span
 from manyloss.errors import NotFiniteError
 from manyloss.lab import checks
 from manyloss.lab.optimizer import OptimizerSettings
@@ -30,7 +30,7 @@ from manyloss.lab.pictures import Pictures
 from manyloss.lab.problem import BatchedSplit, EncoderWithHeads, FinalEvaluation, Problem
 from manyloss.result import StepResult
 
-FORMAT = 2
+FORMAT = 3
 #: About so many records of losses, weights, norms and cosines per training.
 RECORDS = 200
 #: Seconds between two reports of progress within an epoch.
@@ -118,31 +118,6 @@ class MultiLossTrainer(Trainer):
 
 
 @dataclass
-class Spread:
-    """Sample standard deviation (n - 1) of each pair's cosine: what `ConflictRecorder` calls sigma.
-
-    ``sums``: pair -> [n, mean, sum of squared distances from the mean] (Welford).
-    """
-
-    sums: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, pair: str, cosine: float) -> None:
-        """Take in one step's cosine."""
-        count, mean, squares = self.sums.get(pair, [0, 0.0, 0.0])
-        step = cosine - mean
-        mean += step / (count + 1)
-        self.sums[pair] = [count + 1, mean, squares + step * (cosine - mean)]
-
-    def std(self) -> dict[str, float]:
-        """By pair; a pair seen once has none."""
-        return {
-            pair: math.sqrt(squares / (count - 1))
-            for pair, (count, _, squares) in self.sums.items()
-            if count > 1
-        }
-
-
-@dataclass
 class State:
     """All that a training knows about itself, beside model, optimiser, method and random generators."""
 
@@ -155,8 +130,8 @@ class State:
     weight_steps: int = 0
     step_ms: list[float] = field(default_factory=list)
     seconds: float = 0.0
-    cosines: Spread = field(default_factory=Spread)
-    cosines_first_epoch: Spread = field(default_factory=Spread)
+    #: Of the losses' gradients, as a `ConflictRecorder` keeps them; None before the first were measured.
+    cosines: RunningCosines | None = None
     #: Epoch, and the share of the gradients at the features that GradDrop passes, or would pass.
     passed: list[tuple[int, float]] = field(default_factory=list)
 
@@ -169,8 +144,13 @@ class State:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> State:
         """What `to_dict` gave."""
-        spreads = {name: Spread(**values[name]) for name in ("cosines", "cosines_first_epoch")}
-        return cls(**{**values, **spreads})
+        cosines = values["cosines"]
+        return cls(**{**values, "cosines": None if cosines is None else RunningCosines(**cosines)})
+
+    def sigma(self, names: Sequence[str], span: Span) -> dict[str, float]:
+        """Sample standard deviation (n - 1) of each pair's cosine; a pair seen once has none."""
+        found = {} if self.cosines is None else self.cosines.std(names, span)
+        return {pair: value for pair, value in found.items() if math.isfinite(value)}
 
 
 class TrainedArm(Protocol):
@@ -438,9 +418,8 @@ class Training:
             return record
         rows, places = measured
         names = list(rows)
-        gramian = _gramian(list(rows.values()))
-        norms = gramian.diagonal().clamp(min=0).sqrt()
-        cosines = _cosines(gramian)
+        gramian = linalg.gramian([torch.stack(parts) for parts in zip(*rows.values(), strict=True)])
+        norms, cosines = gramian.diagonal().sqrt(), linalg.cosines(gramian)
         record |= {
             "names": names,
             "norms": dict(zip(names, norms.tolist(), strict=True)),
@@ -448,14 +427,16 @@ class Training:
         }
         if not self.shared_params and len(names) > 1:
             self._record_purity(record, rows, places)
-        for i, first in enumerate(names):
-            for j in range(i + 1, len(names)):
-                if norms[i] > 0 and norms[j] > 0:
-                    pair = pair_name(first, names[j])
-                    self.state.cosines.add(pair, float(cosines[i, j]))
-                    if self.state.epoch == 0:
-                        self.state.cosines_first_epoch.add(pair, float(cosines[i, j]))
+        self._keep_cosines(names, torch.where(norms[:, None] * norms > 0, cosines, torch.nan))
         return record
+
+    def _keep_cosines(self, names: Sequence[str], cosines: Tensor) -> None:
+        """[T, T], NaN beside a gradient of zero."""
+        every = self.problem.loss_names
+        if self.state.cosines is None:
+            self.state.cosines = RunningCosines.empty(len(every))
+        self.state.cosines.epoch_ended = self.state.epoch > 0
+        self.state.cosines.add([every.index(name) for name in names], cosines)
 
     def _record_purity(
         self, record: Record, rows: Mapping[str, Sequence[Tensor]], features: Sequence[Tensor]
@@ -545,8 +526,8 @@ class Training:
             "decisions": decisions,
             "step_ms": statistics.median(state.step_ms),
             "seconds": state.seconds,
-            "cosine_std": state.cosines.std(),
-            "cosine_std_first_epoch": state.cosines_first_epoch.std(),
+            "cosine_std": state.sigma(self.problem.loss_names, "training"),
+            "cosine_std_first_epoch": state.sigma(self.problem.loss_names, "first_epoch"),
             "passed": _first_and_last(state.passed),
             "mean_weights": {name: total / state.weight_steps for name, total in state.weight_sums.items()},
             "measured_at": "shared_params" if self.shared_params else "features",
@@ -638,22 +619,6 @@ def _gradient(loss: Tensor, places: Sequence[Tensor]) -> list[Tensor]:
         return [torch.zeros_like(place) for place in places]
     found = torch.autograd.grad(loss, list(places), retain_graph=True, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g for g, p in zip(found, places, strict=True)]
-
-
-def _gramian(rows: Sequence[Sequence[Tensor]]) -> Tensor:
-    """[T, T] in float64, tensor by tensor."""
-    total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
-    for parts in zip(*rows, strict=True):
-        stacked = torch.stack([part.detach().double().flatten() for part in parts])
-        total += (stacked @ stacked.T).cpu()
-    return total
-
-
-def _cosines(gramian: Tensor) -> Tensor:
-    """[T, T]; 0 beside a gradient of zero."""
-    norms = gramian.diagonal().clamp(min=0).sqrt()
-    size = norms[:, None] * norms[None, :]
-    return torch.where(size > 0, gramian / size.clamp(min=1e-300), 0.0).clamp(-1.0, 1.0)
 
 
 def _copy(value: Any) -> Any:

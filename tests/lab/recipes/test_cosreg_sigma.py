@@ -34,5 +34,5 @@ def test_sigma_is_of_every_step_of_the_first_epoch():
     made = training("none-20-64-0.001")
     made.record_every = 10**9
     list(made.epochs())
-    ((count, _, _),) = made.state.cosines_first_epoch.sums.values()
+    ((count,), _, _) = made.state.cosines.first_epoch.tolist()
     assert count == made.steps_per_epoch

@@ -546,9 +546,9 @@ def _targeted(record: dict[str, Any]) -> str:
     both = any(name + MISSED in values for values in measured.values() for name in TARGETED)
     other = " / how often another class than the target is" if both else " (the target was not counted then)"
     note = (
-        f"Targeted attacks: how often the TRUE label is named{other}. The rule goes by the TRUE label, as the "
-        "paper's words do; its numbers, in brackets, hardly fit that: an attack aimed at the least likely class "
-        "leaves an undefended net far more than one aimed at a random class."
+        f"Targeted attacks: how often the TRUE label is named{other}. The rule goes by the TRUE label, as "
+        "the paper's words do; its numbers, in brackets, hardly fit that: an attack aimed at the least "
+        "likely class leaves an undefended net far more than one aimed at a random class."
     )
     return f"{note}\n\n" + "\n".join(rows)
 

@@ -532,7 +532,7 @@ MISSED = ", target missed"
 def _targeted(record: dict[str, Any]) -> str:
     """Both readings of the paper's targeted columns, the paper's numbers in brackets."""
     measured = record["measured"]
-    if not any(name + MISSED in values for values in measured.values() for name in TARGETED):
+    if not any(name in values for values in measured.values() for name in TARGETED):
         return ""
     rows = [f"| | {' | '.join(TARGETED)} |", f"| --- |{' --- |' * len(TARGETED)}"]
     for arm, values in measured.items():
@@ -543,9 +543,12 @@ def _targeted(record: dict[str, Any]) -> str:
             both = [f"{each:.1%}" for each in (own, missed) if each is not None]
             shown.append(" / ".join(both) + ("" if paper is None else f" ({paper:.1%})") if both else "–")
         rows.append(f"| `{arm}` | {' | '.join(shown)} |")
+    both = any(name + MISSED in values for values in measured.values() for name in TARGETED)
+    other = " / how often another class than the target is" if both else " (the target was not counted then)"
     note = (
-        "Targeted attacks in two readings: how often the TRUE label is named / how often another class than "
-        "the target is. Rule and paper's wording take the first, which the paper's numbers hardly fit."
+        f"Targeted attacks: how often the TRUE label is named{other}. The rule goes by the TRUE label, as "
+        "the paper's words do; its numbers, in brackets, hardly fit that: an attack aimed at the least "
+        "likely class leaves an undefended net far more than one aimed at a random class."
     )
     return f"{note}\n\n" + "\n".join(rows)
 

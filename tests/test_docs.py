@@ -156,3 +156,28 @@ def test_no_page_names_a_machine():
         assert not re.search(r"(?<![\w.])/(work|tmp|home|root)/", text), (
             f"{name_of(path)} has a path of a machine"
         )
+
+
+def test_a_claim_shows_its_readings_and_both_readings_of_targets():
+    assert tables._readings({}) == ""
+    shown = tables._readings(
+        {
+            "readings": {
+                "says": "holds under 2 of 4 readings",
+                "open": {
+                    "rate": {"open": "the rate", "values": [0.1, 0.2], "share of the variance": 0.75},
+                    "start": {"open": "the start", "values": [1, 2], "share of the variance": None},
+                },
+            }
+        }
+    )
+    assert shown.startswith("The claim holds under 2 of 4 readings.")
+    assert "| the rate | 0.1, 0.2 | 75% |" in shown
+    assert "| the start | 1, 2 | – |" in shown
+    record = {"measured": {"a": {"FGSM": 0.5}}, "paper_numbers": {"a": {"FGSM least likely": 0.9}}}
+    assert tables._targeted(record) == ""
+    record["measured"]["a"] |= {"FGSM least likely": 0.25}
+    assert "| `a` | 25.0% (90.0%) | – | – | – |" in tables._targeted(record)
+    assert "the target was not counted then" in tables._targeted(record)
+    record["measured"]["a"] |= {"FGSM least likely, target missed": 0.75}
+    assert "| `a` | 25.0% / 75.0% (90.0%) | – | – | – |" in tables._targeted(record)

@@ -99,6 +99,8 @@ def test_heat_maps_and_their_error():
     torch.testing.assert_close(heat_maps(places, 64, 64)[0], torch.from_numpy(expected))
     assert float(heat_map_distance(maps, places)) == 0
     assert float(heat_map_distance(maps + 1, places)) == pytest.approx(3)
+    averaged = KeypointRooms(keypoints="averaged").losses["keypoints"]
+    assert float(averaged(maps + 1, places)) == pytest.approx(3 / 48)
     metric = HeatMapDistance()
     metric.update(maps, places)
     assert float(metric.compute()) < 0.5 / 32

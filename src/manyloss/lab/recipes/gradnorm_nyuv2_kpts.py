@@ -17,10 +17,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, StepLR
 
+from manyloss.checks import one_of
 from manyloss.lab.models.segnet import SegNet
 from manyloss.lab.models.thin_fcn import thin_fcn
 from manyloss.lab.recipes import Recipe
@@ -30,6 +31,7 @@ from manyloss.lab.recipes._dense import (
     METRICS,
     SUBSTITUTE,
     DenseRooms,
+    heat_map_distance,
     of_tasks,
     starting_at_typical_depth,
 )
@@ -40,16 +42,30 @@ DECAY_AFTER, DECAY = 25 / 80, 0.2
 ROWS = (*(f"single:{task}" for task in TASKS), "equal", "uncertainty", "gradnorm", "gradnorm-static")
 
 
+def averaged_heat_maps(output: Tensor, target: Tensor) -> Tensor:
+    """As `heat_map_distance`, but a mean over the maps."""
+    return heat_map_distance(output, target) / CHANNELS["keypoints"]
+
+
 class KeypointRooms(DenseRooms):
-    """How far is it, where are the room's corners, and which way does it face? By a SegNet."""
+    """How far is it, where are the room's corners, and which way does it face? By a SegNet.
+
+    Args:
+        keypoints: whether the squared distance of the maps is "summed" or "averaged" over them.
+        options: of `DenseRooms`.
+
+    """
 
     name = "gradnorm-nyuv2-kpts"
     losses = of_tasks(LOSSES, TASKS)
     metrics = of_tasks(METRICS, TASKS)
     sources = ("rooms",)
 
-    def __init__(self, image: int = 64, stride: int = 2, **options: Any) -> None:
+    def __init__(self, image: int = 64, stride: int = 2, keypoints: str = "summed", **options: Any) -> None:
+        one_of("keypoints", keypoints, ("summed", "averaged"))
         super().__init__(image=image, stride=stride, **options)
+        if keypoints == "averaged":
+            self.losses = {**self.losses, "keypoints": averaged_heat_maps}
 
     def encoder(self) -> nn.Module:
         """SegNet up to its last features."""

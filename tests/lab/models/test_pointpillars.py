@@ -5,7 +5,15 @@ import pytest
 import torch
 from torch import nn
 
-from manyloss.lab.models.pointpillars import Grid, PillarEncoder, PointPillars, decoded, encoded, is_backwards
+from manyloss.lab.models.pointpillars import (
+    Grid,
+    PillarEncoder,
+    PointPillars,
+    assigned,
+    decoded,
+    encoded,
+    is_backwards,
+)
 
 KITTI = Grid(0.0, -39.68, 0.16, 432, 496)
 SMALL = Grid(-4.0, -4.0, 1.0, 8, 8)
@@ -63,6 +71,18 @@ def test_what_is_said_of_a_box_is_understood():
     turned[:, 6] += np.pi  # sin cannot tell; the direction can
     np.testing.assert_allclose(decoded(turned, anchors, backwards), boxes, atol=1e-9)
     assert is_backwards(np.array([0.0, np.pi / 2, np.pi, -np.pi / 2])).tolist() == [False, False, True, True]
+
+
+def box(x, y, heading=0.0):
+    return [x, y, 0.8, 4.3, 1.8, 1.6, heading]
+
+
+def test_anchors_take_the_boxes_they_overlap():
+    anchors = np.array([box(0, 0), box(0, 0, np.pi / 2), box(1.5, 0), box(8, 8), box(-9, 0)])
+    state, nearest = assigned(anchors, np.array([box(0.1, 0, 0.1), box(8, 6.5)]))
+    assert state.tolist() == [1, 0, -1, 1, 0]  # the fourth is the best there is for its box
+    assert nearest[[0, 2, 3]].tolist() == [0, 0, 1]
+    assert assigned(anchors, np.zeros((0, 7)))[0].tolist() == [0] * 5
 
 
 @pytest.mark.slow

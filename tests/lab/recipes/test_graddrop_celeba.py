@@ -6,7 +6,15 @@ import torch
 
 from manyloss.lab.arms import ArmContext, choose_arm
 from manyloss.lab.checks import DataError
-from manyloss.lab.recipes.graddrop_celeba import F1, ROWS, Attributes, one_against_the_rest
+from manyloss.lab.datasets import mtfl
+from manyloss.lab.recipes.graddrop_celeba import (
+    F1,
+    NAMES,
+    ROWS,
+    Attributes,
+    attributes_of,
+    one_against_the_rest,
+)
 from manyloss.lab.training import PASSED, Training
 from tests.lab.datasets.test_graddrop_sets import write_celeba
 
@@ -73,6 +81,16 @@ def test_what_graddrop_passes_is_recorded_for_every_row():
 
 def test_one_against_the_rest():
     np.testing.assert_array_equal(one_against_the_rest(np.array([2, 0]), 3), [[0, 0, 1], [1, 0, 0]])
+
+
+def test_mtfls_faces_have_eight_attributes():
+    faces = mtfl.made(20, 4).train
+    images, attributes = attributes_of(faces)
+    assert images.shape == (20, 1, 40, 40)
+    assert attributes.shape == (20, len(NAMES["mtfl"]))
+    np.testing.assert_array_equal(attributes[:, 0], faces.attributes[:, 0] == 2)
+    assert (attributes[:, 3:].argmax(1) + 1 == faces.attributes[:, 3]).all()
+    assert (attributes[:, 3:].sum(1) == 1).all()
 
 
 def test_one_batch_is_learned_by_heart():

@@ -7,23 +7,11 @@ import torch
 from manyloss.lab.arms import ArmContext, choose_arm
 from manyloss.lab.boxes import AveragePrecision
 from manyloss.lab.checks import LabError
-from manyloss.lab.recipes.graddrop_pointpillars import LOSSES, Synergy, Vehicles, assigned, focal
+from manyloss.lab.recipes.graddrop_pointpillars import LOSSES, Synergy, Vehicles, focal
 from manyloss.lab.training import Training
 from tests.lab.datasets.test_lidar import write_waymo
 
 SMALL = {"reach": 8.0, "side": 1.0, "channels": 2, "train": 2, "test": 1, "batch_size": 2}
-
-
-def box(x, y, heading=0.0):
-    return [x, y, 0.8, 4.3, 1.8, 1.6, heading]
-
-
-def test_anchors_take_the_boxes_they_overlap():
-    anchors = np.array([box(0, 0), box(0, 0, np.pi / 2), box(1.5, 0), box(8, 8), box(-9, 0)])
-    state, nearest = assigned(anchors, np.array([box(0.1, 0, 0.1), box(8, 6.5)]))
-    assert state.tolist() == [1, 0, -1, 1, 0]  # the fourth is the best there is for its box
-    assert nearest[[0, 2, 3]].tolist() == [0, 0, 1]
-    assert assigned(anchors, np.zeros((0, 7)))[0].tolist() == [0] * 5
 
 
 def test_the_focal_loss_by_hand():

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from manyloss.lab import checks
+from manyloss.lab.datasets.files import read_picture
 
 FILES = ("list_attr_celeba.txt", "list_eval_partition.txt", "img_align_celeba")
 PAGE = "CelebA's page at the Chinese University of Hong Kong"
@@ -101,11 +102,7 @@ def photo(file: Path, size: int) -> npt.NDArray[np.uint8]:
         DataError: it is no picture.
 
     """
-    try:
-        with Image.open(file) as opened:
-            picture = opened.convert("RGB")
-    except OSError as error:
-        raise checks.damaged_data(file, str(error)) from error
+    picture = Image.fromarray(read_picture(file)).convert("RGB")
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     square = picture.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))

@@ -28,6 +28,8 @@ BLOCKS = ((4, 1), (6, 2), (6, 4))
 ANCHOR = (3.9, 1.6, 1.56, 0.78)
 HEADINGS = (0.0, np.pi / 2)
 PRIOR = 0.01
+#: Overlap from which an anchor has a box, and below which it is background.
+MATCHED, BACKGROUND = 0.6, 0.45
 
 Floats = npt.NDArray[np.float64]
 
@@ -146,6 +148,35 @@ class PointPillars(nn.Module):
 
 
 # -- boxes and anchors --------------------------------------------------------------------------------------
+
+
+def _standing(boxes: Floats) -> Floats:
+    """The upright rectangle nearest to each box: its low and high corner [N, 4]."""
+    across = np.abs(np.sin(boxes[:, 6])) > np.sqrt(0.5)
+    size = np.where(across[:, None], boxes[:, [4, 3]], boxes[:, [3, 4]])
+    return np.concatenate([boxes[:, :2] - size / 2, boxes[:, :2] + size / 2], 1)
+
+
+def assigned(anchors: Floats, boxes: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Which anchors have a box: 1, 0 or, in between, -1 [A]; and which box they would have [A].
+
+    The best anchor of a box has it, however small the overlap.
+    """
+    if not len(boxes):
+        return np.zeros(len(anchors), np.int64), np.zeros(len(anchors), np.int64)
+    a, b = _standing(anchors)[:, None], _standing(boxes)[None]
+    sides = (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).clip(min=0)
+    shared = sides.prod(-1)
+    areas = anchors[:, 3] * anchors[:, 4], boxes[:, 3] * boxes[:, 4]
+    overlap = shared / (areas[0][:, None] + areas[1] - shared)
+    nearest = overlap.argmax(1)
+    most = overlap.max(1)
+    state = np.where(most >= MATCHED, 1, np.where(most < BACKGROUND, 0, -1))
+    best = overlap.argmax(0)
+    touched = overlap.max(0) > 0
+    state[best[touched]] = 1
+    nearest[best[touched]] = np.flatnonzero(touched)
+    return state, nearest
 
 
 def encoded(boxes: Floats, anchors: Floats) -> Floats:

@@ -90,7 +90,7 @@ def one_against_the_rest(labels: npt.NDArray[np.int64], classes: int) -> Bytes:
     return attributes
 
 
-def _of_faces(faces: mtfl.Faces) -> tuple[Bytes, Bytes]:
+def attributes_of(faces: mtfl.Faces) -> tuple[Bytes, Bytes]:
     """Three attributes that a face has or not, and one of five poses."""
     binary = (faces.attributes[:, :3] == 2).astype(np.uint8)
     poses = one_against_the_rest(faces.attributes[:, 3] - 1, len(POSES))
@@ -161,7 +161,7 @@ class Attributes(Problem):
             return celeba.made(self.train or 512), celeba.made(128, seed=1)
         if self.data == "mtfl":
             faces = mtfl.load(root)
-            return _of_faces(faces.train), _of_faces(faces.test)
+            return attributes_of(faces.train), attributes_of(faces.test)
         found = images.load(self.data, root, recipe=self.name)
         classes = len(NAMES[self.data])
         return (

@@ -46,8 +46,6 @@ from manyloss.lab.recipes._graddrop import ARMS, OPEN
 BOX = ("x", "y", "z", "length", "width", "height", "heading")
 LOSSES = (*BOX, "class", "direction")
 OF_BOX, OF_DIRECTION = 2.0, 0.2
-#: Overlap from which an anchor has a box, and below which it is background.
-MATCHED, BACKGROUND = 0.6, 0.45
 LEAST_SCORE, MOST, SUPPRESSED = 0.1, 100, 0.5
 #: What a picture shows of them.
 SHOWN_SCORE = 0.3
@@ -55,38 +53,6 @@ SHOWN_SCORE = 0.3
 ANCHORS = {"lidar": (4.3, 1.8, 1.6, 0.8), "waymo": (4.73, 2.08, 1.77, 0.885)}
 
 Floats = npt.NDArray[np.float64]
-
-
-# -- anchors ----------------------------------------------------------------------------------------------
-
-
-def _standing(boxes: Floats) -> Floats:
-    """The upright rectangle nearest to each box: its low and high corner [N, 4]."""
-    across = np.abs(np.sin(boxes[:, 6])) > np.sqrt(0.5)
-    size = np.where(across[:, None], boxes[:, [4, 3]], boxes[:, [3, 4]])
-    return np.concatenate([boxes[:, :2] - size / 2, boxes[:, :2] + size / 2], 1)
-
-
-def assigned(anchors: Floats, boxes: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Which anchors have a box: 1, 0 or, in between, -1 [A]; and which box they would have [A].
-
-    The best anchor of a box has it, however small the overlap.
-    """
-    if not len(boxes):
-        return np.zeros(len(anchors), np.int64), np.zeros(len(anchors), np.int64)
-    a, b = _standing(anchors)[:, None], _standing(boxes)[None]
-    sides = (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).clip(min=0)
-    shared = sides.prod(-1)
-    areas = anchors[:, 3] * anchors[:, 4], boxes[:, 3] * boxes[:, 4]
-    overlap = shared / (areas[0][:, None] + areas[1] - shared)
-    nearest = overlap.argmax(1)
-    most = overlap.max(1)
-    state = np.where(most >= MATCHED, 1, np.where(most < BACKGROUND, 0, -1))
-    best = overlap.argmax(0)
-    touched = overlap.max(0) > 0
-    state[best[touched]] = 1
-    nearest[best[touched]] = np.flatnonzero(touched)
-    return state, nearest
 
 
 class Scenes:
@@ -119,7 +85,7 @@ class Scenes:
 
     def _of_anchors(self, boxes: npt.NDArray[np.float32]) -> tuple[Any, Floats, Any]:
         known = boxes.astype(np.float64)
-        state, nearest = assigned(self.anchors, known)
+        state, nearest = pointpillars.assigned(self.anchors, known)
         of_anchor = known[nearest] if len(known) else self.anchors
         return (
             state,

@@ -273,7 +273,7 @@ recipe = Recipe(
             "depth": 10,
             "growth": 2,
         },
-        "small": {"epochs": 15, "seeds": 3, "train": 1000, "test": 2000, "batch_size": 16},
+        "small": {"epochs": 12, "seeds": 3, "train": 1000, "test": 1000, "batch_size": 16},
         "full": {
             "epochs": 50,
             "seeds": 3,

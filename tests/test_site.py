@@ -38,6 +38,14 @@ def test_the_reference_has_every_public_name():
     assert "::: manyloss.errors.NotFiniteError\n" in site.api_page("Errors", "manyloss.errors")
 
 
+def test_no_public_name_is_also_a_module():
+    """`manyloss.methods` is one thing: a reference to a name finds the module first."""
+    for module in site.API.values():
+        package = importlib.import_module(module)
+        inside = {info.name for info in pkgutil.iter_modules(getattr(package, "__path__", []))}
+        assert not inside & set(site.public_names(module))
+
+
 def test_links_that_leave_the_docs_are_carried_along():
     text = "[log](../LOG.md), [this](lab.md), [there](https://example.org), [anchor](#x), [gone](../nowhere)"
     assert site.outside(text, "claims.md") == {"LOG.md"}

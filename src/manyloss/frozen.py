@@ -12,7 +12,7 @@ from manyloss.plan import Needs
 from manyloss.strategies.plain import run
 
 if TYPE_CHECKING:
-    from manyloss.methods import Methods
+    from manyloss.step_methods import Methods
     from manyloss.strategies import Outcome, Step
 
 

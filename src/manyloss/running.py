@@ -17,11 +17,11 @@ from manyloss.errors import NotFiniteError
 from manyloss.exchange import PresentLosses
 from manyloss.frozen import Frozen, refuse_other_functions
 from manyloss.losses import Features, Losses, SharedParams
-from manyloss.methods import Methods
 from manyloss.notices import Notices
 from manyloss.plan import Facts, Needs, Plan, Read, plan
 from manyloss.result import StepResult
 from manyloss.scaling import LossScale
+from manyloss.step_methods import Methods
 from manyloss.strategies import RUN, Outcome, Step
 from manyloss.strategies.plain import pass_on
 

@@ -15,13 +15,13 @@ from manyloss.cuts import Cuts, Cuttable, cut_apart
 from manyloss.distributed import Setting
 from manyloss.explain import Explanation, explain
 from manyloss.losses import Features, Losses, SharedParams
-from manyloss.methods import Methods
 from manyloss.notices import Notices
 from manyloss.penalties import Penalty
 from manyloss.plan import Needs, Read
 from manyloss.precision import usual_modes
 from manyloss.result import StepResult
 from manyloss.running import MeasureAt, Observer, Rescale, Run, Settings
+from manyloss.step_methods import Methods
 from manyloss.total import total
 from manyloss.weighting import Equal, Weighting
 

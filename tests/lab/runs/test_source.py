@@ -90,6 +90,18 @@ def test_packages_are_followed_and_installed_ones_are_not(tmp_path):
     }
 
 
+def test_folders_without_an_init_are_packages_too(small, tmp_path):
+    deep = tmp_path / "tools" / "data"
+    deep.mkdir(parents=True)
+    (deep / "rates.py").write_text("RATE = 0.1\n")
+    small.write_text(SMALL.replace("from my_rates", "from tools.data.rates"))
+    assert set(read_texts(small)) == {MAIN, "tools.data.rates"}
+    source = Source(str(small)).hold().keep(tmp_path / "source")
+    (deep / "rates.py").write_text("RATE = 99.0\n")
+    problem = source.load()
+    assert problem.optimizer(problem.model().parameters()).defaults["lr"] == 0.1
+
+
 def test_a_file_edited_while_a_study_is_on_changes_nothing(small, tmp_path):
     study = kept(plan(small, tmp_path / "run"))
     small.write_text(SMALL.replace("slope = 1.0", "slope = 9.0"))

@@ -280,6 +280,9 @@ def _add_module(name: str, places: Sequence[str], found: dict[str, Text]) -> Non
         full = ".".join(parts[:depth])
         try:
             spec = importlib.machinery.PathFinder.find_spec(full, inside)
+        except KeyError:  # a folder without __init__.py in another one: Python asks for the imported parent
+            inside = [str(Path(place, parts[depth - 1])) for place in inside or ()]
+            continue
         except (ImportError, ValueError, AttributeError):
             return
         if spec is None:

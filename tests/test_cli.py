@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from manyloss import cli, lab
-from manyloss.lab.checks import StorageError
+from manyloss.lab.checks import CannotWriteError
 from manyloss.lab.commands import split_methods
 from manyloss.lab.recipes import all_recipes
 
@@ -165,7 +165,7 @@ def test_a_finished_folder_that_cannot_be_written_is_shown(finished, manyloss, t
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
 
     def refuse(path, content):
-        raise StorageError(f"Cannot write {path}: Read-only file system.")
+        raise CannotWriteError(f"Cannot write {path}: Read-only file system.")
 
     # Tests may run as root, for whom every folder can be written.
     monkeypatch.setattr("manyloss.lab.runs.storage.write_bytes", refuse)

@@ -102,7 +102,7 @@ def test_another_folder(tmp_path):
 def test_a_damaged_plan_names_the_file_and_the_way_out(run_folder, text, what):
     (run_folder / "study.json").write_text(text)
     with pytest.raises(
-        LabError, match=rf"study\.json is damaged \({what}.*\)\. Delete the file .* run the same"
+        LabError, match=rf"study\.json is damaged \({what}.*\)\. Delete the file .* run the command"
     ):
         read_run(run_folder)
 

@@ -45,7 +45,9 @@ def test_pixels_are_the_crops_unit_times_its_side_and_the_error_knows_no_unit():
         metric.update(1.1 * split.targets["landmarks"], split.targets["landmarks"])
         errors.append(float(metric.compute()))
     assert errors[0] == pytest.approx(errors[1], rel=1e-5)
-    with pytest.raises(LabError, match=r"no unit 'metres' for landmarks\. Choose --unit pixels or crop"):
+    with pytest.raises(
+        LabError, match=r"no unit 'metres' for landmarks\. Choose --option unit=pixels or crop"
+    ):
         Faces40(unit="metres")
     with pytest.raises(LabError, match=r"gradnorm-mtfl has no data 'celeba'\. Choose --data made or mtfl"):
         Faces40(data="celeba")

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import signal
 import statistics
 import subprocess
@@ -126,7 +127,7 @@ class ScriptTrial:
         storage.write_bytes(self.folder / "spec.json", spec.to_json().encode())
         (self.folder / "reason.json").unlink(missing_ok=True)
         self.said_before = storage.size(self.folder / "log.txt")
-        command = [*(shlex.split(self.call.launch) or [sys.executable]), str(BOOTSTRAP), *self.call.arguments]
+        command = [*_launcher(self.call.launch), str(BOOTSTRAP), *self.call.arguments]
         environ = {
             **os.environ,
             **thread_variables(self.spec.threads),
@@ -276,6 +277,13 @@ def _score(
     return sum(
         (1 if higher else -1) * values[name] / (abs(first[name]) or 1.0) for name, higher in choosing.items()
     )
+
+
+def _launcher(launch: str) -> list[str]:
+    """What goes in front; a program that is not on the path may be beside this Python (a venv's)."""
+    words = shlex.split(launch) or [sys.executable]
+    beside = Path(sys.executable).with_name(words[0])
+    return [str(beside), *words[1:]] if shutil.which(words[0]) is None and beside.is_file() else words
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

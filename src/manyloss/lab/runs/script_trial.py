@@ -282,7 +282,7 @@ def _score(
 def _launcher(launch: str) -> list[str]:
     """What goes in front; a program that is not on the path may be beside this Python (a venv's)."""
     words = shlex.split(launch) or [sys.executable]
-    beside = Path(sys.executable).with_name(words[0])
+    beside = Path(sys.executable).parent / words[0]
     return [str(beside), *words[1:]] if shutil.which(words[0]) is None and beside.is_file() else words
 
 

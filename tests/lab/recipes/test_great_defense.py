@@ -134,12 +134,18 @@ def test_only_the_papers_own_setting_counts_as_such(data, width, train, its):
     assert not DigitDefense().has_papers_data()
 
 
+#: Rows that attack in several steps.
+HEAVY = ("pgd-training", "trades")
+
+
 def context_of(problem, arm):
     torch.manual_seed(0)
     return ArmContext(("class",), 0, problem=problem, model=problem.model())
 
 
-@pytest.mark.parametrize("arm", [*ROWS, "trades"])
+@pytest.mark.parametrize(
+    "arm", [pytest.param(row, marks=[pytest.mark.slow] if row in HEAVY else []) for row in (*ROWS, "trades")]
+)
 def test_every_row_learns_one_batch_by_heart(arm):
     problem = CifarDefense(data="digits", width=8)
     (chosen,) = choose_arms([arm], problem)

@@ -278,7 +278,7 @@ def test_a_stopped_trial_goes_on_bit_by_bit(name, arm, tmp_path):
 @pytest.mark.parametrize(
     ("name", "arm", "compiled"),
     [
-        ("great-defense-cifar", "baseline", ["Classifier"]),
+        pytest.param("great-defense-cifar", "baseline", ["Classifier"], marks=pytest.mark.slow),
         pytest.param("great-defense-cifar", "fgsm-training", ["Sequential"], marks=pytest.mark.slow),
         pytest.param("great-defense-cifar", "great-greace", ["Sequential"], marks=pytest.mark.slow),
         ("great-distill-cnn-5", "great", ["Sequential"]),

@@ -20,6 +20,7 @@ SLOW = {
     "great-defense-cifar",
     "great-defense-svhn",
     "great-saliency",
+    "great-sobolev",
     "great-sobolev-5",
     "great-distill-mini-5",
     "great-distill-mini-224",
@@ -53,7 +54,13 @@ def test_every_arm_finishes(name, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["cosreg-two-digits", "gradnorm-toy-2", "graddrop-sines", "great-distill-cnn-5", "great-mtl-cifar"],
+    [
+        "cosreg-two-digits",
+        "gradnorm-toy-2",
+        "graddrop-sines",
+        "great-distill-cnn-5",
+        pytest.param("great-mtl-cifar", marks=pytest.mark.slow),
+    ],
 )
 def test_a_trial_is_a_function_of_its_settings(name, tmp_path):
     arms = recipe_named(name).arms

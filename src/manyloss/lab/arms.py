@@ -9,7 +9,7 @@ library are arms by themselves, in `BUILT_IN`; a problem may add arms or change 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,10 @@ class Arm:
     shared: bool = False
     #: Options of the problem's constructor that change nothing in a shared arm.
     shared_despite: tuple[str, ...] = ("data_root",)
+
+    def with_defaults(self, summary: str = "", **options: Any) -> Arm:
+        """The same arm with other defaults of its options."""
+        return replace(self, summary=summary or self.summary, options={**self.options, **options})
 
 
 @dataclass(frozen=True)

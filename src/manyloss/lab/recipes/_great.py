@@ -18,10 +18,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
+from manyloss import MultiLoss
+from manyloss.adversarial import GradientAlignment
+from manyloss.lab.arms import Arm, ArmContext
 from manyloss.lab.datasets.images import Images, stratified
 from manyloss.lab.problem import Problem, Splits, TensorSplit
 from manyloss.lab.recipes._adversarial_training import ClassifierTrainer
 from manyloss.lab.training import Trainer
+from manyloss.weighting import InitialLoss
 
 #: What torch.compile compiles with, where a GPU is there.
 COMPILER = "inductor"
@@ -32,6 +36,20 @@ OPEN = (
     "The paper has no validation set and chooses no epoch: here a stratified part of the training images is "
     "held out for the curves, and the last epoch is tested. On a GPU training is in bfloat16, which changes "
     "results; evaluation, and training on a CPU, in float32."
+)
+
+
+def aligned(context: ArmContext, lr: float) -> MultiLoss:
+    """Every loss over its first value, and alignment layers; both recipes with several tasks have them."""
+    return MultiLoss(InitialLoss(), GradientAlignment(lr=lr, seed=context.seed))
+
+
+ALIGNED = Arm(
+    "great",
+    "GREAT: alignment layers that a classifier of gradients cannot see through.",
+    aligned,
+    {"lr": 1e-3},
+    search={"lr": (1e-4, 1e-3, 1e-2)},
 )
 
 

@@ -54,17 +54,7 @@ def _uncertainty(context: ArmContext, lr: float) -> MultiLoss:
 
 def method_arms(alpha: float) -> dict[str, Arm]:
     """The built-in arms as this data needs them: the paper's alpha, and the kinds of the losses."""
-    changed = {
-        name: Arm(
-            name,
-            BUILT_IN[name].summary,
-            BUILT_IN[name].method,
-            {**BUILT_IN[name].options, "alpha": alpha},
-            search=BUILT_IN[name].search,
-            requires=BUILT_IN[name].requires,
-        )
-        for name in ("gradnorm", "gradnorm-static")
-    }
+    changed = {name: BUILT_IN[name].with_defaults(alpha=alpha) for name in ("gradnorm", "gradnorm-static")}
     summary = BUILT_IN["uncertainty"].summary
     return changed | {"uncertainty": Arm("uncertainty", summary, _uncertainty, {"lr": 0.025})}
 

@@ -10,6 +10,7 @@ rooms with the paper's own three tasks.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from manyloss.lab.arms import BUILT_IN, Arm
 from manyloss.lab.recipes import Recipe
@@ -19,14 +20,7 @@ from manyloss.lab.recipes.gradnorm_nyuv2_kpts import DEPARTURES, SCALES, Keypoin
 
 ALPHAS = (0.0, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0)
 ROWS = ("equal", *("gradnorm" if alpha == 1.5 else f"gradnorm:alpha={alpha:g}" for alpha in ALPHAS))
-GRADNORM = Arm(
-    "gradnorm",
-    BUILT_IN["gradnorm"].summary,
-    BUILT_IN["gradnorm"].method,
-    BUILT_IN["gradnorm"].options,
-    search={"alpha": ALPHAS},
-    requires=("equal",),
-)
+GRADNORM = replace(BUILT_IN["gradnorm"], search={"alpha": ALPHAS}, requires=("equal",))
 
 
 class AgainstEqualWeights(AgainstAReference):

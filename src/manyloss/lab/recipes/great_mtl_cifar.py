@@ -31,17 +31,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanSquaredError, Metric
 
-from manyloss import MultiLoss
-from manyloss.adversarial import GradientAlignment
 from manyloss.adversarial.networks import ResidualModule
-from manyloss.lab.arms import BUILT_IN, Arm, ArmContext
+from manyloss.lab.arms import BUILT_IN, Arm
 from manyloss.lab.datasets import default_data_root, images
 from manyloss.lab.metrics import ErrorRate
 from manyloss.lab.models.resnet import resnet18_encoder
 from manyloss.lab.problem import Splits
 from manyloss.lab.recipes import Recipe
-from manyloss.lab.recipes._great import OPEN, ByteImages, PapersTraining, as_bytes, splits_of
-from manyloss.weighting import InitialLoss
+from manyloss.lab.recipes._great import ALIGNED, OPEN, ByteImages, PapersTraining, as_bytes, splits_of
 
 SALT_AND_PEPPER = 0.04
 SPECKLE = 0.1
@@ -97,10 +94,6 @@ def decoder(width: int, channels: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(inputs, channels, 1))
 
 
-def _great(context: ArmContext, lr: float) -> MultiLoss:
-    return MultiLoss(InitialLoss(), GradientAlignment(lr=lr, seed=context.seed))
-
-
 class NoisyCifar(PapersTraining):
     """What is it, which colours has it, where are its edges, and how did it look before the noise?
 
@@ -137,20 +130,10 @@ class NoisyCifar(PapersTraining):
                 "normalize": 1.0,
             },
         ),
-        "gradnorm": Arm(
-            "gradnorm",
-            "GradNorm with the paper's alpha = 0.6.",
-            BUILT_IN["gradnorm"].method,
-            {**BUILT_IN["gradnorm"].options, "alpha": 0.6, "lr": LEARNING_RATE},
-            search=BUILT_IN["gradnorm"].search,
+        "gradnorm": BUILT_IN["gradnorm"].with_defaults(
+            "GradNorm with the paper's alpha = 0.6.", alpha=0.6, lr=LEARNING_RATE
         ),
-        "great": Arm(
-            "great",
-            "GREAT: alignment layers that a classifier of gradients cannot see through.",
-            _great,
-            {"lr": LEARNING_RATE},
-            search={"lr": (1e-4, 1e-3, 1e-2)},
-        ),
+        "great": ALIGNED,
     }
 
     def __init__(

@@ -22,9 +22,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics import MeanSquaredError, Metric
 
-from manyloss import MultiLoss
-from manyloss.adversarial import GradientAlignment
-from manyloss.lab.arms import BUILT_IN, Arm, ArmContext
+from manyloss.lab.arms import BUILT_IN, Arm
 from manyloss.lab.metrics import AbsoluteCosineDistance, DepthError
 from manyloss.lab.models.dilated_resnet import CHANNELS as FEATURES
 from manyloss.lab.models.dilated_resnet import dilated_resnet, task_decoder
@@ -40,8 +38,7 @@ from manyloss.lab.recipes._dense import (
     starting_at_typical_depth,
     uncertainty,
 )
-from manyloss.lab.recipes._great import PapersTraining
-from manyloss.weighting import InitialLoss
+from manyloss.lab.recipes._great import ALIGNED, PapersTraining
 
 TASKS = ("depth", "normals", "keypoints")
 LEARNING_RATE = 1e-3
@@ -56,10 +53,6 @@ class HeatMapError(MeanSquaredError):
     def update(self, output: Tensor, target: Tensor) -> None:
         """Add a batch: maps [B, K, H, W] and places [B, K, 2]."""
         super().update(output, heat_maps(target, *output.shape[2:]))
-
-
-def _great(context: ArmContext, lr: float) -> MultiLoss:
-    return MultiLoss(InitialLoss(), GradientAlignment(lr=lr, seed=context.seed))
 
 
 class AlignedRooms(PapersTraining, DenseRooms):
@@ -78,20 +71,10 @@ class AlignedRooms(PapersTraining, DenseRooms):
     }
     arms: Mapping[str, Arm] = {
         **uncertainty(lr=LEARNING_RATE, normalize=1.0),
-        "gradnorm": Arm(
-            "gradnorm",
-            "GradNorm with its own alpha of 1.5 for these tasks.",
-            BUILT_IN["gradnorm"].method,
-            {**BUILT_IN["gradnorm"].options, "alpha": 1.5, "lr": LEARNING_RATE},
-            search=BUILT_IN["gradnorm"].search,
+        "gradnorm": BUILT_IN["gradnorm"].with_defaults(
+            "GradNorm with its own alpha of 1.5 for these tasks.", alpha=1.5, lr=LEARNING_RATE
         ),
-        "great": Arm(
-            "great",
-            "GREAT: alignment layers that a classifier of gradients cannot see through.",
-            _great,
-            {"lr": LEARNING_RATE},
-            search={"lr": (1e-4, 1e-3, 1e-2)},
-        ),
+        "great": ALIGNED,
     }
 
     def __init__(

@@ -20,7 +20,7 @@ from manyloss.penalties import Penalty
 from manyloss.plan import Needs, Read
 from manyloss.precision import usual_modes
 from manyloss.result import StepResult
-from manyloss.running import MeasureAt, Observer, Rescale, Run, Settings
+from manyloss.run import MeasureAt, Observer, Rescale, Run, Settings
 from manyloss.step_methods import Methods
 from manyloss.total import total
 from manyloss.weighting import Equal, Weighting

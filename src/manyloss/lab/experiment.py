@@ -146,13 +146,10 @@ class Experiment:
 
     def broken(self, error: FruitlessError) -> checks.LabError:
         """A script's own words; the folder is left as if it had never been tried."""
-        (arm, seed), result = next(iter(error.results.items()))
-        parts = [part for part in (self.root, *(self.root / name for name in PARTS)) if part.exists()]
-        logs = [storage.trial_folder(part, arm, seed) / "log.txt" for part in parts]
-        said = "".join(storage.last_words(log) for log in logs) or str(result["reason"])
+        said = storage.last_words(error.specs[0].folder / "log.txt") or error.reason
         for name in ("trials", "source", "study.json", "tuning.json", *PARTS):
             storage.remove(self.root / name)
-        return checks.broken_script(self.first.problem.name, [arm for arm, _ in error.results], said)
+        return checks.broken_script(self.first.problem.name, [spec.arm for spec in error.specs], said)
 
     # -- the studies ---------------------------------------------------------------------------------------
 

@@ -418,7 +418,8 @@ class Training:
             return record
         rows, places = measured
         names = list(rows)
-        gramian = linalg.gramian([torch.stack(parts) for parts in zip(*rows.values(), strict=True)])
+        gradients = [torch.stack(parts) for parts in zip(*rows.values(), strict=True)]  # [T, ...] each
+        gramian = linalg.gramian(gradients)
         norms, cosines = gramian.diagonal().sqrt(), linalg.cosines(gramian)
         record |= {
             "names": names,
@@ -426,7 +427,7 @@ class Training:
             "cosines": [[round(c, 6) for c in row] for row in cosines.tolist()],
         }
         if not self.shared_params and len(names) > 1:
-            self._record_purity(record, rows, places)
+            self._record_purity(record, gradients, places)
         self._keep_cosines(names, torch.where(norms[:, None] * norms > 0, cosines, torch.nan))
         return record
 
@@ -438,11 +439,8 @@ class Training:
         self.state.cosines.epoch_ended = self.state.epoch > 0
         self.state.cosines.add([every.index(name) for name in names], cosines)
 
-    def _record_purity(
-        self, record: Record, rows: Mapping[str, Sequence[Tensor]], features: Sequence[Tensor]
-    ) -> None:
+    def _record_purity(self, record: Record, gradients: Sequence[Tensor], features: Sequence[Tensor]) -> None:
         """The share of the gradients at the features that GradDrop passes, or would pass."""
-        gradients = [torch.stack(parts) for parts in zip(*rows.values(), strict=True)]
         purity = purity_of(gradients, features)
         if purity is not None:
             record["passed"] = purity.passed

@@ -82,6 +82,16 @@ def masking_verdict(
     def counted(share: float) -> str:
         return "" if examples is None else f" ({round(abs(share) * examples)} of {examples} images)"
 
+    def beside(
+        sign: str, own: Mapping[str, float], other: Mapping[str, float] | None, how: str, why: str
+    ) -> None:
+        """The attack that gains the most when it is made in another way."""
+        gaps = {name: own[name] - left for name, left in (other or {}).items() if name in own}
+        name = max(gaps, key=lambda each: gaps[each], default=None)
+        if name is not None and over(sign, gaps[name]):
+            now = f"{name} leaves {own[name]:.1%}, {how} {own[name] - gaps[name]:.1%}: {why}"
+            reasons.append(now + counted(gaps[name]))
+
     if one_step and iterated:
         (single, single_accuracy), (many, many_accuracy) = _strongest(one_step), _strongest(iterated)
         if over("iterated_minus_one_step", many_accuracy - single_accuracy):
@@ -107,23 +117,10 @@ def masking_verdict(
                 f"PGD leaves {cross_entropy:.1%} with cross-entropy and {margin:.1%} with the margin loss"
                 + counted(apart)
             )
-    longer = {name: one_step[name] - half for name, half in (half_step or {}).items() if name in one_step}
-    if longer:
-        name = max(longer, key=lambda each: longer[each])
-        if over("one_step_minus_half_step", longer[name]):
-            reasons.append(
-                f"{name} leaves {one_step[name]:.1%}, at half its step {one_step[name] - longer[name]:.1%}: "
-                "a longer step finds less" + counted(longer[name])
-            )
-    own, exact = {**one_step, **iterated}, in_float64 or {}
-    hidden = {name: own[name] - exact[name] for name in own if name in exact}
-    if hidden:
-        name = max(hidden, key=lambda each: hidden[each])
-        if over("own_precision_minus_float64", hidden[name]):
-            reasons.append(
-                f"{name} leaves {own[name]:.1%}, with its gradient in float64 {exact[name]:.1%}: rounding "
-                "hides the way" + counted(hidden[name])
-            )
+    step, float64 = "one_step_minus_half_step", "own_precision_minus_float64"
+    beside(step, one_step, half_step, "at half its step", "a longer step finds less")
+    both = {**one_step, **iterated}
+    beside(float64, both, in_float64, "with its gradient in float64", "rounding hides the way")
     if over("zero_gradients", zero_gradients):
         reasons.append(
             f"{zero_gradients:.1%} of the input gradients are exactly zero" + counted(zero_gradients)

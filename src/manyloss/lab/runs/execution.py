@@ -38,11 +38,11 @@ def share_cores(trials: int, jobs: int | None) -> tuple[int, int]:
 
 
 class FruitlessError(Exception):
-    """The first trials crashed alike before their first epoch; ``results`` are theirs."""
+    """The first trials, ``specs``, crashed before their first epoch for one ``reason``."""
 
-    def __init__(self, results: Mapping[Key, Result]) -> None:
-        super().__init__("the first trials crashed alike")
-        self.results = dict(results)
+    def __init__(self, specs: Sequence[TrialSpec], reason: str) -> None:
+        super().__init__(f"the first trials crashed alike: {reason}")
+        self.specs, self.reason = tuple(specs), reason
 
 
 @dataclass
@@ -72,8 +72,8 @@ class Execution:
     untried: bool = False
     _started: list[_Started] = field(default_factory=list)
     _lost: dict[Key, int] = field(default_factory=dict)
-    #: Those that crashed before they had logged anything, while no other had.
-    _fruitless: dict[Key, Result] = field(default_factory=dict)
+    #: Those that crashed before they had logged anything, while no other had, with their reasons.
+    _fruitless: list[tuple[TrialSpec, str]] = field(default_factory=list)
 
     def run(self) -> dict[Key, Result]:
         """The results by (arm, seed).
@@ -87,11 +87,8 @@ class Execution:
         pending = list(self.specs)
         results: dict[Key, Result] = {}
         try:
-            while pending or self._started:
-                alike = self._crash_alike()
-                if alike and not self._started:
-                    break
-                if not alike:
+            while self._started or (pending and not self._crash_alike()):
+                if not self._crash_alike():
                     self._hand_out(pending, results)
                 for started in list(self._started):
                     self._look(started, pending, results)
@@ -101,7 +98,7 @@ class Execution:
                 started.running.stop()
             self.executor.close()
         if self._crash_alike():
-            raise FruitlessError(self._fruitless)
+            raise FruitlessError([spec for spec, _ in self._fruitless], self._fruitless[0][1])
         return results
 
     def _hand_out(self, pending: list[TrialSpec], results: Mapping[Key, Any]) -> None:
@@ -118,10 +115,10 @@ class Execution:
 
     def _crash_alike(self) -> bool:
         """Whether two methods, or the only one in two seeds, met the same end before the first epoch."""
-        reasons = {result["reason"] for result in self._fruitless.values()}
         of_all = len({spec.arm for spec in self.specs})
-        several = len(self._fruitless) > 1 and len({arm for arm, _ in self._fruitless}) >= min(2, of_all)
-        return self.untried and several and len(reasons) == 1
+        arms = {spec.arm for spec, _ in self._fruitless}
+        several = len(self._fruitless) > 1 and len(arms) >= min(2, of_all)
+        return self.untried and several and len({reason for _, reason in self._fruitless}) == 1
 
     def _look(self, started: _Started, pending: list[TrialSpec], results: dict[Key, Result]) -> None:
         spec = started.spec
@@ -165,7 +162,7 @@ class Execution:
             result = storage.read_result(spec.folder) or {}
         results[spec.arm, spec.seed] = result
         if self.untried and result.get("status") == "crashed":
-            self._fruitless[spec.arm, spec.seed] = result
+            self._fruitless.append((spec, str(result["reason"])))
         self.display.end(spec.label, spec.epochs, result)
 
     def _follow(self, started: _Started) -> None:

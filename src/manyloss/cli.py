@@ -50,6 +50,10 @@ _Options = Annotated[
     ),
 ]
 _Device = Annotated[str, typer.Option(help="Where to train: cpu or cuda.")]
+_Fast = Annotated[
+    bool,
+    typer.Option("--fast", help="On a GPU: train in bfloat16, channels last and compiled (other numbers)."),
+]
 _Arguments = Annotated[
     list[str] | None, typer.Argument(help="Of a script, behind --: ... -- --lr 3e-4", show_default=False)
 ]
@@ -242,6 +246,7 @@ def compare(
         ),
     ] = None,
     device: _Device = "cpu",
+    fast: _Fast = False,
     retry: _Retry = False,
     trial_timeout: _Timeout = None,
     at_least: _AtLeast = "0",
@@ -287,6 +292,7 @@ def compare(
         options=_options(option),
         scale=scale,
         device=device,
+        fast=fast,
         retry=retry,
         trial_timeout=trial_timeout,
         executor=executor,
@@ -336,6 +342,7 @@ def reproduce(
     seeds: _Seeds = None,
     jobs: _Jobs = None,
     device: _Device = "cpu",
+    fast: _Fast = False,
     retry: _Retry = False,
     trial_timeout: _Timeout = None,
     executor: _Executor = "processes",
@@ -363,6 +370,7 @@ def reproduce(
         data_root=data_root,
         options=_options(option),
         device=device,
+        fast=fast,
         retry=retry,
         trial_timeout=trial_timeout,
         executor=executor,

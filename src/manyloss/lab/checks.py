@@ -365,11 +365,15 @@ def unknown_scale(recipe: str, scale: str, known: Iterable[str]) -> LabError:
     return LabError(f"Recipe {recipe!r} has no scale {scale!r}. {closest(scale, known)}")
 
 
-def device(name: str) -> None:
-    """``--device`` names a device that is there."""
+def device(name: str, *, fast: bool = False, needed: bool = True) -> None:
+    """``--device`` names a device, and one that is there if it is ``needed``; ``--fast`` is for GPUs."""
     if name.partition(":")[0] not in ("cpu", "cuda"):
         raise LabError(f"--device must be cpu or cuda; received {name!r}.")
-    if name != "cpu" and not torch.cuda.is_available():
+    if fast and name == "cpu":
+        raise LabError(
+            "--fast is for GPUs: a step in bfloat16 takes longer on a CPU. Add --device cuda, or leave it."
+        )
+    if needed and name != "cpu" and not torch.cuda.is_available():
         raise LabError(
             f"--device {name}: this torch ({torch.__version__}) sees no GPU. Leave the option out."
         )

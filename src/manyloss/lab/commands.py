@@ -45,6 +45,7 @@ def compare(
     options: Mapping[str, Any] | None = None,
     scale: str | None = None,
     device: str = "cpu",
+    fast: bool = False,
     retry: bool = False,
     trial_timeout: float | None = None,
     at_least: float | str = 0.0,
@@ -77,6 +78,7 @@ def compare(
         options: of the problem's constructor: ``{"width": 16}``.
         scale: a recipe's size.
         device: where to train.
+        fast: on a GPU, train in bfloat16, channels last and compiled; evaluation is in full precision.
         retry: let crashed trials go on.
         trial_timeout: seconds that one trial may take.
         at_least: the smallest relative change that matters (0.005 or "0.5%"): a smaller one is no difference.
@@ -132,6 +134,7 @@ def compare(
             "epochs": request.epochs if epochs is None else epochs,
             "jobs": jobs,
             "device": device,
+            "fast": fast,
             "command": list(command) or [f"lab.compare({str(problem)!r}, ...)"],
             "notes": request.notes,
         },
@@ -158,6 +161,7 @@ def reproduce(
     data_root: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
     device: str = "cpu",
+    fast: bool = False,
     retry: bool = False,
     trial_timeout: float | None = None,
     executor: str | Executor = "processes",
@@ -188,6 +192,7 @@ def reproduce(
             "epochs": request.epochs,
             "jobs": jobs,
             "device": device,
+            "fast": fast,
             "command": list(command) or [f"lab.reproduce({claim!r}, ...)"],
             "notes": {**request.notes, "claim": chosen.name, "rule": chosen.rule},
         },
@@ -485,7 +490,7 @@ def run_experiment(
     from manyloss.lab.runs.timing import time_the_steps
 
     say = console or Console(quiet=True)
-    checks.device(experiment.first.device)
+    checks.device(experiment.first.device, fast=experiment.first.fast, needed=experiment.left() > 0)
     _announce(experiment, say)
     # One executor for all parts: idle workers stay, and importing torch takes seconds.
     running: Executor | None = None if isinstance(executor, str) else executor

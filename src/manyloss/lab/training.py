@@ -13,6 +13,7 @@ import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -35,6 +36,8 @@ FORMAT = 3
 RECORDS = 200
 #: Seconds between two reports of progress within an epoch.
 REPORT_EVERY = 0.3
+#: What torch.compile compiles with.
+COMPILER = "inductor"
 
 #: The name of a curve: what GradDrop passes of the gradients at the features, or would pass (figure 3c).
 PASSED = "share of the gradients that GradDrop passes"
@@ -69,6 +72,10 @@ class Trainer(ABC):
     def step(self, model: nn.Module, inputs: Any, targets: Mapping[str, Any]) -> StepResult:
         """Leave gradients in the model's ``.grad``; the training steps its optimiser."""
 
+    def differentiated_once(self, model: nn.Module) -> Sequence[nn.Module]:
+        """The modules whose graph a step goes through one time only: torch.compile allows no more."""
+        return ()
+
     def set_progress(self, fraction: float) -> None:  # noqa: B027  most have no schedule
         """Tell how much of the training is done, epoch / epochs."""
 
@@ -96,6 +103,17 @@ class MultiLossTrainer(Trainer):
     def step(self, model: nn.Module, inputs: Any, targets: Mapping[str, Any]) -> StepResult:
         """`Problem.training_step`."""
         return self.problem.training_step(model, self.multi, inputs, targets, self.shared_params)
+
+    def differentiated_once(self, model: nn.Module) -> Sequence[nn.Module]:
+        """The encoder, where losses are read behind it; a whole network with one loss.
+
+        What is read at the encoder's own layers, and what is differentiated again, goes through it twice.
+        """
+        if self.problem.shared_params(model) is not None or self.multi.needs.differentiable:
+            return ()
+        if isinstance(model, EncoderWithHeads):
+            return (model.encoder,)
+        return (model,) if len(self.problem.active_names) == 1 else ()
 
     def set_progress(self, fraction: float) -> None:
         """Pass it on."""
@@ -178,6 +196,8 @@ class Training:
         seed: of weights, data order and method.
         context: of the model and its loss names -> what ``arm.build`` is given.
         device: where to train.
+        fast: steps in bfloat16 (autocast), channels last, and compiled what a step goes through once;
+            evaluation is in full precision.
         seed_name: what the seeds are made of, together with ``seed``; the problem's name when None.
 
     """
@@ -190,6 +210,7 @@ class Training:
         context: Callable[[nn.Module], Any],
         *,
         device: str | torch.device = "cpu",
+        fast: bool = False,
         seed_name: str | None = None,
     ) -> None:
         self.problem = problem
@@ -216,6 +237,10 @@ class Training:
             MultiLossTrainer(made, problem, self.shared_params) if isinstance(made, MultiLoss) else made
         )
         problem.prepare(self.model, self.trainer)
+        self.fast = fast
+        if fast:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.compile_parts()
         self.metrics = {name: metric.to(self.device) for name, metric in problem.make_metrics().items()}
         self.order = torch.Generator().manual_seed(seed_for(name, seed, "order"))
         seed_everything(seed_for(name, seed, "training"))
@@ -345,7 +370,7 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         where = f"epoch {state.epoch + 1}, step {step + 1}"
         try:
-            with self.problem.training_precision(self.device):
+            with self._precision(), self.problem.training_precision(self.device):
                 result = self.trainer.step(self.model, inputs, targets)
         except NotFiniteError as error:
             raise DivergedError(f"{where}: {error}") from error
@@ -367,6 +392,14 @@ class Training:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.problem.clip_gradients)
         self.optimizer.step()
         return 1000 * (spent + self._clock() - begin)
+
+    def compile_parts(self) -> None:
+        """Compile, in place, what a step goes through once."""
+        for module in self.trainer.differentiated_once(self.model):
+            module.compile(backend=COMPILER)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.fast else nullcontext()
 
     def _choose(self, values: Mapping[str, float]) -> None:
         """Keep this epoch's weights if it is the best on validation, or always, as the problem says."""
@@ -483,6 +516,7 @@ class Training:
         for indices in torch.split(torch.arange(len(split)), problem.evaluation_batch_size):
             inputs, targets = self._batch(split, indices, None)
             _, outputs = self.model(inputs)
+            outputs = {name: _contiguous(output) for name, output in outputs.items()}
             problem.update_metrics(self.metrics, outputs, targets)
             losses = problem.active_losses(problem.compute_losses(outputs, targets))
             means.add({name: float(loss) for name, loss in losses.items() if loss is not None}, len(indices))
@@ -643,6 +677,11 @@ def _decisions(metric: Any) -> int:
     if not isinstance(right, Tensor) or not isinstance(wrong, Tensor):
         return 0
     return int(right.sum() + wrong.sum())
+
+
+def _contiguous(output: Any) -> Any:
+    """For metrics that view a tensor in another shape: channels may come last."""
+    return output.contiguous() if isinstance(output, Tensor) else output
 
 
 def _to(value: Any, device: torch.device) -> Any:

@@ -9,7 +9,6 @@ from manyloss.lab.arms import ArmContext, choose_arms
 from manyloss.lab.checks import LabError
 from manyloss.lab.datasets import mini_imagenet
 from manyloss.lab.recipes import all_recipes, recipe_named
-from manyloss.lab.recipes._great import PapersTraining
 from manyloss.lab.recipes._great_distill import ROWS, TEACHER
 from manyloss.lab.recipes.great_distill_cnn import CnnFromResNet
 from manyloss.lab.recipes.great_distill_mini import MiniImageNet
@@ -269,44 +268,3 @@ def test_a_stopped_trial_goes_on_bit_by_bit(name, arm, tmp_path):
     assert results[0]["status"] == "finished", results[0]["reason"]
     whole, stopped = ({k: v for k, v in r.items() if k not in ("seconds", "step_ms")} for r in results)
     assert whole == stopped
-
-
-# -- as on a GPU --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the tracer looks at it
-@pytest.mark.parametrize(
-    ("name", "arm", "compiled"),
-    [
-        pytest.param("great-defense-cifar", "baseline", ["Classifier"], marks=pytest.mark.slow),
-        pytest.param("great-defense-cifar", "fgsm-training", ["Sequential"], marks=pytest.mark.slow),
-        pytest.param("great-defense-cifar", "great-greace", ["Sequential"], marks=pytest.mark.slow),
-        ("great-distill-cnn-5", "great", ["Sequential"]),
-    ],
-)
-def test_what_is_compiled_on_a_gpu_learns_the_same(name, arm, compiled, tmp_path, monkeypatch):
-    """Which parts, and that they survive it; here with the compiler's tracing and without its kernels."""
-    options = dict(recipe_named(name).scales["smoke"]) | {"train": 64}
-    del options["epochs"], options["seeds"]
-    made, compile_in_place = [], torch.nn.Module.compile
-
-    def counted(module, **settings):
-        made.append(type(module).__name__)
-        compile_in_place(module, **settings)
-
-    monkeypatch.setattr(torch.nn.Module, "compile", counted)
-    monkeypatch.setattr("manyloss.lab.recipes._great.COMPILER", "aot_eager")
-    prepare = PapersTraining.prepare
-
-    results = []
-    for folder, forced in (("plain", False), ("compiled", True)):
-        for spec in Study.plan(Source(name, options), [arm], [0], tmp_path / folder, epochs=1).trials():
-            compiles = forced and spec.arm == arm
-            made_fast = PapersTraining.compile_parts if compiles else prepare
-            monkeypatch.setattr(PapersTraining, "prepare", made_fast)
-            result = Trial(spec).run()
-        assert result["status"] == "finished", result["reason"]
-        results.append(result)
-    assert made == compiled
-    plain, other = (result["test_losses"]["class"] for result in results)
-    assert other == pytest.approx(plain, rel=1e-3)

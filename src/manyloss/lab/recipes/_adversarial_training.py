@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
@@ -42,15 +41,7 @@ def network_of(model: nn.Module) -> nn.Module:
     return model.network if isinstance(model, Classifier) else model
 
 
-class ClassifierTrainer(Trainer):
-    """A trainer that knows what its step differentiates one time only: torch.compile allows no more."""
-
-    @abstractmethod
-    def differentiated_once(self, model: nn.Module) -> list[nn.Module]:
-        """These parts may be compiled."""
-
-
-class AdversarialTraining(ClassifierTrainer):
+class AdversarialTraining(Trainer):
     """Cross-entropy on adversarial images made anew in every step, together with the clean ones or alone.
 
     ``make(network, x, y, number)`` returns images like x; ``number`` differs from step to step. Both halves
@@ -139,7 +130,7 @@ def trades(eps: float, *, beta: float, steps: int, seed: int) -> Trades:
     return Trades(make, beta=beta)
 
 
-class LibraryMethod(ClassifierTrainer):
+class LibraryMethod(Trainer):
     """A defense or a distiller of the library, whose ``backward(x, y)`` fills the gradients of the model.
 
     What it measures is watched; its sentences about what goes wrong are counted, numbers aside.

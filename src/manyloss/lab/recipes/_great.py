@@ -8,12 +8,11 @@ grows with the epochs, and the paper chooses no epoch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
@@ -23,19 +22,15 @@ from manyloss.adversarial import GradientAlignment
 from manyloss.lab.arms import Arm, ArmContext
 from manyloss.lab.datasets.images import Images, stratified
 from manyloss.lab.problem import Problem, Splits, TensorSplit
-from manyloss.lab.recipes._adversarial_training import ClassifierTrainer
 from manyloss.lab.training import Trainer
 from manyloss.weighting import InitialLoss
 
-#: What torch.compile compiles with, where a GPU is there.
-COMPILER = "inductor"
 PADDING = 4
 POWER = 0.9
 
 OPEN = (
     "The paper has no validation set and chooses no epoch: here a stratified part of the training images is "
-    "held out for the curves, and the last epoch is tested. On a GPU training is in bfloat16, which changes "
-    "results; evaluation, and training on a CPU, in float32."
+    "held out for the curves, and the last epoch is tested."
 )
 
 
@@ -146,11 +141,7 @@ def as_bytes(dataset: Dataset[Any] | Any) -> ByteImages:
 
 
 class PapersTraining(Problem):
-    """The paper's schedule: the last epoch counts, and what methods learn decays with the training.
-
-    On CUDA the training is in bfloat16 (autocast) with channels last, and what is differentiated once is
-    compiled; evaluation is in full precision.
-    """
+    """The paper's schedule: the last epoch counts, and what methods learn decays with the training."""
 
     batch_size = 128
     keep_last = True
@@ -163,38 +154,11 @@ class PapersTraining(Problem):
         """The methods' own schedules, ramps and learning rates, follow."""
         trainer.set_progress(epoch / self.epochs)
 
-    def differentiated_once(self, model: nn.Module) -> list[nn.Module]:
-        """Parts that a MultiLoss step differentiates one time only.
-
-        None by default: a method that reads gradients goes through a part of the graph more often.
-        """
-        return []
-
-    def prepare(self, model: nn.Module, trainer: Trainer) -> None:
-        """Make it fast on a GPU."""
-        if next(model.parameters()).device.type == "cuda":
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self.compile_parts(model, trainer)
-
-    def compile_parts(self, model: nn.Module, trainer: Trainer) -> None:
-        """Compile, in place, what a step differentiates once."""
-        who = trainer if isinstance(trainer, ClassifierTrainer) else self
-        for module in who.differentiated_once(model):
-            module.compile(backend=COMPILER)
-
-    def training_precision(self, device: torch.device) -> AbstractContextManager[Any]:
-        """Bfloat16 on a GPU."""
-        return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
-
 
 class GreatProblem(PapersTraining):
     """One loss, Adam at 1e-3."""
 
     learning_rate = 1e-3
-
-    def differentiated_once(self, model: nn.Module) -> list[nn.Module]:
-        """One loss, one backward."""
-        return [model]
 
     def measured_losses(self, model: Any, inputs: Any, targets: Any) -> None:
         """There is one loss: no conflict to record."""

@@ -111,7 +111,6 @@ recipe = Recipe(
     paper="Gradient Adversarial Training of Neural Networks (2018), table 4 right",
     departures=(
         "The paper chooses no epoch: the last one is tested.",
-        "On a GPU training is in bfloat16, which changes results; on a CPU in float32.",
         *SUBSTITUTE,
         "The text speaks of a ResNet-53, the supplement of 43 layers, which it is here.",
         "The decoders' channels halve, and upsampling is to the nearest pixel: the paper gives neither.",

@@ -52,6 +52,7 @@ class Study:
     jobs: int
     threads: int
     device: str = "cpu"
+    fast: bool = False
     command: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
     #: Of the source checkouts that trained a part of it.
@@ -80,6 +81,7 @@ class Study:
         epochs: int | None = None,
         jobs: int | None = None,
         device: str = "cpu",
+        fast: bool = False,
         command: Sequence[str] = (),
         notes: dict[str, Any] | None = None,
         baseline: str | None = None,
@@ -121,6 +123,7 @@ class Study:
             jobs=1,
             threads=1,
             device=device,
+            fast=fast,
             command=list(command) or sys.argv,
             notes=dict(notes or {}),
             remarks=remarks,
@@ -165,7 +168,7 @@ class Study:
     def _spec(self, arm: ChosenArm, seed: int) -> TrialSpec:
         pruning = self.pruning.get(arm.name)
         spec = TrialSpec(
-            self.source, arm.name, seed, self.epochs, self.root, self.device, self.threads, pruning
+            self.source, arm.name, seed, self.epochs, self.root, self.device, self.fast, self.threads, pruning
         )
         return spec_of(spec, arm, self.problem)
 
@@ -185,6 +188,7 @@ class Study:
             "source": self.source.identity(),
             "batch_size": self.problem.batch_size,
             "device": self.device,
+            "fast": self.fast,
             "manyloss": __version__,
         }
 
@@ -193,7 +197,8 @@ class Study:
         path = self.root / "study.json"
         try:
             then = {"problem": known["problem"], "epochs": known["epochs"]}
-            then |= {name: known["settings"].get(name) for name in self.settings()}
+            settings = {"fast": False, **known["settings"]}  # which is younger than some folders
+            then |= {name: settings.get(name) for name in self.settings()}
             then["tuned"] = known.get("tuned")
             self.labels = {**{str(k): str(v) for k, v in (known.get("labels") or {}).items()}, **self.labels}
             self.pruning = {**(known.get("pruning") or {}), **self.pruning}

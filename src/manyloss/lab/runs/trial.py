@@ -45,6 +45,7 @@ class TrialSpec:
     epochs: int
     root: Path
     device: str = "cpu"
+    fast: bool = False
     threads: int = 1
     #: `Pruning.to_dict`, for a setting that may stop early.
     pruning: Mapping[str, Any] | None = None
@@ -58,6 +59,10 @@ class TrialSpec:
     def label(self) -> str:
         """What the trial is called in messages."""
         return f"{self.arm} seed {self.seed}"
+
+    def where(self) -> dict[str, Any]:
+        """What belongs to a trial's settings of where and how fast it runs."""
+        return {"device": self.device, **({"fast": True} if self.fast else {})}
 
     def to_json(self) -> str:
         """One line."""
@@ -95,7 +100,7 @@ def _shared_identity(spec: TrialSpec, arm: ChosenArm, problem: Problem) -> dict[
         "options": options,
         "arm": spec.arm,
         "epochs": spec.epochs,
-        "device": spec.device,
+        **spec.where(),
         **file,
     }
 
@@ -186,7 +191,7 @@ class Trial:
             "seed": self.spec.seed,
             "epochs": self.spec.epochs,
             "batch_size": self.problem.batch_size,
-            "device": self.spec.device,
+            **self.spec.where(),
             "threads": None if shared else self.spec.threads,
             "manyloss": __version__,
         }
@@ -302,6 +307,7 @@ class Trial:
             self.spec.seed,
             context,
             device=self.spec.device,
+            fast=self.spec.fast,
             seed_name=self.seed_name,
         )
 

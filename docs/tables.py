@@ -446,7 +446,7 @@ def claims_in_full() -> str:
     for name, records in verdicts().items():
         parts.append(f"## {name}")
         for record in records:
-            makers = (_verdict, _readings, _checks, _numbers, _targeted, _said, _provenance)
+            makers = (_verdict, _why, _readings, _checks, _numbers, _targeted, _said, _provenance)
             parts += [make(record) for make in makers]
     return "\n\n".join(part for part in parts if part)
 
@@ -457,6 +457,16 @@ def _verdict(record: dict[str, Any]) -> str:
         f"{cell(record['says'])} *{cell(record['paper'])}*\n\nVerdict at scale {record['scale']} "
         f"({_seeds(record)}, {setting}): **{record['verdict']}**."
     )
+
+
+def _why(record: dict[str, Any]) -> str:
+    """Is the paper contradicted, or was too little measured; older records are asked by their rule."""
+    said = record.get("why")
+    if said is None:
+        from manyloss.lab.claims import reasons_of_record
+
+        said = reasons_of_record(record)
+    return "\n".join(f"- {cell(sentence)}" for sentence in said)
 
 
 def _readings(record: dict[str, Any]) -> str:
@@ -510,8 +520,8 @@ def _numbers(record: dict[str, Any]) -> str:
         for column in columns:
             paper = record["paper_numbers"].get(arm, {}).get(column)
             own = values.get(column)
-            beside = "" if paper is None else f" ({paper:.1%})"
-            shown.append("–" if own is None else f"{own:.1%}{beside}")
+            beside = "" if paper is None else f" ({_number(column, paper)})"
+            shown.append("–" if own is None else f"{_number(column, own)}{beside}")
         for column in words:
             said = cells.get(arm, {}).get(column, [])
             counted = [f"{word} ({said.count(word)} of {len(said)})" for word in dict.fromkeys(said)]
@@ -522,6 +532,14 @@ def _numbers(record: dict[str, Any]) -> str:
     if "AutoAttack" in columns and few:
         note += f" AutoAttack takes long and ran on {few} of the test images."
     return "\n".join(rows) + f"\n\n{note}"
+
+
+#: Of metrics that are no share: metres, losses, 1 - cos.
+PLAIN = ("RMS", "RMSE", "loss", "1-cos", "1-|cos|")
+
+
+def _number(column: str, value: float) -> str:
+    return f"{value:.3g}" if column.rpartition("/")[2] in PLAIN else f"{value:.1%}"
 
 
 #: Of the targeted attacks; each has two readings, the second with this behind its name.

@@ -25,7 +25,7 @@ and is unclear otherwise. One seed has no interval: a check of one seed is uncle
 from manyloss.lab.claims.judging import Finding, Verdict, check_folder, judge
 from manyloss.lab.claims.readings import Readings, readings_of
 from manyloss.lab.claims.rule import Check, Claim, all_claims, claim_named, read_rule
-from manyloss.lab.claims.words import MARKS, lines_of, record_of
+from manyloss.lab.claims.words import MARKS, lines_of, reasons_of_record, record_of
 
 __all__ = [
     "MARKS",
@@ -41,5 +41,6 @@ __all__ = [
     "lines_of",
     "read_rule",
     "readings_of",
+    "reasons_of_record",
     "record_of",
 ]

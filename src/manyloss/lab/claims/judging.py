@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from manyloss.lab.analysis.results import TrialRecord, read_trial
 from manyloss.lab.analysis.statistics import Interval, mean_interval, rank_correlation
 from manyloss.lab.checks import LabError
+from manyloss.lab.claims.reasons import Late, reasons
 from manyloss.lab.claims.rule import Check, Claim
 from manyloss.lab.problem import Problem
 from manyloss.lab.recipes import has_papers_data
@@ -48,6 +49,8 @@ class Verdict:
     measured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     #: What became of the claim under other readings of the paper, where they were tried.
     readings: Readings | None = None
+    #: Why the verdict is what it is, in sentences.
+    why: tuple[str, ...] = ()
 
 
 def check_folder(claim: Claim, root: Path) -> None:
@@ -97,7 +100,19 @@ def judge(claim: Claim, root: Path, problem: Problem, *, scale: str | None, seed
         word=word_for(findings, papers_setting),
         findings=findings,
         measured=measured(claim, results),
+        why=reasons(
+            findings,
+            claim.paper_numbers,
+            late=None if problem.keep_last else _late([results[arm] for arm in claim.arms]),
+            papers_setting=papers_setting,
+        ),
     )
+
+
+def _late(results: Iterable[Mapping[int, TrialRecord]]) -> Late:
+    trials = [trial for found in results for trial in found.values() if trial.best_epoch is not None]
+    epochs = max((record.epoch for trial in trials for record in trial.epochs), default=0)
+    return Late.of([trial.best_epoch or 0 for trial in trials], epochs)
 
 
 def _combined(parts: Sequence[Mapping[int, TrialRecord]], problem: Problem) -> dict[int, TrialRecord]:

@@ -8,8 +8,11 @@ from statistics import fmean
 from typing import Any
 
 from manyloss.lab.analysis.results import TrialRecord, read_trial
-from manyloss.lab.claims.judging import Outcome, Verdict
+from manyloss.lab.analysis.statistics import Interval
+from manyloss.lab.claims.judging import Finding, Outcome, Verdict
 from manyloss.lab.claims.readings import record_of_readings
+from manyloss.lab.claims.reasons import reasons
+from manyloss.lab.claims.rule import claim_named
 from manyloss.lab.runs import storage
 
 MARKS: Mapping[Outcome, str] = {"holds": "✓", "fails": "✗", "unclear": "?", "no result": "–"}
@@ -41,6 +44,7 @@ def lines_of(verdict: Verdict) -> list[str]:
     scale = "" if verdict.scale is None else f", scale {verdict.scale}"
     seeds = f"{verdict.seeds} seed{'' if verdict.seeds == 1 else 's'}"
     lines += ["", f"Verdict: {verdict.word} ({setting}{scale}, {seeds}, rule {verdict.claim.rule})."]
+    lines += verdict.why
     return lines if verdict.readings is None else [*lines, f"The claim {verdict.readings}."]
 
 
@@ -66,6 +70,7 @@ def record_of(verdict: Verdict, root: Path) -> dict[str, Any]:
         "scale": verdict.scale,
         "papers_setting": verdict.papers_setting,
         "verdict": verdict.word,
+        "why": list(verdict.why),
         "seeds": verdict.seeds,
         "checks": [
             {
@@ -90,6 +95,27 @@ def record_of(verdict: Verdict, root: Path) -> dict[str, Any]:
         "created": study.get("created"),
         "environment": study.get("environment", {}),
     }
+
+
+def reasons_of_record(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Why a verdict that was kept without its reasons is what it is; none if its rule has changed since."""
+    claim = claim_named(record["claim"])
+    if claim.rule != record["rule"]:
+        return ()
+    known = {check.says: check for check in claim.checks}
+    findings = [
+        Finding(
+            known[kept["says"]],
+            kept["outcome"],
+            None
+            if kept["difference"] is None
+            else Interval(kept["difference"], kept["half_width"], int(record["seeds"])),
+            kept["value"],
+            kept["against"],
+        )
+        for kept in record["checks"]
+    ]
+    return reasons(findings, claim.paper_numbers, papers_setting=bool(record["papers_setting"]))
 
 
 def _words(trials: Mapping[str, TrialRecord]) -> list[str]:

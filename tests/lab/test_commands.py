@@ -2,12 +2,16 @@
 
 import csv
 import io
+import json
 
 import pytest
+import torch
+from rich.console import Console
 
 from manyloss import lab
-from manyloss.lab import commands
 from manyloss.lab.analysis.comparison import ComparedMethods
+from manyloss.lab.commands.requests import request_of
+from manyloss.lab.runs.storage import write_settings
 from tests.lab.small_problem import DigitAndInk
 
 
@@ -75,9 +79,43 @@ def test_seeds_that_cannot_be_are_refused(seeds):
 
 
 def test_options_reach_the_problem_and_the_name_of_the_folder():
-    request = commands._request(
+    request = request_of(
         "gradnorm-nyuv2-kpts", data=None, data_root=None, options={"width": 4}, scale="smoke"
     )
     problem = request.source.load()
     assert (problem.width, problem.image, problem.train) == (4, 32, 8)
     assert request.words == ["width-4", "smoke"]
+
+
+def test_a_scale_for_gpus_says_so_before_it_starts(tmp_path):
+    console = Console(file=io.StringIO(), width=200)
+    with pytest.raises(lab.LabError, match="celeba is in none of"):
+        lab.reproduce(
+            "graddrop-celeba", scale="full", out=tmp_path / "a", data_root=tmp_path, console=console
+        )
+    assert "sized for a GPU, and takes days without one. Add --device cuda" in console.file.getvalue()
+    assert not (tmp_path / "a").exists()
+
+
+def test_fast_is_for_gpus(tmp_path):
+    with pytest.raises(lab.LabError, match="--fast is for GPUs"):
+        lab.compare(DigitAndInk, fast=True, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_folder_that_was_made_on_a_gpu_can_be_read_without_one(tmp_path):
+    lab.compare(DigitAndInk, ["equal"], seeds=1, epochs=1, out=tmp_path / "run", jobs=1)
+    with pytest.raises(lab.LabError, match="sees no GPU"):
+        lab.compare(DigitAndInk, ["equal"], seeds=1, epochs=1, out=tmp_path / "other", device="cuda")
+    folder = tmp_path / "run" / "trials" / "equal" / "seed-0"
+    trial = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    kept = {name: value for name, value in trial.items() if name not in ("hash", "environment")}
+    write_settings(folder, {**kept, "device": "cuda"}, trial["environment"])
+    study = json.loads((tmp_path / "run" / "study.json").read_text(encoding="utf-8"))
+    study["settings"]["device"] = "cuda"
+    (tmp_path / "run" / "study.json").write_text(json.dumps(study), encoding="utf-8")
+    again = lab.compare(
+        DigitAndInk, ["equal"], seeds=1, epochs=1, out=tmp_path / "run", device="cuda", jobs=1
+    )
+    assert again.rows()[0]["finished"] == 1

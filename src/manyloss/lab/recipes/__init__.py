@@ -36,7 +36,7 @@ class Recipe:
 
     ``problem`` is called with the options of the command line (``--data mnist`` gives ``data="mnist"``) and
     returns the Problem. ``scales`` maps a name of ``--scale`` to what it changes: ``epochs``, ``seeds``, and
-    any option of the problem.
+    any option of the problem. ``gpu_scales`` are those that take days without a GPU.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Recipe:
     paper: str = ""
     departures: tuple[str, ...] = ()
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    gpu_scales: tuple[str, ...] = ("full",)
 
 
 def all_recipes() -> dict[str, Recipe]:

@@ -82,6 +82,7 @@ recipe = Recipe(
         "For the correlation a point is one network's mean over its five initial weights, since those five "
         "are not independent; figure 3 has a point for each.",
     ),
+    gpu_scales=(),
     scales={
         "smoke": {"epochs": 1, "seeds": 1, "images_per_pair": 16},
         "small": {"epochs": 10, "seeds": 5},

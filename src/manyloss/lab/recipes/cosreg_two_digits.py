@@ -194,6 +194,7 @@ recipe = Recipe(
         "30 epochs at full scale are ours: the paper gives none of them.",
         "The best epoch is chosen by the mean of the two accuracies on validation.",
     ),
+    gpu_scales=(),
     scales={
         "smoke": {"epochs": 2, "seeds": 1, "images_per_pair": 16},
         "small": {},

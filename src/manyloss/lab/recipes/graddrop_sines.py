@@ -316,6 +316,7 @@ recipe = Recipe(
         "All runs of a method are one trial; full scale repeats the paper's 200 runs with five seeds, which "
         "gives intervals.",
     ),
+    gpu_scales=(),
     scales={
         "smoke": {"epochs": 2, "seeds": 1, "runs": 8, "steps_per_epoch": 20},
         "small": {"epochs": 10, "seeds": 1, "runs": 200},

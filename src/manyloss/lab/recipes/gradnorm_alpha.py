@@ -58,6 +58,7 @@ recipes = (
         seeds=5,
         paper=PAPER,
         departures=(*OPEN, "MTFL at 40x40, not NYUv2: five losses, not three."),
+        gpu_scales=(),
         scales={
             "smoke": {"epochs": 1, "seeds": 1, "data": "made", "train": 64},
             "small": {"epochs": 8, "seeds": 3},

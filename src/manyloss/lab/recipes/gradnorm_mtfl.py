@@ -53,6 +53,7 @@ recipes = (
         seeds=5,
         paper="GradNorm (2018), supplement 7.2, table 3, 40x40",
         departures=(*DEPARTURES, "Small is 15 epochs and three seeds, full 100 epochs and five."),
+        gpu_scales=(),
         scales={"smoke": SMOKE, "small": {"epochs": 15, "seeds": 3}, "full": {"epochs": 100, "seeds": 5}},
     ),
     Recipe(

@@ -77,6 +77,7 @@ recipe = Recipe(
         "MTFL at 40x40 with alpha 0.3, not NYUv2 with alpha 1.5: five losses, not three.",
         "A draw is a seed: networks differ in their initial weights too.",
     ),
+    gpu_scales=(),
     scales={
         "smoke": {"epochs": 1, "seeds": 1, "data": "made", "train": 64},
         "small": {"epochs": 5, "seeds": 20},

@@ -29,5 +29,6 @@ recipe = Recipe(
     seeds=3,
     paper="GradNorm (2018), section 4, figure 2 bottom",
     departures=(*DEPARTURES, "sigma_i = |N(0, 50^2)|, drawn once with a fixed seed and used by every seed."),
+    gpu_scales=(),
     scales=SCALES,
 )

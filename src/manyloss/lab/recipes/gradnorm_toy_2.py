@@ -27,5 +27,6 @@ recipe = Recipe(
     seeds=3,
     paper="GradNorm (2018), section 4, figure 2 top",
     departures=DEPARTURES,
+    gpu_scales=(),
     scales=SCALES,
 )

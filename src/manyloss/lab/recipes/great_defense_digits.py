@@ -110,6 +110,7 @@ recipe = Recipe(
         "A check of the mechanism: 8x8 digits and a perceptron in place of CIFAR-10 and ResNet-18.",
         "Small scale: 1,000 epochs of 1,200 images in batches of 64, 18,000 steps, 497 test images.",
     ),
+    gpu_scales=(),
     scales={
         "smoke": {
             "epochs": 2,

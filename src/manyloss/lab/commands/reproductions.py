@@ -1,0 +1,162 @@
+"""``manyloss reproduce``: a paper's experiment, its verdict, and other readings of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manyloss.lab import checks
+from manyloss.lab.commands.experiments import run_experiment
+from manyloss.lab.commands.requests import choose_seeds, request_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from manyloss.lab.analysis.comparison import ComparedMethods
+    from manyloss.lab.claims import Claim, Readings, Verdict
+    from manyloss.lab.experiment import Experiment
+    from manyloss.lab.runs.executors import Executor
+
+
+def reproduce(
+    claim: str,
+    *,
+    scale: str = "small",
+    readings: int | str | None = None,
+    seeds: int | Sequence[int] | None = None,
+    jobs: int | None = None,
+    out: str | Path | None = None,
+    data: str | None = None,
+    data_root: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    fast: bool = False,
+    retry: bool = False,
+    trial_timeout: float | None = None,
+    executor: str | Executor = "processes",
+    console: Console | None = None,
+    command: Sequence[str] = (),
+) -> tuple[Verdict, ComparedMethods]:
+    """Run a paper's experiment, and judge its claim by a rule that was written beforehand.
+
+    Args: as of `compare`; ``scale`` is smoke, small, or full: the paper's own size. ``readings`` also tries
+    other answers to what the paper leaves open: "all" of those that the claim lists, or so many, drawn with a
+    fixed seed; the verdict then says under how many the claim holds, and ``readings.html`` draws them.
+    """
+    from manyloss.lab import claims
+    from manyloss.lab.experiment import Experiment
+    from manyloss.lab.runs import storage
+
+    chosen = claims.claim_named(claim)
+    count = _how_many_readings(chosen, readings)
+    request = request_of(chosen.recipe, data=data, data_root=data_root, options=options, scale=scale)
+    root = Path("runs") / "-".join([chosen.name, *request.words]) if out is None else Path(out)
+    claims.check_folder(chosen, root)
+    experiment = Experiment(
+        request.source,
+        chosen.arms,
+        choose_seeds(request.seeds if seeds is None else seeds),
+        root,
+        common={
+            "epochs": request.epochs,
+            "jobs": jobs,
+            "device": device,
+            "fast": fast,
+            "command": list(command) or [f"lab.reproduce({claim!r}, ...)"],
+            "notes": {**request.notes, "claim": chosen.name, "rule": chosen.rule},
+        },
+    )
+    results = run_experiment(
+        experiment, retry=retry, timeout=trial_timeout, executor=executor, console=console
+    )
+    study = experiment.first
+    verdict = claims.judge(chosen, study.root, study.problem, scale=scale, seeds=study.seeds)
+    if readings is not None:
+        tried = _try_readings(
+            chosen, verdict, count, experiment, retry=retry, timeout=trial_timeout, executor=executor,
+            console=console,
+        )  # fmt: skip
+        verdict = replace(verdict, readings=tried)
+    path = study.root / "claim.json"
+    judged = any(finding.outcome != "no result" for finding in verdict.findings)
+    if judged:
+        storage.write_json(path, claims.record_of(verdict, study.root))
+    if console is not None:
+        console.print()
+        for line in claims.lines_of(verdict):
+            console.print(line, style="bold" if line.startswith("Verdict") else "", markup=False)
+        if judged:
+            console.print(f"\nVerdict and numbers: {path}", markup=False)
+    return verdict, results
+
+
+def _how_many_readings(claim: Claim, asked: int | str | None) -> int | None:
+    """How many are to be tried; None for all."""
+    from manyloss.lab import claims
+
+    if asked is None or claims.readings_of(claim.name):
+        if asked is None or str(asked) == "all":
+            return None
+        if str(asked).isdecimal() and int(asked) > 0:
+            return int(asked)
+        raise checks.LabError(
+            f"--readings {str(asked)[:60]!r} is not understood. Give how many are to be tried "
+            "(--readings 24), or all."
+        )
+    listed = [name for name in claims.all_claims() if claims.readings_of(name)]
+    raise checks.LabError(
+        f"The claim {claim.name!r} lists no readings; these do: {', '.join(listed)}. Leave --readings out."
+    )
+
+
+def _try_readings(
+    claim: Claim,
+    in_force: Verdict,
+    count: int | None,
+    experiment: Experiment,
+    *,
+    retry: bool,
+    timeout: float | None,
+    executor: str | Executor,
+    console: Console | None,
+) -> Readings:
+    """Every chosen reading as a study of its own, in ``readings/`` of the run folder; the first has run."""
+    from rich.console import Console
+
+    from manyloss.lab import claims
+    from manyloss.lab.claims import readings
+    from manyloss.lab.experiment import Experiment
+    from manyloss.lab.reports.readings import write_readings
+    from manyloss.lab.runs import storage
+    from manyloss.lab.runs.progress import display_for
+    from manyloss.lab.runs.source import Source
+
+    say, study = console or Console(quiet=True), experiment.first
+    opens = claims.readings_of(claim.name)
+    wanted = readings.chosen(opens, count)
+    found = [readings.judged(wanted[0], in_force)]
+    for number, settings in enumerate(wanted[1:], start=2):
+        options = {name: value for name, value in settings.items() if name != "epochs"}
+        source = Source(experiment.source.where, {**experiment.source.options, **options})
+        epochs = max(1, round(study.epochs * settings.get("epochs", 1)))
+        root = study.root / "readings" / storage.fingerprint(settings)
+        claims.check_folder(claim, root)
+        notes = {**experiment.common["notes"], "reading": settings}
+        common = {**experiment.common, "epochs": epochs, "notes": notes}
+        planned = Experiment(source, claim.arms, study.seeds, root, common=common).first
+        words = ", ".join(f"{name} {value}" for name, value in settings.items())
+        say.print(f"\nReading {number} of {len(wanted)}: {words}", markup=False)
+        planned.run(
+            display_for(say),
+            retry=retry,
+            timeout=timeout,
+            executor=None if isinstance(executor, str) else executor,
+        )
+        verdict = claims.judge(claim, root, planned.problem, scale=in_force.scale, seeds=study.seeds)
+        found.append(readings.judged(settings, verdict))
+    tried = readings.summed_up(opens, found)
+    page = write_readings(study.root, claim, tried)
+    say.print(f"\nReadings: {page}", markup=False)
+    return tried

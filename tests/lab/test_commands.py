@@ -89,9 +89,9 @@ def test_options_reach_the_problem_and_the_name_of_the_folder():
 
 def test_a_scale_for_gpus_says_so_before_it_starts(tmp_path):
     console = Console(file=io.StringIO(), width=200)
-    with pytest.raises(lab.LabError, match="celeba is in none of"):
+    with pytest.raises(lab.LabError, match="cifar10"):
         lab.reproduce(
-            "graddrop-celeba", scale="full", out=tmp_path / "a", data_root=tmp_path, console=console
+            "great-mtl-cifar", scale="full", out=tmp_path / "a", data_root=tmp_path, console=console
         )
     assert "sized for a GPU, and takes days without one. Add --device cuda" in console.file.getvalue()
     assert not (tmp_path / "a").exists()

@@ -25,7 +25,7 @@ def run_with_words(tmp_path):
             if hides:
                 result["remarks"] = ["masking suspected: noise is stronger"]
             if arm == "mgda":
-                result["warnings"] = {"The logits drift.": 40}
+                result["warnings"] = {"The logits drift.": 40 + seed}
             path.write_text(json.dumps(result))
     return folder
 
@@ -59,10 +59,10 @@ def test_remarks_name_their_arm_and_the_seeds_where_they_differ(run_with_words):
     assert table.remarks == [
         "gradnorm: masking suspected: noise is stronger (seed 1)",
         "mgda: masking suspected: noise is stronger",
-        "mgda: The logits drift. (warned 40 times in training)",
+        "mgda: The logits drift. (warned 40 to 42 times in training)",
     ]
     text = " ".join(printed(run_with_words, 100).split())
-    assert "• mgda: The logits drift. (warned 40 times in training)" in text
+    assert "• mgda: The logits drift. (warned 40 to 42 times in training)" in text
 
 
 def test_runs_without_words_have_no_such_column(tmp_path):

@@ -237,12 +237,13 @@ def remarks_of(trials: Sequence[TrialRecord]) -> tuple[str, ...]:
     """What the final evaluation said and what warned in training, with the seeds where they differ."""
     said: dict[str, list[int]] = {}
     for trial in trials:
-        warnings = [
-            f"{text} (warned {'once' if count == 1 else f'{count} times'} in training)"
-            for text, count in trial.warnings.items()
-        ]
-        for text in (*trial.remarks, *warnings):
+        for text in trial.remarks:
             said.setdefault(text, []).append(trial.seed)
+    for warning in dict.fromkeys(warning for trial in trials for warning in trial.warnings):
+        counts = {trial.seed: count for trial in trials if (count := trial.warnings.get(warning))}
+        fewest, most = min(counts.values()), max(counts.values())
+        often = "once" if most == 1 else f"{fewest if fewest == most else f'{fewest} to {most}'} times"
+        said[f"{warning} (warned {often} in training)"] = list(counts)
     return tuple(
         text if len(seeds) == len(trials) else f"{text} (seed {', '.join(map(str, seeds))})"
         for text, seeds in said.items()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyloss.lab import checks
-from manyloss.lab.commands.experiments import run_experiment
+from manyloss.lab.commands.experiments import page_of, run_experiment
 from manyloss.lab.commands.requests import choose_seeds, request_of
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def reproduce(
     judged = any(finding.outcome != "no result" for finding in verdict.findings)
     if judged:
         storage.write_json(path, claims.record_of(verdict, study.root))
+        page_of(study.root, None, None, 0.0)  # again, with the verdict
     if console is not None:
         console.print()
         for line in claims.lines_of(verdict):

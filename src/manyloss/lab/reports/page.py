@@ -15,7 +15,7 @@ from manyloss.lab.analysis import table as tables
 from manyloss.lab.analysis.results import RunRecord, read_run
 from manyloss.lab.analysis.statistics import baseline_words, percent
 from manyloss.lab.analysis.table import Table, make_table
-from manyloss.lab.reports import shown, under_attack
+from manyloss.lab.reports import claim, shown, under_attack
 from manyloss.lab.reports.drawing import draw_changes, draw_curves, draw_times, draw_traces
 from manyloss.lab.reports.figures import LINES, Figures, make_figures
 from manyloss.lab.reports.front import draw_front
@@ -59,6 +59,7 @@ def render_report(run: RunRecord, table: Table) -> str:
         losses=list(losses.values()),
         figures=figures,
         drawn=_drawn(run, table, figures, against),
+        claim=claim.read(run),
         attacked=under_attack.read(run, arms),
         shown=shown.read(run),
         # -- the table, in words

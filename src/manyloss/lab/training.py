@@ -250,6 +250,8 @@ class Training:
         self.state = State()
         #: What the running epoch, or the last one, recorded at single steps.
         self.step_records: list[Record] = []
+        #: Accuracies that the trainer watches, such as an adversary's, over the running epoch.
+        self._watched = _Means()
 
     def epochs(self, progress: Progress = silent) -> Iterator[Record]:
         """Train the epochs that are left, and yield each one's record.
@@ -307,7 +309,7 @@ class Training:
         order = torch.randperm(len(self.splits.train), generator=self.order)  # type: ignore[arg-type]
         # An incomplete last batch is left out: every step of every arm sees as many examples.
         size = min(problem.batch_size, len(order))
-        losses = _Means()
+        losses, self._watched = _Means(), _Means()
         milliseconds: list[float] = []
         for index in range(self.steps_per_epoch):
             step = state.epoch * self.steps_per_epoch + index
@@ -343,11 +345,12 @@ class Training:
         }
 
     def _along(self) -> dict[str, float]:
-        """`Problem.after_epoch`, which leaves no trace in the training, and what GradDrop passes."""
+        """`Problem.after_epoch`, which leaves no trace in the training, and what methods watch and pass."""
         before = random_states()
         passed = [share for epoch, share in self.state.passed if epoch == self.state.epoch - 1]
         try:
             found = dict(self.problem.after_epoch(self.model, self.splits, self.state.epoch))
+            found |= self._watched.means()
             return found | ({PASSED: statistics.fmean(passed)} if passed else {})
         finally:
             set_random_states(before)
@@ -381,6 +384,7 @@ class Training:
             if not math.isfinite(value):
                 raise DivergedError(f"{where}: loss {name!r} is {value}.")
         losses.add(values)
+        self._watched.add({name: v for name, v in self.trainer.watched.items() if "accuracy" in name})
         for name, value in weights.items():
             state.weight_sums[name] = state.weight_sums.get(name, 0.0) + value
         state.weight_steps += 1

@@ -11,6 +11,7 @@ from manyloss.lab.datasets import mini_imagenet
 from manyloss.lab.recipes import all_recipes, recipe_named
 from manyloss.lab.recipes._great_distill import ROWS, TEACHER
 from manyloss.lab.recipes.great_distill_cnn import CnnFromResNet
+from manyloss.lab.recipes.great_distill_digits import PASSES, SmallDigitDistillation
 from manyloss.lab.recipes.great_distill_mini import MiniImageNet
 from manyloss.lab.recipes.great_distill_resnext import ResNetFromResNeXt
 from manyloss.lab.runs.source import Source
@@ -268,3 +269,17 @@ def test_a_stopped_trial_goes_on_bit_by_bit(name, arm, tmp_path):
     assert results[0]["status"] == "finished", results[0]["reason"]
     whole, stopped = ({k: v for k, v in r.items() if k not in ("seconds", "step_ms")} for r in results)
     assert whole == stopped
+
+
+# -- the mechanism on small digits --------------------------------------------------------------------------
+
+
+def test_every_seed_draws_other_digits_for_the_student_and_the_teacher_sees_all():
+    student = SmallDigitDistillation()
+    first, again, other = (student.datasets(seed).train for seed in (0, 0, 1))
+    assert len(first) == 60 * PASSES
+    assert torch.equal(first.inputs, again.inputs)
+    assert not torch.equal(first.inputs, other.inputs)
+    assert first.targets["class"].bincount().tolist() == [6 * PASSES] * 10
+    assert len(SmallDigitDistillation(share=1.0).datasets(0).train) == 1200
+    assert len(student.datasets(0).test) == 497

@@ -12,16 +12,12 @@ trainings, the other attacks and the curves over training, `_great` the schedule
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
-from sklearn.datasets import load_digits
 from torch import nn
 
 from manyloss.lab.arms import ArmContext
-from manyloss.lab.datasets.images import Images, stratified
 from manyloss.lab.problem import FinalEvaluation, Splits
 from manyloss.lab.recipes import Recipe
 from manyloss.lab.recipes._great import OPEN, random_crop, splits_of
@@ -32,8 +28,8 @@ from manyloss.lab.recipes._great_defense import (
     DefenseProblem,
     defense_arms,
 )
+from manyloss.lab.recipes._small_digits import LEAKY, perceptron, small_digits
 
-CLASSES, SIDE, HIDDEN, TESTED = 10, 8, 128, 497
 IN_FLOAT64 = ("FGSM, gradient in float64", "iFGSM, gradient in float64")
 
 
@@ -51,7 +47,7 @@ class SmallDigitDefense(DefenseProblem):
 
     def datasets(self, seed: int) -> Splits:
         """The same images for every seed, in training shifted by up to a pixel."""
-        return splits_of(_images(), augment=partial(random_crop, padding=1), **self.sizes)
+        return splits_of(small_digits(), augment=partial(random_crop, padding=1), **self.sizes)
 
     def has_papers_data(self) -> bool:
         """Never: the paper has CIFAR-10 and a ResNet-18."""
@@ -59,11 +55,11 @@ class SmallDigitDefense(DefenseProblem):
 
     def network(self) -> nn.Module:
         """[B, 1, 8, 8] -> logits."""
-        return _perceptron(nn.ReLU)
+        return perceptron()
 
     def auxiliary(self) -> nn.Module:
         """Gradients -> logits of the image's class."""
-        return _perceptron(partial(nn.LeakyReLU, 0.2))
+        return perceptron(LEAKY)
 
     def final_evaluation(self, model: nn.Module, splits: Splits, context: ArmContext) -> FinalEvaluation:
         """The attacks, those with a gradient in float64, and where float32 has none."""
@@ -71,26 +67,6 @@ class SmallDigitDefense(DefenseProblem):
         judged = found.record["robustness"]
         exact = {name: judged["in_float64"][name.partition(",")[0]] for name in IN_FLOAT64}
         return replace(found, metrics={**found.metrics, **exact, ZERO_GRADIENT: judged["zero_gradients"]})
-
-
-def _perceptron(activation: Callable[[], nn.Module]) -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(SIDE * SIDE, HIDDEN),
-        activation(),
-        nn.Linear(HIDDEN, HIDDEN),
-        activation(),
-        nn.Linear(HIDDEN, CLASSES),
-    )
-
-
-def _images() -> Images:
-    """1,300 digits to train and validate, 497 to test, as bytes [N, 1, 8, 8]."""
-    pixels, labels = load_digits(return_X_y=True)
-    images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 1, SIDE, SIDE)
-    tested = stratified(labels, TESTED, np.random.default_rng(0))
-    rest = np.setdiff1d(np.arange(len(labels)), tested)
-    return Images(images[rest], labels[rest], images[tested], labels[tested])
 
 
 recipe = Recipe(

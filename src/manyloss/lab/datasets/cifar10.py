@@ -9,12 +9,12 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from manyloss.lab import checks
+from manyloss.lab.datasets.labelled import TrainAndTest
 from manyloss.lab.datasets.transfer import NpmPackage, OfficialArchive, Source
 
 DESCRIPTION = "60,000 colour images of ten classes, 32x32"
@@ -32,16 +32,7 @@ _FILES = {
 _RECORD = 1 + 3 * 32 * 32  # a label, then the red, green and blue planes
 
 
-class Cifar10(NamedTuple):
-    """``images`` uint8 [N, 3, 32, 32] and ``labels`` int64 [N] of the training and the test set."""
-
-    train_images: npt.NDArray[np.uint8]
-    train_labels: npt.NDArray[np.int64]
-    test_images: npt.NDArray[np.uint8]
-    test_labels: npt.NDArray[np.int64]
-
-
-def load(data_root: str | os.PathLike[str]) -> Cifar10:
+def load(data_root: str | os.PathLike[str]) -> TrainAndTest:
     """The 50,000 + 10,000 images under ``data_root`` or ``data_root/cifar-10-batches-bin``.
 
     Raises:
@@ -53,7 +44,7 @@ def load(data_root: str | os.PathLike[str]) -> Cifar10:
     for folder in folders:
         if all((folder / name).is_file() for name in _FILES):
             batches = [_read(folder / name) for name in _FILES]
-            return Cifar10(
+            return TrainAndTest(
                 np.concatenate([images for images, _ in batches[:-1]]),
                 np.concatenate([labels for _, labels in batches[:-1]]),
                 *batches[-1],

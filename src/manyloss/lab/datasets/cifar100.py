@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from manyloss.lab import checks
+from manyloss.lab.datasets.labelled import TrainAndTest
 
 FOLDER = "cifar-100-binary"
 FILES = ("train.bin", "test.bin")
@@ -22,16 +22,7 @@ CLASSES = 100
 _RECORD = 2 + 3 * 32 * 32
 
 
-class Cifar100(NamedTuple):
-    """``images`` uint8 [N, 3, 32, 32] and fine ``labels`` int64 [N] of the training and the test set."""
-
-    train_images: npt.NDArray[np.uint8]
-    train_labels: npt.NDArray[np.int64]
-    test_images: npt.NDArray[np.uint8]
-    test_labels: npt.NDArray[np.int64]
-
-
-def load(data_root: str | os.PathLike[str]) -> Cifar100:
+def load(data_root: str | os.PathLike[str]) -> TrainAndTest:
     """The images under ``data_root/cifar-100-binary`` or ``data_root``.
 
     Raises:
@@ -42,7 +33,7 @@ def load(data_root: str | os.PathLike[str]) -> Cifar100:
     folders = (root / FOLDER, root)
     for folder in folders:
         if all((folder / name).is_file() for name in FILES):
-            return Cifar100(*_read(folder / FILES[0]), *_read(folder / FILES[1]))
+            return TrainAndTest(*_read(folder / FILES[0]), *_read(folder / FILES[1]))
     raise checks.missing_files("cifar100", FILES, folders, PAGE)
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from manyloss.lab import checks
 from manyloss.lab.datasets.files import opened_npz
+from manyloss.lab.datasets.labelled import TrainOnly
 
 FOLDERS = ("Imagenet32_train_npz", "imagenet32", "")
 FILES = tuple(f"train_data_batch_{number}.npz" for number in range(1, 11))
@@ -22,14 +22,7 @@ PAGE = "ImageNet's download page"
 CLASSES = 1000
 
 
-class Imagenet32(NamedTuple):
-    """Training ``images`` uint8 [N, 3, 32, 32] and ``labels`` int64 [N] from 0."""
-
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
-
-
-def load(data_root: str | os.PathLike[str]) -> Imagenet32:
+def load(data_root: str | os.PathLike[str]) -> TrainOnly:
     """The ten batches under ``data_root/Imagenet32_train_npz``, ``data_root/imagenet32`` or ``data_root``.
 
     Raises:
@@ -40,7 +33,7 @@ def load(data_root: str | os.PathLike[str]) -> Imagenet32:
     for folder in folders:
         if all((folder / name).is_file() for name in FILES):
             images, labels = zip(*(_read(folder / name) for name in FILES), strict=True)
-            return Imagenet32(np.concatenate(images), np.concatenate(labels))
+            return TrainOnly(np.concatenate(images), np.concatenate(labels))
     raise checks.missing_files("imagenet32", FILES, folders, PAGE)
 
 

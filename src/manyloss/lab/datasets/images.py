@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from manyloss.lab import checks
 from manyloss.lab.datasets import cifar10, digits, mnist, svhn, usps
+from manyloss.lab.datasets.labelled import TrainAndTest
 
 SIZE = 32
 CLASSES = 10
@@ -19,16 +19,7 @@ HELD_OUT = 0.2  # of a source that has no test set of its own
 Grey = npt.NDArray[np.uint8]
 
 
-class Images(NamedTuple):
-    """``images`` uint8 [N, 3, 32, 32] and ``labels`` int64 [N] of the training and the test set."""
-
-    train_images: npt.NDArray[np.uint8]
-    train_labels: npt.NDArray[np.int64]
-    test_images: npt.NDArray[np.uint8]
-    test_labels: npt.NDArray[np.int64]
-
-
-def load(name: str, data_root: str | os.PathLike[str], *, recipe: str) -> Images:
+def load(name: str, data_root: str | os.PathLike[str], *, recipe: str) -> TrainAndTest:
     """The images of this source; an error that lists the sources if there is none of this name."""
     if name not in SOURCES:
         raise checks.unknown_source(recipe, name, SOURCES)
@@ -59,38 +50,38 @@ def _coloured(images: Grey) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(np.broadcast_to(padded[:, None], (len(padded), 3, SIZE, SIZE)))
 
 
-def _split(images: Grey, labels: npt.NDArray[np.int64]) -> Images:
+def _split(images: Grey, labels: npt.NDArray[np.int64]) -> TrainAndTest:
     """Hold out a fifth, always the same one."""
     generator = np.random.default_rng(0)
     test = stratified(labels, round(HELD_OUT * len(labels)), generator)
     train = np.setdiff1d(np.arange(len(labels)), test)
     coloured = _coloured(images)
-    return Images(coloured[train], labels[train], coloured[test], labels[test])
+    return TrainAndTest(coloured[train], labels[train], coloured[test], labels[test])
 
 
-def _mnist(data_root: str | os.PathLike[str]) -> Images:
+def _mnist(data_root: str | os.PathLike[str]) -> TrainAndTest:
     found = mnist.load(data_root)
     if len(found.labels) != 70_000:
         return _split(found.images, found.labels)
     images = _coloured(found.images)
-    return Images(images[:60_000], found.labels[:60_000], images[60_000:], found.labels[60_000:])
+    return TrainAndTest(images[:60_000], found.labels[:60_000], images[60_000:], found.labels[60_000:])
 
 
-def _usps(data_root: str | os.PathLike[str]) -> Images:
+def _usps(data_root: str | os.PathLike[str]) -> TrainAndTest:
     found = usps.load(data_root)
-    return Images(
+    return TrainAndTest(
         _coloured(found.train_images), found.train_labels, _coloured(found.test_images), found.test_labels
     )
 
 
-def _digits(data_root: str | os.PathLike[str]) -> Images:  # noqa: ARG001  they come inside scikit-learn
+def _digits(data_root: str | os.PathLike[str]) -> TrainAndTest:  # noqa: ARG001  they come inside scikit-learn
     found = digits.load()
     return _split(found.images, found.labels)
 
 
-SOURCES: dict[str, Callable[[str | os.PathLike[str]], Images]] = {
-    "cifar10": lambda data_root: Images(*cifar10.load(data_root)),
-    "svhn": lambda data_root: Images(*svhn.load(data_root)),
+SOURCES: dict[str, Callable[[str | os.PathLike[str]], TrainAndTest]] = {
+    "cifar10": lambda data_root: TrainAndTest(*cifar10.load(data_root)),
+    "svhn": lambda data_root: TrainAndTest(*svhn.load(data_root)),
     "usps": _usps,
     "mnist": _mnist,
     "digits": _digits,

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from manyloss.lab import checks
 from manyloss.lab.datasets.files import read_mat
+from manyloss.lab.datasets.labelled import TrainAndTest
 
 FILES = ("train_32x32.mat", "test_32x32.mat")
 
 
-class Svhn(NamedTuple):
-    """``images`` uint8 [N, 3, 32, 32] and ``labels`` int64 [N] of the training and the test set."""
-
-    train_images: npt.NDArray[np.uint8]
-    train_labels: npt.NDArray[np.int64]
-    test_images: npt.NDArray[np.uint8]
-    test_labels: npt.NDArray[np.int64]
-
-
-def load(data_root: str | os.PathLike[str]) -> Svhn:
+def load(data_root: str | os.PathLike[str]) -> TrainAndTest:
     """The 73,257 + 26,032 digits under ``data_root/svhn`` or ``data_root``.
 
     Raises:
@@ -35,7 +26,7 @@ def load(data_root: str | os.PathLike[str]) -> Svhn:
     folders = (root / "svhn", root)
     for folder in folders:
         if all((folder / name).is_file() for name in FILES):
-            return Svhn(*_read(folder / FILES[0]), *_read(folder / FILES[1]))
+            return TrainAndTest(*_read(folder / FILES[0]), *_read(folder / FILES[1]))
     raise checks.missing_files("svhn", FILES, folders)
 
 

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from manyloss.lab import checks
 from manyloss.lab.datasets.files import find_file, read_mat
+from manyloss.lab.datasets.labelled import TrainAndTest
 
 FILE = "usps_all.mat"
 TRAINING = 7291  # of 9,298: the official training set comes first
 
 
-class Usps(NamedTuple):
-    """``images`` uint8 [N, 16, 16] and ``labels`` int64 [N] of the training and the test set."""
-
-    train_images: npt.NDArray[np.uint8]
-    train_labels: npt.NDArray[np.int64]
-    test_images: npt.NDArray[np.uint8]
-    test_labels: npt.NDArray[np.int64]
-
-
-def load(data_root: str | os.PathLike[str]) -> Usps:
+def load(data_root: str | os.PathLike[str]) -> TrainAndTest:
     """The 7,291 + 2,007 digits under ``data_root`` or ``data_root/usps``.
 
     Each row of the file's ``usps_all`` [9298, 257] is an image and then its digit, counted from 1.
@@ -39,4 +29,4 @@ def load(data_root: str | os.PathLike[str]) -> Usps:
         raise checks.damaged_data(path, f"usps_all is {list(rows.shape)}, not [9298, 257]")
     images = rows[:, :256].reshape(-1, 16, 16)
     labels = rows[:, 256].astype(np.int64) - 1
-    return Usps(images[:TRAINING], labels[:TRAINING], images[TRAINING:], labels[TRAINING:])
+    return TrainAndTest(images[:TRAINING], labels[:TRAINING], images[TRAINING:], labels[TRAINING:])

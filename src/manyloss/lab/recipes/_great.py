@@ -20,7 +20,8 @@ from torch.utils.data import Dataset
 from manyloss import MultiLoss
 from manyloss.adversarial import GradientAlignment
 from manyloss.lab.arms import Arm, ArmContext
-from manyloss.lab.datasets.images import Images, stratified
+from manyloss.lab.datasets.images import stratified
+from manyloss.lab.datasets.labelled import TrainAndTest
 from manyloss.lab.problem import Problem, Splits, TensorSplit
 from manyloss.lab.training import Trainer
 from manyloss.weighting import InitialLoss
@@ -101,7 +102,7 @@ def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def splits_of(
-    images: Images,
+    images: TrainAndTest,
     *,
     validation: int,
     train: int | None,

@@ -12,7 +12,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 from torch import nn
 
-from manyloss.lab.datasets.images import Images, stratified
+from manyloss.lab.datasets.images import stratified
+from manyloss.lab.datasets.labelled import TrainAndTest
 
 CLASSES, SIDE, TESTED = 10, 8, 497
 #: The activation of whatever reads gradients.
@@ -33,10 +34,10 @@ def perceptron(
     )
 
 
-def small_digits() -> Images:
+def small_digits() -> TrainAndTest:
     """1,300 digits to train and validate, 497 to test, as bytes [N, 1, 8, 8]."""
     pixels, labels = load_digits(return_X_y=True)
     images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 1, SIDE, SIDE)
     tested = stratified(labels, TESTED, np.random.default_rng(0))
     rest = np.setdiff1d(np.arange(len(labels)), tested)
-    return Images(images[rest], labels[rest], images[tested], labels[tested])
+    return TrainAndTest(images[rest], labels[rest], images[tested], labels[tested])

@@ -28,6 +28,7 @@ from torch import nn
 from manyloss.adversarial import Distiller
 from manyloss.aggregation import Aggregator
 from manyloss.lab.analysis.board import Board, Entry, read_entries
+from manyloss.lab.claims.rule import SIGMA
 from manyloss.penalties import Penalty
 from manyloss.weighting import GradientWeighting, LossWeighting
 
@@ -539,7 +540,8 @@ PLAIN = ("RMS", "RMSE", "loss", "1-cos", "1-|cos|")
 
 
 def _number(column: str, value: float) -> str:
-    return f"{value:.3g}" if column.rpartition("/")[2] in PLAIN else f"{value:.1%}"
+    plain = column.rpartition("/")[2] in PLAIN or column.startswith(SIGMA)
+    return f"{value:.3g}" if plain else f"{value:.1%}"
 
 
 #: Of the targeted attacks; each has two readings, the second with this behind its name.

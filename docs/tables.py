@@ -356,6 +356,17 @@ def costs() -> str:
     return "\n".join(rows) + f"\n\n{_when(run)}"
 
 
+def overhead() -> str:
+    """GradNorm's overhead on its own network, by the last run of its benchmark."""
+    run = measured("overhead")
+    if run is None:
+        return "Not measured yet: `manyloss bench overhead` measures, `make docs` writes it here."
+    rows = ["| network | batch | a step over a plain one | the paper |", "| --- | --- | --- | --- |"]
+    for row in run["figures"]:
+        rows.append(f"| {row['network']} | {row['batch']} | {row['over_plain']:.2f} | {row['paper']:.2f} |")
+    return "\n".join(rows) + f"\n\n{_when(run)}"
+
+
 def benchmarks() -> str:
     """Every figure of every benchmark, one table per kind of figure."""
     parts = []
@@ -689,6 +700,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/robustness.md", "masking"): masking,
     ("docs/board.md", "board"): board,
     ("docs/claims.md", "claims"): claims,
+    ("docs/claims.md", "overhead"): overhead,
     ("docs/claims.md", "results"): claims_in_full,
     ("docs/methods.md", "methods"): lambda: methods("methods/"),
     ("docs/lab.md", "arms"): arms,

@@ -28,6 +28,7 @@ from torch import nn
 from manyloss.adversarial import Distiller
 from manyloss.aggregation import Aggregator
 from manyloss.lab.analysis.board import Board, Entry, read_entries
+from manyloss.lab.claims.rule import SIGMA
 from manyloss.penalties import Penalty
 from manyloss.weighting import GradientWeighting, LossWeighting
 
@@ -355,6 +356,17 @@ def costs() -> str:
     return "\n".join(rows) + f"\n\n{_when(run)}"
 
 
+def overhead() -> str:
+    """GradNorm's overhead on its own network, by the last run of its benchmark."""
+    run = measured("overhead")
+    if run is None:
+        return "Not measured yet: `manyloss bench overhead` measures, `make docs` writes it here."
+    rows = ["| network | batch | a step over a plain one | the paper |", "| --- | --- | --- | --- |"]
+    for row in run["figures"]:
+        rows.append(f"| {row['network']} | {row['batch']} | {row['over_plain']:.2f} | {row['paper']:.2f} |")
+    return "\n".join(rows) + f"\n\n{_when(run)}"
+
+
 def benchmarks() -> str:
     """Every figure of every benchmark, one table per kind of figure."""
     parts = []
@@ -539,7 +551,8 @@ PLAIN = ("RMS", "RMSE", "loss", "1-cos", "1-|cos|")
 
 
 def _number(column: str, value: float) -> str:
-    return f"{value:.3g}" if column.rpartition("/")[2] in PLAIN else f"{value:.1%}"
+    plain = column.rpartition("/")[2] in PLAIN or column.startswith(SIGMA)
+    return f"{value:.3g}" if plain else f"{value:.1%}"
 
 
 #: Of the targeted attacks; each has two readings, the second with this behind its name.
@@ -687,6 +700,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/robustness.md", "masking"): masking,
     ("docs/board.md", "board"): board,
     ("docs/claims.md", "claims"): claims,
+    ("docs/claims.md", "overhead"): overhead,
     ("docs/claims.md", "results"): claims_in_full,
     ("docs/methods.md", "methods"): lambda: methods("methods/"),
     ("docs/lab.md", "arms"): arms,

@@ -40,7 +40,18 @@ def test_every_arm_makes_a_step(name):
     assert encoder.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name", ["random", "pcgrad", "iterative-pcgrad", "graddrop", "random-graddrop"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "random",
+        "pcgrad",
+        "iterative-pcgrad",
+        "graddrop",
+        "random-graddrop",
+        "gradnorm-graddrop",
+        "mgda-graddrop",
+    ],
+)
 def test_random_methods_take_the_seed_of_the_trial(name):
     def states(seed):
         multi = choose_arm(name, Plain()).build(ArmContext(("left", "right"), seed))
@@ -104,6 +115,42 @@ def test_methods_of_torchjd_need_no_arm(text, name):
     assert torch.isfinite(x.grad).all()
 
 
+def test_two_methods_in_one_take_their_own_options():
+    multi = choose_arm("gradnorm-graddrop:alpha=0.5:leak=0.2", Plain()).build(
+        ArmContext(("left", "right"), 0)
+    )
+    assert (multi.weighting.name, multi.weighting.alpha) == ("gradnorm", 0.5)
+    assert (multi.aggregator.name, multi.aggregator.leak) == ("graddrop", 0.2)
+    multi = choose_arm("mgda-graddrop:k=2", Plain()).build(ArmContext(("left", "right"), 0))
+    assert (multi.weighting.name, multi.aggregator.k) == ("mgda", 2)
+
+
+def test_an_option_may_set_an_attribute_of_the_problem():
+    problem, chosen = Plain(), choose_arm("clipping:norm=0.5", Plain())
+    chosen.apply(problem)
+    assert problem.clip_gradients == 0.5
+    assert Plain().clip_gradients is None
+    assert (chosen.changes, chosen.own_options) == ({"clip_gradients": 0.5}, {})
+    assert not chosen.is_a_method_alone
+
+
+@pytest.mark.parametrize(("text", "kind"), [("sgd", torch.optim.SGD), ("rmsprop", torch.optim.RMSprop)])
+def test_gradnorm_moves_its_weights_by_another_optimiser(text, kind):
+    chosen = choose_arm(f"gradnorm:weights_optimizer={text}:lr=0.1", Plain())
+    gradnorm = chosen.build(ArmContext(("left", "right"), 0)).weighting
+    x = torch.ones(1, requires_grad=True)
+    losses = {"left": x.square().sum(), "right": (2 * x).square().sum()}
+    MultiLoss(gradnorm).backward(losses, shared_params=[x])
+    assert isinstance(gradnorm.inner.optimizer, kind)
+    assert gradnorm.inner.optimizer.param_groups[0]["lr"] == 0.1
+    assert gradnorm.state.weights[0] > 1 > gradnorm.state.weights[1]
+
+
+def test_a_later_option_leaves_the_settings_of_kept_trials_as_they_were():
+    assert set(choose_arm("gradnorm", Plain()).own_options) == {"alpha", "lr", "initial", "stuck"}
+    assert choose_arm("gradnorm:weights_optimizer=sgd", Plain()).own_options["weights_optimizer"] == "sgd"
+
+
 def test_prerequisites_have_the_same_options():
     assert choose_arm("gradnorm-static", Plain()).requires == ("gradnorm",)
     assert choose_arm("gradnorm-static:alpha=0.3", Plain()).requires == ("gradnorm:alpha=0.3",)
@@ -122,7 +169,10 @@ def test_a_problem_changes_arms_and_arms_change_a_problem():
     [
         ("gradnrom", "no method 'gradnrom'.* Did you mean 'gradnorm'"),
         ("single:lef", "Did you mean 'single:left'"),
-        ("zzzz", "Known: aligned-mtl, cagrad, cosreg"),
+        ("zzzz", "Known: aligned-mtl, cagrad, clipping, cosreg"),
+        ("gradnorm:weights_optimizer=lion", "one of 'adam', 'sgd', 'rmsprop'; received 'lion'"),
+        ("clipping:norm=0", "'clipping:norm=0' cannot be built: norm must be a finite number above 0"),
+        ("mgda-graddrop:alpha=1", "'mgda-graddrop' has no option 'alpha'"),
         ("gradnorm:alhpa=1", "'gradnorm' has no option 'alhpa'. Did you mean 'alpha'"),
         ("cosreg:alpha=-1", "'cosreg:alpha=-1' cannot be built: alpha must be"),
         ("static:lft=1", "'static' has no option 'lft'. Did you mean 'left'"),

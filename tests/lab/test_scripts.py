@@ -48,7 +48,7 @@ def test_what_is_no_number_is_named():
         lab.metric("x")
 
 
-@pytest.mark.parametrize("name", ["gradnorm-static", "single:a"])
+@pytest.mark.parametrize("name", ["gradnorm-static", "clipping", "single:a"])
 def test_methods_that_need_a_problem_are_refused(name):
     with pytest.raises(lab.LabError, match=r"cannot be given to a script|no method"):
         lab.method(name)

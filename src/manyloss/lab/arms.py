@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from manyloss import catalog
+from manyloss.checks import one_of, positive
 from manyloss.lab import checks
 from manyloss.lab.optimizer import DEFAULTS, OptimizerSettings
 from manyloss.lab.runs import storage
@@ -63,12 +65,14 @@ class Arm:
 
     ``method(context, **options)`` builds the MultiLoss, or another `Trainer`. ``options`` are its settings
     with their defaults, the only ones that ``name:option=value`` may change. ``problem`` are attributes of
-    the Problem that this arm sets before anything is built (``{"dropout": 0.5}``). ``selected`` limits the
-    losses. ``search`` are values worth trying per option. ``requires`` names arms whose finished trial of the
-    same seed it reads; ``"gradnorm:alpha={alpha}"`` fills in this arm's own options. With ``option_per_loss``
-    every loss name is an option too. ``epochs`` names the attribute of the Problem that holds this arm's
-    number of epochs. A ``shared`` arm is only ever a prerequisite (a teacher): one trial serves all seeds,
-    and all studies whose folders lie side by side.
+    the Problem that this arm sets before anything is built (``{"dropout": 0.5}``); ``sets`` are options whose
+    values are such attributes (``{"norm": "clip_gradients"}``). ``selected`` limits the losses. ``search``
+    are values worth trying per option. ``requires`` names arms whose finished trial of the same seed it
+    reads; ``"gradnorm:alpha={alpha}"`` fills in this arm's own options. With ``option_per_loss`` every loss
+    name is an option too. ``epochs`` names the attribute of the Problem that holds this arm's number of
+    epochs. ``later`` are options that came when trials without them had been kept: a trial's settings leave
+    them out at their default, so that its folder stays the same trial's. A ``shared`` arm is only ever a
+    prerequisite (a teacher): one trial serves all seeds, and all studies whose folders lie side by side.
     """
 
     name: str
@@ -76,11 +80,13 @@ class Arm:
     method: Callable[..., MultiLoss | Trainer] = sum_of_losses
     options: Mapping[str, Any] = field(default_factory=dict)
     problem: Mapping[str, Any] = field(default_factory=dict)
+    sets: Mapping[str, str] = field(default_factory=dict)
     selected: tuple[str, ...] | None = None
     search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     requires: tuple[str, ...] = ()
     option_per_loss: float | None = None
     epochs: str | None = None
+    later: tuple[str, ...] = ()
     shared: bool = False
     #: Options of the problem's constructor that change nothing in a shared arm.
     shared_despite: tuple[str, ...] = ("data_root",)
@@ -103,11 +109,27 @@ class ChosenArm:
     @property
     def is_a_method_alone(self) -> bool:
         """Whether it changes nothing but the method, and needs no other trial: a script can have it."""
-        return not (self.requires or self.arm.problem or self.arm.selected or self.arm.shared)
+        return not (self.requires or self.changes or self.arm.selected or self.arm.shared)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The attributes of the problem that this row sets."""
+        given = {attribute: self.options[option] for option, attribute in self.arm.sets.items()}
+        return {**self.arm.problem, **given}
+
+    @property
+    def own_options(self) -> dict[str, Any]:
+        """The options that a trial's settings name beside `changes`."""
+        arm = self.arm
+        return {
+            option: value
+            for option, value in self.options.items()
+            if option not in arm.sets and (option not in arm.later or value != arm.options[option])
+        }
 
     def apply(self, problem: Problem) -> None:
         """Change the problem as this arm says."""
-        for attribute, value in self.arm.problem.items():
+        for attribute, value in self.changes.items():
             if not hasattr(problem, attribute):
                 raise checks.unknown_attribute(self.name, attribute, problem)
             setattr(problem, attribute, value)
@@ -141,6 +163,42 @@ def _arm_of(info: catalog.MethodInfo) -> Arm:
     return Arm(info.name, info.summary, build, options, search=info.search)
 
 
+#: What moves GradNorm's w, by the value of ``weights_optimizer``; Adam is its own.
+WEIGHTS_OPTIMIZERS = {"adam": None, "sgd": torch.optim.SGD, "rmsprop": torch.optim.RMSprop}
+
+
+def _gradnorm(
+    context: ArmContext,  # noqa: ARG001
+    lr: float = 0.025,
+    weights_optimizer: str = "adam",
+    **options: Any,
+) -> MultiLoss:
+    from manyloss import MultiLoss
+    from manyloss.weighting import GradNorm
+
+    one_of("weights_optimizer", weights_optimizer, tuple(WEIGHTS_OPTIMIZERS))
+    other = WEIGHTS_OPTIMIZERS[weights_optimizer]
+    return MultiLoss(GradNorm(lr=lr, optimizer=other and partial(other, lr=lr), **options))
+
+
+def _clipped(context: ArmContext, norm: float) -> MultiLoss:
+    positive("norm", norm)
+    return sum_of_losses(context)
+
+
+def _both(first: catalog.MethodInfo, second: catalog.MethodInfo) -> Callable[..., MultiLoss]:
+    """Two methods in one step; each takes the options that are its own."""
+
+    def build(context: ArmContext, **options: Any) -> MultiLoss:
+        own = (
+            catalog.build(info, {o: value for o, value in options.items() if o in info.options}, context.seed)
+            for info in (first, second)
+        )
+        return catalog.placed(*own)
+
+    return build
+
+
 def _gradnorm_static(context: ArmContext, **options: Any) -> MultiLoss:  # noqa: ARG001
     from manyloss import MultiLoss
     from manyloss.weighting import Static
@@ -149,22 +207,28 @@ def _gradnorm_static(context: ArmContext, **options: Any) -> MultiLoss:  # noqa:
     return MultiLoss(Static(gradnorm["mean_weights"]))
 
 
-#: "sum" is "equal"; the others ask for more than a name: a weight, residuals, a second method.
+#: "sum" is "equal", the penalty needs a weight; the others ask for more: residuals, a second method.
 _NO_ARM_OF_THEIR_OWN = ("sum", "gradient-penalty", "ntk", "alignment")
 
 
 def _built_in() -> dict[str, Arm]:
-    arms = {
-        name: _arm_of(info) for name, info in catalog.methods().items() if name not in _NO_ARM_OF_THEIR_OWN
-    }
+    known = catalog.methods()
+    arms = {name: _arm_of(info) for name, info in known.items() if name not in _NO_ARM_OF_THEIR_OWN}
     gradnorm, graddrop = arms["gradnorm"], arms["graddrop"]
-    kept = {option: gradnorm.options[option] for option in ("alpha", "lr", "initial")}
+    arms["gradnorm"] = replace(
+        gradnorm.with_defaults(weights_optimizer="adam"), method=_gradnorm, later=("weights_optimizer",)
+    )
+
+    def some(arm: Arm, *options: str) -> dict[str, Any]:
+        return {option: arm.options[option] for option in options}
+
+    dropped = some(graddrop, "leak", "k", "sum_over_batch")
     more = (
         Arm(
             "gradnorm-static",
             "Fixed weights: the time average of the same seed's GradNorm trial.",
             _gradnorm_static,
-            kept,
+            some(gradnorm, "alpha", "lr", "initial"),
             requires=("gradnorm:alpha={alpha}:lr={lr}:initial={initial}",),
         ),
         Arm(
@@ -172,6 +236,33 @@ def _built_in() -> dict[str, Arm]:
             "GradDrop with a fair coin for the sign (k = 0).",
             graddrop.method,
             {**graddrop.options, "k": 0.0},
+        ),
+        Arm(
+            "gradnorm-graddrop",
+            "GradNorm's weights, then GradDrop.",
+            _both(known["gradnorm"], known["graddrop"]),
+            {**some(gradnorm, "alpha", "lr"), **dropped},
+            search={**gradnorm.search, **graddrop.search},
+        ),
+        Arm(
+            "mgda-graddrop",
+            "MGDA's weights, then GradDrop.",
+            _both(known["mgda"], known["graddrop"]),
+            dropped,
+            search=graddrop.search,
+        ),
+        Arm(
+            "clipping",
+            "The plain sum, the norm of its whole gradient clipped.",
+            _clipped,
+            {"norm": 1.0},
+            sets={"norm": "clip_gradients"},
+            search={"norm": (0.1, 1.0, 10.0)},
+        ),
+        replace(
+            _arm_of(known["gradient-penalty"]),
+            summary="The plain sum with a penalty on the squared norm of its gradient.",
+            options={"weight": 0.001},
         ),
     )
     return arms | {arm.name: arm for arm in more}

@@ -241,7 +241,7 @@ def metric_without_target(name: str, key: str, targets: Iterable[str]) -> LabErr
 def not_for_scripts(method: str) -> LabError:
     """A method that changes the problem itself, or needs other trials."""
     return LabError(
-        f"Method {method!r} cannot be given to a script: it changes the model or the data, or reads other "
+        f"Method {method!r} cannot be given to a script: it changes the model, data or step, or reads other "
         "trials. Write a Problem for it (docs/lab.md), or leave it out."
     )
 

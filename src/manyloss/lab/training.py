@@ -247,6 +247,8 @@ class Training:
         examples = len(self.splits.train)  # type: ignore[arg-type]
         self.steps_per_epoch = max(1, examples // problem.batch_size)
         self.record_every = max(1, round(self.steps_per_epoch * problem.epochs / RECORDS))
+        #: One loss alone has no cosine.
+        self.measured_epochs = problem.measured_epochs if len(problem.active_names) > 1 else 0
         self.state = State()
         #: What the running epoch, or the last one, recorded at single steps.
         self.step_records: list[Record] = []
@@ -388,7 +390,7 @@ class Training:
         for name, value in weights.items():
             state.weight_sums[name] = state.weight_sums.get(name, 0.0) + value
         state.weight_steps += 1
-        if step % self.record_every == 0 or state.epoch < self.problem.measured_epochs:
+        if step % self.record_every == 0 or state.epoch < self.measured_epochs:
             # Between backward and step: the parameters are still this step's, and ``.grad`` stays.
             self.step_records.append(self._record(step, values, weights, inputs, targets))
         begin = self._clock()

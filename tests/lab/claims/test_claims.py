@@ -8,8 +8,10 @@ import pytest
 
 from manyloss.diagnostics.running import pair_name
 from manyloss.lab import claims
+from manyloss.lab.analysis.results import pair_names
 from manyloss.lab.arms import choose_arms
 from manyloss.lab.checks import LabError
+from manyloss.lab.claims.rule import SIGMA
 from manyloss.lab.problem import Problem
 from manyloss.lab.recipes import recipe_named
 from manyloss.lab.runs import storage
@@ -221,6 +223,34 @@ along_of = "cosine_std_first_epoch"
         claims.read_rule("made.toml", named + checks.replace(b"cosine_std_first_epoch", b"elsewhere"))
 
 
+def test_a_spread_of_the_paper_stands_beside_ours(tmp_path):
+    check = b"""
+[[checks]]
+says = "the cosine varies less"
+arm = "b"
+than = "a"
+is = "lower"
+of = "cosine_std"
+quantity = "left, right"
+
+[paper_numbers]
+a = { "sigma of left, right" = 0.27 }
+b = { "sigma of left, right" = 0.26 }
+"""
+    claim = claims.read_rule("made.toml", RULE[: RULE.index(b"[[checks]]")] + check)
+    root = write_run(tmp_path, claim, {"a": [0.8, 0.8], "b": [0.9, 0.9]})
+    pair = pair_name("left", "right")
+    for arm, spreads in (("a", (0.3, 0.1)), ("b", (0.1, 0.2))):
+        for seed, spread in enumerate(spreads):
+            path = storage.trial_folder(root, arm, seed) / "result.json"
+            kept = json.loads(path.read_text())
+            storage.write_json(path, {**kept, "cosine_std": {pair: spread, "left|other": 0.5}})
+    verdict = judged(root, claim, seeds=range(2))
+    assert verdict.measured["a"] == {"accuracy": 0.8, f"sigma of {pair}": pytest.approx(0.2)}
+    assert f"a: sigma of {pair} 0.200 (paper 0.270)" in claims.lines_of(verdict)
+    assert verdict.why[0].startswith("Too few seeds: in 1 of 1 unclear checks")
+
+
 def test_results_are_judged_by_the_rule_that_was_there_before_them(tmp_path, claim):
     write_run(tmp_path, claim, BETTER, rule="0123456789abcdef")
     with pytest.raises(
@@ -298,7 +328,7 @@ def test_every_rule_fits_its_recipe(name):
             assert check.quantity in known, check.says
     for arm, numbers in claim.paper_numbers.items():
         assert arm in claim.rows
-        assert set(numbers) <= known
+        assert set(numbers) <= known | {SIGMA + pair for pair in pair_names(problem.loss_names)}
 
 
 def test_every_recipe_but_those_with_none_has_a_claim():

@@ -285,3 +285,11 @@ def test_rooms_are_learned_and_their_tasks_compete():
     assert all(
         abs(found["equal", s]["depth/RMS"] - found["single:depth", s]["depth/RMS"]) > 0.01 for s in (0, 1)
     )
+
+
+def test_cosreg_knows_the_cosine_of_every_step_and_one_loss_alone_has_none():
+    for arm, records in (("cosreg", 1), ("single:depth", 0)):
+        made, _ = trained(small(CosRegRooms, width=2), arm, 1)
+        made.record_every, made.step_records = 10**9, []
+        made.step(1, *made.batch(0))
+        assert [len(record["cosines"]) for record in made.step_records] == [3] * records

@@ -14,7 +14,7 @@ from manyloss.lab.analysis.results import TrialRecord, read_trial
 from manyloss.lab.analysis.statistics import Interval, mean_interval, rank_correlation
 from manyloss.lab.checks import LabError
 from manyloss.lab.claims.reasons import Late, reasons
-from manyloss.lab.claims.rule import Check, Claim
+from manyloss.lab.claims.rule import SIGMA, Check, Claim
 from manyloss.lab.problem import Problem
 from manyloss.lab.recipes import has_papers_data
 from manyloss.lab.runs import storage
@@ -208,13 +208,15 @@ def word_for(findings: Sequence[Finding], papers_setting: bool) -> str:
 
 
 def measured(claim: Claim, results: Mapping[str, Mapping[int, TrialRecord]]) -> dict[str, dict[str, float]]:
-    """Arm -> quantity -> our mean over the seeds, for every test metric."""
+    """Arm -> quantity -> our mean over the seeds: every test metric, and spreads that the paper has."""
+    in_paper = {quantity for numbers in claim.paper_numbers.values() for quantity in numbers}
     table: dict[str, dict[str, float]] = {}
     for arm in claim.rows:
-        names = dict.fromkeys(name for trial in results[arm].values() for name in trial.test)
-        values = {
-            name: [t.test[name] for t in results[arm].values() if math.isfinite(t.test.get(name, math.nan))]
-            for name in names
-        }
+        values: dict[str, list[float]] = {}
+        for trial in results[arm].values():
+            sigmas = {SIGMA + pair: value for pair, value in trial.cosine_std.items()}
+            known = {**trial.test, **{name: sigmas[name] for name in sigmas.keys() & in_paper}}
+            for name, value in known.items():
+                values.setdefault(name, []).extend([value] if math.isfinite(value) else [])
         table[arm] = {name: mean_interval(each).mean for name, each in values.items() if each}
     return table

@@ -86,11 +86,11 @@ def _of_paper(finding: Finding, paper_numbers: Mapping[str, Mapping[str, float]]
     check = finding.check
     if check.relation == "near":
         return check.within
-    if check.of != "test" or check.along is not None:
+    if check.in_paper is None or check.along is not None:
         return None
-    own = paper_numbers.get(check.arm, {}).get(check.quantity)
+    own = paper_numbers.get(check.arm, {}).get(check.in_paper)
     other = (
-        paper_numbers.get(check.than, {}).get(check.quantity)
+        paper_numbers.get(check.than, {}).get(check.in_paper)
         if isinstance(check.than, str)
         else float(check.than)
     )

@@ -14,6 +14,8 @@ from manyloss.lab.checks import LabError, closest
 
 Relation = Literal["lower", "higher", "near"]
 RELATIONS = ("lower", "higher", "near")
+#: Before a pair of losses: the spread of their cosine over training, among the paper's numbers and ours.
+SIGMA = "sigma of "
 #: Parts of a result that a rule may speak of.
 PARTS = ("test", "validation", "mean_weights", "cosine_std", "cosine_std_first_epoch", "passed")
 
@@ -36,6 +38,11 @@ class Check:
     along: str | None = None
     #: The part of the result that `along` is in.
     along_of: str = "test"
+
+    @property
+    def in_paper(self) -> str | None:
+        """What the paper's numbers call the quantity; None where they have no name for its part."""
+        return {"test": self.quantity, "cosine_std": SIGMA + self.quantity}.get(self.of)
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,7 @@ def read_rule(file: str, content: bytes) -> Claim:
             paper=rule["paper"],
             arms=tuple(rule["arms"]),
             checks=tuple(entries),
-            paper_numbers=rule.get("paper_numbers", {}),
+            paper_numbers=_paper_numbers(rule.get("paper_numbers", {})),
             rule=hashlib.sha256(content).hexdigest()[:16],
             combined={name: tuple(parts) for name, parts in rule.get("combined", {}).items()},
         )
@@ -135,6 +142,17 @@ def _quantity(entry: Mapping[str, Any], key: str = "quantity", part: str = "of")
     if str(entry.get(part, entry.get("of", "test"))).startswith("cosine_std"):
         return pair_name(*quantity.split(", ", 1))
     return quantity
+
+
+def _paper_numbers(written: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """With pairs of losses as the recorder spells them: "sigma of a, b" names one, too."""
+    return {
+        arm: {
+            SIGMA + pair_name(*name.removeprefix(SIGMA).split(", ", 1)) if name.startswith(SIGMA) else name: n
+            for name, n in numbers.items()
+        }
+        for arm, numbers in written.items()
+    }
 
 
 def _not_understood(file: str, reason: object) -> LabError:

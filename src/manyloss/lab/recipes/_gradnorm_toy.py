@@ -16,7 +16,6 @@ problem are other readings: `manyloss reproduce gradnorm-toy-2 --readings 24` tr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,11 +24,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from manyloss import MultiLoss
 from manyloss.checks import one_of
-from manyloss.lab.arms import BUILT_IN, Arm, ArmContext
+from manyloss.lab.arms import BUILT_IN, WEIGHTS_OPTIMIZERS
 from manyloss.lab.problem import Problem, Splits, TensorSplit
-from manyloss.weighting import GradNorm
 
 INPUTS, OUTPUTS, NEURONS, LAYERS = 250, 100, 100, 4
 VARIANCE_SHARED, VARIANCE_OWN = 10.0, 3.5
@@ -113,10 +110,6 @@ class Stream:
         return x, self.functions(x)
 
 
-def _gradnorm_by_sgd(context: ArmContext, lr: float, **options: Any) -> MultiLoss:  # noqa: ARG001
-    return MultiLoss(GradNorm(lr=lr, optimizer=partial(torch.optim.SGD, lr=lr), **options))
-
-
 class GradNormToy(Problem):
     """T regressions that differ in scale only; a subclass gives ``sigmas``.
 
@@ -125,7 +118,7 @@ class GradNormToy(Problem):
         inputs: the scale of x, one of `INPUT_SCALES`.
         spread: whether N(0, 10) and N(0, 3.5) name a "variance" or a "deviation".
         learning_rate: of the model's Adam.
-        weights_optimizer: of GradNorm's w, "adam" or "sgd".
+        weights_optimizer: of GradNorm's w, one of `WEIGHTS_OPTIMIZERS`: "adam", "sgd" or "rmsprop".
         weights_lr: its rate.
         start: GradNorm's L(0), of the "first step" or of the "answer 0".
 
@@ -151,7 +144,7 @@ class GradNormToy(Problem):
         for option, value, choices in (
             ("inputs", inputs, INPUT_SCALES),
             ("spread", spread, ("variance", "deviation")),
-            ("weights_optimizer", weights_optimizer, ("adam", "sgd")),
+            ("weights_optimizer", weights_optimizer, tuple(WEIGHTS_OPTIMIZERS)),
             ("start", start, ("first step", "answer 0")),
         ):
             one_of(option, value, choices)
@@ -167,14 +160,13 @@ class GradNormToy(Problem):
             x = self.input_scale * torch.randn(HELD_OUT, INPUTS, generator=torch.Generator().manual_seed(0))
             functions = Functions(self.scales, torch.Generator().manual_seed(0), self.power)
             initial = {task: float(target.square().mean()) for task, target in functions(x).items()}
-        known = BUILT_IN["gradnorm"]
         self.arms = {
-            "gradnorm": Arm(
-                "gradnorm",
+            "gradnorm": BUILT_IN["gradnorm"].with_defaults(
                 "GradNorm with the paper's alpha = 0.12.",
-                known.method if weights_optimizer == "adam" else _gradnorm_by_sgd,
-                {**known.options, "alpha": 0.12, "lr": weights_lr, "initial": initial},
-                search=known.search,
+                alpha=0.12,
+                lr=weights_lr,
+                initial=initial,
+                weights_optimizer=weights_optimizer,
             )
         }
 

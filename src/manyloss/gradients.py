@@ -81,7 +81,7 @@ class LossGradients:
         """One [T, B, *F] per features tensor, or one [T, P] at shared parameters."""
         if self.place != "shared_params":
             return tuple(self.parts)
-        flat = [part.flatten(1) for part in self.parts]
+        flat = [linalg.as_rows(part) for part in self.parts]
         return (flat[0] if len(flat) == 1 else torch.cat(flat, dim=1),)
 
     @cached_property

@@ -31,9 +31,14 @@ def plain(values: Weights) -> list[float]:
     return values.tolist() if isinstance(values, Tensor) else list(values)
 
 
+def as_rows(tensor: Tensor) -> Tensor:
+    """[T, ...] as a matrix [T, N]; of a parameter that is one number, [T], a column."""
+    return tensor.flatten(1) if tensor.dim() > 1 else tensor[:, None]
+
+
 def row_scales(rows: Sequence[Tensor]) -> Tensor:
     """Largest |entry| of each of T rows over all tensors [T, ...]; inf or nan where a row holds one. [T]"""
-    scales = [tensor.detach().flatten(1).abs().amax(1) for tensor in rows if tensor[0].numel()]
+    scales = [as_rows(tensor.detach()).abs().amax(1) for tensor in rows if tensor[0].numel()]
     if not scales:
         return torch.zeros(rows[0].shape[0])
     return torch.stack(scales).amax(0)
@@ -51,7 +56,7 @@ def gramian(rows: Sequence[Tensor]) -> Tensor:
     """
     total: Tensor | None = None
     for tensor in rows:
-        flat = tensor.detach().flatten(1)
+        flat = as_rows(tensor.detach())
         if not flat.is_cpu and wide(flat.device) != torch.float64:
             flat = flat.cpu()
         for start in range(0, max(flat.shape[1], 1), _CHUNK):
@@ -65,7 +70,7 @@ def gramian(rows: Sequence[Tensor]) -> Tensor:
 def row_norms(rows: Sequence[Tensor]) -> Tensor:
     """||g_i||_2 over all the tensors [T, ...], in float64, without the other inner products. [T], CPU."""
     norms = [
-        torch.linalg.vector_norm(tensor.detach().flatten(1), dim=1, dtype=wide(tensor.device)).cpu().double()
+        torch.linalg.vector_norm(as_rows(tensor.detach()), dim=1, dtype=wide(tensor.device)).cpu().double()
         for tensor in rows
     ]
     if len(norms) == 1:
@@ -88,9 +93,9 @@ def weighted_sum(weights: Weights, rows: Tensor) -> Tensor:
             one, other = rows.unbind()
             return torch.add(one if w[0] == 1.0 else one * w[0], other, alpha=w[1])
         held = torch.tensor(w, dtype=rows.dtype, device=rows.device)
-        summed: Tensor = held @ rows.flatten(1)
+        summed: Tensor = held @ as_rows(rows)
         return summed.view(rows.shape[1:])
-    total: Tensor = vector(w) @ rows.detach().cpu().double().flatten(1)
+    total: Tensor = vector(w) @ as_rows(rows.detach().cpu().double())
     return total.view(rows.shape[1:]).to(rows.device, rows.dtype)
 
 

@@ -483,3 +483,23 @@ def test_losses_that_come_and_go(case: MethodCase, where: str) -> None:
             assert gradient is None or bool(torch.isfinite(gradient).all())
         if step % 3 == 2:
             multi.end_epoch()
+
+
+@methods(lambda case: case.reads_gradients and not case.needs_features)
+def test_a_parameter_that_is_one_number_is_a_vector_of_one(case):
+    """PINNs learn a coefficient of their equation, shape (): it counts as one entry like any other."""
+
+    def steps(shape, others):
+        multi, written = case.multi(2), []
+        number = torch.full(shape, 0.7, dtype=torch.float64, requires_grad=True)
+        matrix = torch.tensor([[0.3, -0.2]], dtype=torch.float64, requires_grad=True)
+        for step in range(2):
+            number.grad = matrix.grad = None
+            seen = number.sum() * (step + 1) + (matrix.sum() if others else 0.0)
+            losses = {"loss_0": (seen - 2).square() + 0.1, "loss_1": (3 * seen + 1).square() + 0.1}
+            multi.backward(losses, shared_params=[number, matrix] if others else [number])
+            written += [number.grad.reshape(1), *([matrix.grad] if others else [])]
+        return written
+
+    for others in (False, True):
+        assert_same(steps((), others), steps((1,), others))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manyloss import checks
+from manyloss import checks, linalg
 from manyloss.aggregation import Aggregator
 from manyloss.errors import BatchSeparatedError
 from manyloss.gradients import LossGradients
@@ -194,7 +194,7 @@ class TorchJDAggregator(Adapter, Aggregator):
                 "where gradients are averaged, or use a method that reads the Gramian."
             )
         self.begin(names)
-        matrix = torch.cat([tensor.detach().flatten(1) for tensor in gradients], dim=1)  # [T, B*F...]
+        matrix = torch.cat([linalg.as_rows(tensor.detach()) for tensor in gradients], dim=1)  # [T, B*F...]
         generator = self.generator
         assert generator is not None
         with self.held.drawing_from(generator, matrix.device):

@@ -55,7 +55,7 @@ class CosReg(Penalty):
             gradients.ranks.sum(scales) if gradients.place == "features" else scales
         )  # alike on all ranks
         safe = torch.where(scales > 0, scales, torch.ones_like(scales))
-        rows = [tensor.flatten(1) / safe[:, None] for tensor in gradients.tensors]
+        rows = [linalg.as_rows(tensor) / safe[:, None] for tensor in gradients.tensors]
         G = torch.stack([row @ row.T for row in rows]).sum(0)  # [T, T]
         if gradients.place == "features":
             G = gramian_over_ranks(G, gradients.ranks)

@@ -9,7 +9,7 @@ import torch
 
 from manyloss import checks
 from manyloss.gradients import LossGradients
-from manyloss.linalg import row_scales, vector
+from manyloss.linalg import as_rows, row_scales, vector
 from manyloss.plan import Needs
 from manyloss.state import State
 from manyloss.weighting._base import GradientWeighting
@@ -75,7 +75,7 @@ class LearningRateAnnealing(GradientWeighting):
 def _largest_and_means(gradients: LossGradients, residual: int) -> tuple[float, list[float]]:
     """Largest |entry| of one gradient and mean |entry| of each, over all ranks' batches."""
     tensors, ranks = gradients.tensors, gradients.spread
-    sums = torch.stack([tensor.flatten(1).abs().sum(1) for tensor in tensors]).sum(0)
+    sums = torch.stack([as_rows(tensor).abs().sum(1) for tensor in tensors]).sum(0)
     count = sum(tensor[0].numel() for tensor in tensors)
     # One message: the sums, the count, and every rank's maximum in a place of its own.
     maxima = [0.0] * ranks.world

@@ -11,7 +11,8 @@ from tests.problems import Maps, Network
 from tests.properties.methods import MethodCase, every_method
 from tests.properties.test_state import through_a_file
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+if not torch.cuda.is_available():
+    pytest.skip("needs a GPU", allow_module_level=True)
 
 
 class OnCuda:

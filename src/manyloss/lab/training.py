@@ -105,9 +105,10 @@ class MultiLossTrainer(Trainer):
         return self.problem.training_step(model, self.multi, inputs, targets, self.shared_params)
 
     def differentiated_once(self, model: nn.Module) -> Sequence[nn.Module]:
-        """The encoder, where losses are read behind it; a whole network with one loss.
+        """An encoder at whose layers nothing is read; a whole network with one loss.
 
-        What is read at the encoder's own layers, and what is differentiated again, goes through it twice.
+        By default the lab itself reads at the encoder's last layer, to record cosines: a loss at a time. What
+        is differentiated again goes through the encoder twice, too.
         """
         if self.problem.shared_params(model) is not None or self.multi.needs.differentiable:
             return ()

@@ -495,19 +495,10 @@ def _readings(record: dict[str, Any]) -> str:
 
 
 def _checks(record: dict[str, Any]) -> str:
-    from manyloss.lab.claims import MARKS
+    from manyloss.lab.claims import check_cells
 
     rows = ["| | check | measured | against | difference, 95 % |", "| --- | --- | --- | --- | --- |"]
-    for check in record["checks"]:
-        value, against, difference, half = (
-            check[key] for key in ("value", "against", "difference", "half_width")
-        )
-        spread = "–" if difference is None else f"{difference:+.3g}"
-        spread += "" if half is None else f" ± {half:.2g}"
-        shown = ["–" if each is None else f"{each:.4g}" for each in (value, against)]
-        rows.append(
-            f"| {MARKS[check['outcome']]} | {cell(check['says'])} | {shown[0]} | {shown[1]} | {spread} |"
-        )
+    rows += [f"| {' | '.join(map(cell, check_cells(check)))} |" for check in record["checks"]]
     return "\n".join(rows)
 
 

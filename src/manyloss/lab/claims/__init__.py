@@ -25,7 +25,7 @@ and is unclear otherwise. One seed has no interval: a check of one seed is uncle
 from manyloss.lab.claims.judging import Finding, Verdict, check_folder, judge
 from manyloss.lab.claims.readings import Readings, readings_of
 from manyloss.lab.claims.rule import Check, Claim, all_claims, claim_named, read_rule
-from manyloss.lab.claims.words import MARKS, lines_of, reasons_of_record, record_of
+from manyloss.lab.claims.words import MARKS, check_cells, lines_of, reasons_of_record, record_of
 
 __all__ = [
     "MARKS",
@@ -35,6 +35,7 @@ __all__ = [
     "Readings",
     "Verdict",
     "all_claims",
+    "check_cells",
     "check_folder",
     "claim_named",
     "judge",

@@ -97,6 +97,14 @@ def record_of(verdict: Verdict, root: Path) -> dict[str, Any]:
     }
 
 
+def check_cells(kept: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """A record's check for a table: mark, sentence, measured, against, difference with its interval."""
+    value, against = ("–" if kept[name] is None else f"{kept[name]:.4g}" for name in ("value", "against"))
+    difference = "–" if kept["difference"] is None else f"{kept['difference']:+.3g}"
+    spread = "" if kept["half_width"] is None else f" ± {kept['half_width']:.2g}"
+    return MARKS[kept["outcome"]], str(kept["says"]), value, against, difference + spread
+
+
 def reasons_of_record(record: Mapping[str, Any]) -> tuple[str, ...]:
     """Why a verdict that was kept without its reasons is what it is; none if its rule has changed since."""
     claim = claim_named(record["claim"])

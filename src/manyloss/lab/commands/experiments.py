@@ -36,8 +36,9 @@ def run_experiment(
     from manyloss.lab.runs.timing import time_the_steps
 
     say = console or Console(quiet=True)
-    checks.device(experiment.first.device, fast=experiment.first.fast, needed=experiment.left() > 0)
-    _announce(experiment, say)
+    left = experiment.left()
+    checks.device(experiment.first.device, fast=experiment.first.fast, needed=left > 0)
+    _announce(experiment, left, say)
     # One executor for all parts: idle workers stay, and importing torch takes seconds.
     running: Executor | None = None if isinstance(executor, str) else executor
     try:
@@ -75,8 +76,8 @@ def run_experiment(
     return results
 
 
-def _announce(experiment: Experiment, say: Console) -> None:
-    """Try the problem out, and say what will be done, and for about how long."""
+def _announce(experiment: Experiment, left: int, say: Console) -> None:
+    """Try the problem out, and say what will be done in the trials that are left, and for about how long."""
     from rich.markup import escape
 
     from manyloss.lab.runs.progress import duration
@@ -85,7 +86,6 @@ def _announce(experiment: Experiment, say: Console) -> None:
     study = experiment.first
     for remark in experiment.remarks:
         say.print(f"[dim]{escape(remark)}[/]")
-    left = experiment.left()
     if left and study.device == "cpu" and study.notes.get("sized for a GPU"):
         say.print(
             f"[yellow]--scale {study.notes['scale']} of this recipe is sized for a GPU, and takes days "

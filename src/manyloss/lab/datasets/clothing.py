@@ -1,4 +1,4 @@
-"""TrainOnly: photos of ten kinds of clothes at 32x32, from ``clothing_32x32.npz``.
+"""Clothing: photos of ten kinds of clothes at 32x32, from ``clothing_32x32.npz``.
 
 The file holds ``x_*`` uint8 [N, 32, 32, 3] and ``y_*`` [N] for train, validation and test: 3,068, 341 and 372
 photos.

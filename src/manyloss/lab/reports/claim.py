@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from manyloss.lab import checks
 from manyloss.lab.analysis.results import RunRecord
-from manyloss.lab.claims import MARKS
+from manyloss.lab.claims import check_cells
 from manyloss.lab.runs import storage
 
 FILE = "claim.json"
@@ -22,8 +21,8 @@ class JudgedClaim:
     verdict: str
     facts: str
     why: tuple[str, ...]
-    #: Mark, outcome, sentence, measured, against, difference with its interval.
-    checks: tuple[tuple[str, str, str, str, str, str], ...]
+    #: The outcome of each, and its cells: mark, sentence, measured, against, difference with its interval.
+    checks: tuple[tuple[str, tuple[str, str, str, str, str]], ...]
 
 
 def read(run: RunRecord) -> JudgedClaim | None:
@@ -46,14 +45,7 @@ def read(run: RunRecord) -> JudgedClaim | None:
             verdict=str(kept["verdict"]),
             facts=f"{setting}, scale {kept['scale']}, {counted}, rule {kept['rule']}",
             why=tuple(map(str, kept.get("why", ()))),
-            checks=tuple(_row(check) for check in kept["checks"]),
+            checks=tuple((str(check["outcome"]), check_cells(check)) for check in kept["checks"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise checks.damaged(run.folder / FILE, error) from error
-
-
-def _row(check: dict[str, Any]) -> tuple[str, str, str, str, str, str]:
-    numbers = ["–" if check[name] is None else f"{check[name]:.4g}" for name in ("value", "against")]
-    difference = "–" if check["difference"] is None else f"{check['difference']:+.3g}"
-    spread = "" if check["half_width"] is None else f" ± {check['half_width']:.2g}"
-    return (MARKS[check["outcome"]], check["outcome"], str(check["says"]), *numbers, difference + spread)

@@ -105,15 +105,15 @@ class MultiLossTrainer(Trainer):
         return self.problem.training_step(model, self.multi, inputs, targets, self.shared_params)
 
     def differentiated_once(self, model: nn.Module) -> Sequence[nn.Module]:
-        """An encoder at whose layers nothing is read; a whole network with one loss.
+        """The encoder of a method that reads nothing at its layers; a whole network with one loss.
 
-        By default the lab itself reads at the encoder's last layer, to record cosines: a loss at a time. What
-        is differentiated again goes through the encoder twice, too.
+        What is differentiated again goes through the encoder twice, too.
         """
-        if self.problem.shared_params(model) is not None or self.multi.needs.differentiable:
+        if self.shared_params is not None or self.multi.needs.differentiable:
             return ()
-        if isinstance(model, EncoderWithHeads):
-            return (model.encoder,)
+        encoder = getattr(model, "encoder", None)
+        if isinstance(encoder, nn.Module):
+            return (encoder,)
         return (model,) if len(self.problem.active_names) == 1 else ()
 
     def set_progress(self, fraction: float) -> None:
@@ -490,11 +490,13 @@ class Training:
         """The unweighted gradient of each loss of this batch, for each arm alike: loss -> tensors, and where.
 
         At the shared parameters where the problem has them, else at the features. The forward pass of its own
-        leaves no trace: random state and buffers are put back.
+        leaves no trace: random state and buffers are put back. It is not compiled: its graph is gone through
+        once per loss.
         """
         devices = [self.device] if self.device.type == "cuda" else []
         buffers = [(buffer, buffer.detach().clone()) for buffer in self.model.buffers()]
-        with torch.random.fork_rng(devices=devices), torch.enable_grad():
+        eager = torch.compiler.set_stance("force_eager") if self.fast else nullcontext()
+        with torch.random.fork_rng(devices=devices), torch.enable_grad(), eager:
             try:
                 measured = self.problem.measured_losses(self.model, inputs, targets)
                 if measured is None:

@@ -26,7 +26,7 @@ COMPILED = [
     pytest.param("great-defense-cifar", "fgsm-training", True, marks=SLOW),
     pytest.param("great-defense-cifar", "great-greace", True, marks=SLOW),
     pytest.param("great-distill-cnn-5", "great", True, marks=SLOW),
-    # What the lab records at the encoder's last layer, a loss at a time, does not go through a compiled graph.
+    # What the lab records at the encoder's last layer, a loss at a time, goes through no compiled graph.
     pytest.param("great-mtl-nyuv2", "great", True, marks=SLOW),
     ("gradnorm-nyuv2-seg", "equal", True),
     ("graddrop-celeba", "graddrop", True),

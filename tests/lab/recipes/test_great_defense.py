@@ -253,7 +253,7 @@ def test_what_is_watched_is_recorded(study):
 
 
 def test_the_course_is_measured_twenty_times_on_test_images():
-    problem = CifarDefense(data="digits", width=4, train=100, validation=20, test=30, pgd_steps=2)
+    problem = CifarDefense(data="digits", width=2, train=100, validation=20, test=10, pgd_steps=2)
     problem.epochs = 200
     model, splits = problem.model(), problem.datasets(0)
     with torch.no_grad():

@@ -259,7 +259,7 @@ def test_a_stopped_trial_goes_on_bit_by_bit(name, arm, tmp_path):
 
     results = []
     for folder in (tmp_path / "whole", tmp_path / "stopped"):
-        for spec in plan_two_epochs(folder).trials():
+        for spec in (spec for spec in plan_two_epochs(folder).trials() if spec.arm != "equal"):
             if spec.arm == arm and folder.name == "stopped":
                 with pytest.raises(KeyboardInterrupt):
                     Trial(spec).run(stop)

@@ -93,7 +93,10 @@ def test_the_error_is_one_minus_the_accuracy():
     assert set(NoisyCifar(width=4).metric_names) == {"class/error", "color/RMSE", "edge/RMSE", "auto/RMSE"}
 
 
-@pytest.mark.parametrize("arm", ["equal", "uncertainty", "gradnorm", "great"])
+@pytest.mark.parametrize(
+    "arm",
+    ["gradnorm", "great", *(pytest.param(arm, marks=pytest.mark.slow) for arm in ("equal", "uncertainty"))],
+)
 def test_every_row_learns_one_batch_by_heart(arm, splits):
     problem = NoisyCifar(width=8)
     (chosen,) = choose_arms([arm], problem)

@@ -388,7 +388,7 @@ def board(
     methods: Annotated[str | None, typer.Option(help="Comma-separated; default: the board's own.")] = None,
     tune: Annotated[int, typer.Option(min=0, help="Settings that each row gets, the sum among them.")] = 8,
     seeds: _Seeds = None,
-    scale: Annotated[str, typer.Option(help="Of the problems that have it: smoke or small.")] = "",
+    scale: Annotated[str, typer.Option(help="Of the problems that have it; papers' recipes: small.")] = "",
     jobs: _Jobs = None,
     out: Annotated[Path, typer.Option(help="The folder of all entries and run folders.")] = Path(
         "runs/board"

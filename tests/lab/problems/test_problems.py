@@ -13,7 +13,8 @@ from scipy.io import savemat
 from manyloss.lab import LabError
 from manyloss.lab.arms import ArmContext, choose_arm
 from manyloss.lab.datasets import molecules
-from manyloss.lab.problems import METHODS, OTHERS, board_recipes, problems
+from manyloss.lab.problems import METHODS, OTHERS, SCALE, board_recipes, problems
+from manyloss.lab.problems.burgers import NU, Solution, exact, points
 from manyloss.lab.problems.school import SCHOOLS
 from manyloss.lab.problems.usps_mnist import NO_LABEL
 from manyloss.lab.recipes import all_recipes, recipe_named
@@ -52,7 +53,9 @@ def _write(path, names, words, draw):
 
 
 def problem_of(name, root):
-    problem = recipe_named(name).problem(data_root=str(root), **({"digits": 200} if "usps" in name else {}))
+    options = {"usps-mnist": {"digits": 200}, "burgers": {"places": 256}}.get(name, {})
+    root = {} if name == "burgers" else {"data_root": str(root)}
+    problem = recipe_named(name).problem(**root, **options)
     problem.epochs = 1
     return problem
 
@@ -108,6 +111,33 @@ def test_targets_without_a_common_unit_are_scaled_by_the_training_split(made):
         assert float(values.std()) == pytest.approx(1.0, abs=1e-4)
 
 
+def test_the_exact_solution_of_burgers_solves_it():
+    x = torch.linspace(-0.95, 0.95, 39, dtype=torch.float64).repeat(9).requires_grad_()
+    t = torch.linspace(0.1, 0.9, 9, dtype=torch.float64).repeat_interleave(39).requires_grad_()
+    u = exact(x, t)
+    u_x, u_t = torch.autograd.grad(u.sum(), (x, t), create_graph=True)
+    (u_xx,) = torch.autograd.grad(u_x.sum(), x)
+    assert float((u_t + u * u_x - NU * u_xx).detach().abs().max()) < 1e-6
+    at = torch.tensor([-1.0, -0.3, 0.5, 1.0], dtype=torch.float64)
+    assert torch.allclose(exact(at, torch.full_like(at, 1e-6)), -torch.sin(torch.pi * at), atol=1e-4)
+    assert torch.allclose(exact(at[[0, 3]], torch.full((2,), 0.7)), torch.zeros(2, dtype=torch.float64))
+
+
+def test_the_residual_start_and_sides_of_a_known_function(monkeypatch):
+    """u = x^2 t: u_t = x^2, u_x = 2 x t, u_xx = 2 t."""
+    split = points(50, seed=3)
+    x, t = split.inputs[:, 0].unbind(1)
+    assert split.inputs[:, 1, 1].eq(0).all()
+    assert split.inputs[:, 2, 0].abs().eq(1).all()
+    assert torch.equal(split.targets["u"], exact(x, t))
+    monkeypatch.setattr(Solution, "u", lambda _, x, t: x.square() * t)
+    with torch.no_grad():
+        _, found = Solution()(split.inputs)
+    assert torch.allclose(found["residual"], x**2 + x**2 * t * 2 * x * t - NU * 2 * t, atol=1e-6)
+    assert torch.allclose(found["start"], torch.sin(torch.pi * split.inputs[:, 1, 0]))
+    assert torch.equal(found["sides"], split.inputs[:, 2, 1])
+
+
 def test_what_is_missing_or_damaged_is_named(made, tmp_path):
     with pytest.raises(LabError, match=r"school\.mat"):
         problem_of("school", tmp_path).datasets(0)
@@ -121,6 +151,7 @@ def test_what_is_missing_or_damaged_is_named(made, tmp_path):
 
 def test_the_board_knows_its_problems_and_methods():
     assert set(OTHERS) <= set(all_recipes())
+    assert all(SCALE in recipe_named(name).scales for name in OTHERS)
     assert set(problems()) == set(board_recipes()) | set(OTHERS)
     for name in board_recipes():
         problem = recipe_named(name).problem()

@@ -41,7 +41,7 @@ def board(
         methods: as of `compare`; the board's own when None.
         tune: settings that each row gets, the weighted sum among them.
         seeds: of the final trials; the problem's own number when None.
-        scale: of the problems that have it, such as small.
+        scale: of the problems that have it; papers' recipes are at small without one.
         jobs: trials at a time.
         out: the folder.
         data_root: the folder of the data sets.
@@ -63,6 +63,7 @@ def board(
     root = Path(out)
     recipes = [recipe_named(name) for name in dict.fromkeys(problems or on_the_board.problems())]
     for recipe in recipes:
+        size = scale or ("" if recipe.name in on_the_board.board_recipes() else on_the_board.SCALE)
         results = compare(
             recipe.name,
             on_the_board.METHODS if methods is None else methods,
@@ -70,7 +71,7 @@ def board(
             jobs=jobs,
             out=root / recipe.name,
             data_root=data_root,
-            scale=scale if scale in recipe.scales else None,
+            scale=size if size in recipe.scales else None,
             retry=retry,
             trial_timeout=trial_timeout,
             executor=executor,

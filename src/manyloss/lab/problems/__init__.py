@@ -1,7 +1,7 @@
 """The board: does anything beat a tuned sum? Real problems, every method, tuned at equal budget.
 
 A module here that sets ``recipe = Recipe(...)`` is a problem of the board, and can be compared by its name
-like any recipe. `OTHERS` are recipes of papers that are on the board, too.
+like any recipe. `OTHERS` are recipes of papers that are on the board, too, at `SCALE`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,17 @@ import pkgutil
 
 from manyloss.lab.recipes import Recipe
 
-#: Recipes that are on the board beside the problems here.
-OTHERS = ("cosreg-two-digits", "gradnorm-mtfl", "cosreg-sunrgbd-streets")
+#: Recipes that are on the board beside the problems here: digits, faces, objects, streets, and made rooms.
+OTHERS = (
+    "cosreg-two-digits",
+    "gradnorm-mtfl",
+    "graddrop-celeba",
+    "great-mtl-cifar",
+    "cosreg-sunrgbd-streets",
+    "gradnorm-nyuv2-seg",
+)
+#: Of a paper's recipe, where nothing else is asked for: what fits two cores.
+SCALE = "small"
 #: What is compared when nothing else is asked for: the library's methods that need no setting of the user's.
 METHODS = (
     "equal",

@@ -23,14 +23,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from manyloss import MultiLoss
 from manyloss.lab import checks
-from manyloss.lab.arms import Arm, ArmContext
 from manyloss.lab.datasets import default_data_root, nyuv2, rooms
 from manyloss.lab.metrics import CosineDistance, DepthError, HeatMapDistance, IoUDistance
 from manyloss.lab.pictures import Pictures
 from manyloss.lab.problem import Outputs, Problem, Splits, Targets, TensorSplit
-from manyloss.weighting import Uncertainty
 
 CHANNELS: Mapping[str, int] = {
     "depth": 1,
@@ -116,17 +113,6 @@ def of_tasks(found: Mapping[str, Any], tasks: Iterable[str]) -> dict[str, Any]:
 
 
 REGRESSIONS = ("depth", "normals", "keypoints")
-
-
-def _uncertainty(context: ArmContext, lr: float, normalize: float | bool) -> MultiLoss:
-    kinds = {name: "regression" if name in REGRESSIONS else "classification" for name in context.losses}
-    return MultiLoss(Uncertainty(kinds, lr=lr, normalize=normalize))
-
-
-def uncertainty(lr: float = 0.025, normalize: float | bool = False) -> dict[str, Arm]:
-    """Kendall's uncertainties with the kinds of these losses."""
-    summary = "Kendall's uncertainties, each loss of its kind."
-    return {"uncertainty": Arm("uncertainty", summary, _uncertainty, {"lr": lr, "normalize": normalize})}
 
 
 # -- data ---------------------------------------------------------------------------------------------------

@@ -18,14 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from manyloss import MultiLoss
 from manyloss.lab import checks
-from manyloss.lab.arms import BUILT_IN, Arm, ArmContext
+from manyloss.lab.arms import BUILT_IN, Arm
 from manyloss.lab.datasets import default_data_root, mtfl
 from manyloss.lab.metrics import ErrorRate, FailureRate, KeypointDistance
 from manyloss.lab.models import tcdcn
 from manyloss.lab.problem import Problem, Splits, TensorSplit
-from manyloss.weighting import Uncertainty
+from manyloss.lab.recipes._kinds import uncertainty
 
 SOURCES = ("mtfl", "made")
 #: Held out of the 10,000 training faces at the most, to choose the epoch on; the paper names no such part.
@@ -47,16 +46,10 @@ def squared_distance(output: Tensor, target: Tensor) -> Tensor:
     return 0.5 * (output - target).square().sum(1).mean()
 
 
-def _uncertainty(context: ArmContext, lr: float) -> MultiLoss:
-    kinds = {name: "regression" if name == "landmarks" else "classification" for name in context.losses}
-    return MultiLoss(Uncertainty(kinds, lr=lr))
-
-
 def method_arms(alpha: float) -> dict[str, Arm]:
     """The built-in arms as this data needs them: the paper's alpha, and the kinds of the losses."""
     changed = {name: BUILT_IN[name].with_defaults(alpha=alpha) for name in ("gradnorm", "gradnorm-static")}
-    summary = BUILT_IN["uncertainty"].summary
-    return changed | {"uncertainty": Arm("uncertainty", summary, _uncertainty, {"lr": 0.025})}
+    return changed | uncertainty(["landmarks"])
 
 
 class FaceSplit(TensorSplit):

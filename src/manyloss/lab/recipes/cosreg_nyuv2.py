@@ -20,7 +20,8 @@ from manyloss.lab.arms import Arm
 from manyloss.lab.metrics import AbsoluteCosineDistance
 from manyloss.lab.recipes import Recipe
 from manyloss.lab.recipes._cosreg_dense import DEPARTURES, FULL, ROWS, SMALL, SMOKE, DecoderPerTask
-from manyloss.lab.recipes._dense import CHANNELS, LOSSES, METRICS, SUBSTITUTE, of_tasks, uncertainty
+from manyloss.lab.recipes._dense import CHANNELS, LOSSES, METRICS, REGRESSIONS, SUBSTITUTE, of_tasks
+from manyloss.lab.recipes._kinds import uncertainty
 
 TASKS = ("segmentation", "depth", "normals")
 
@@ -44,7 +45,7 @@ class CosRegRooms(DecoderPerTask):
         **of_tasks(METRICS, TASKS[:2]),
         "normals/1-|cos|": AbsoluteCosineDistance,
     }
-    arms: Mapping[str, Arm] = uncertainty()
+    arms: Mapping[str, Arm] = uncertainty(REGRESSIONS)
 
     def channels(self) -> Mapping[str, int]:
         """The outputs of every task."""

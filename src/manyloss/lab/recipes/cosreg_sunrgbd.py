@@ -32,13 +32,14 @@ from manyloss.lab.recipes import Recipe
 from manyloss.lab.recipes._cosreg_dense import DEPARTURES, FULL, ROWS, SMALL, SMOKE, DecoderPerTask
 from manyloss.lab.recipes._dense import (
     LOSSES,
+    REGRESSIONS,
     SUBSTITUTE,
     UNLABELLED,
     DenseSplit,
     made_rooms,
     resized,
-    uncertainty,
 )
+from manyloss.lab.recipes._kinds import uncertainty
 
 #: How many coarse and how many fine classes a source has.
 CLASSES = {"rooms": (5, len(rooms.CLASSES)), "camvid": (5, len(camvid.CLASSES)), "sunrgbd": (13, 37)}
@@ -70,7 +71,7 @@ class CoarseAndFine(DecoderPerTask):
     name = "cosreg-sunrgbd"
     tasks: tuple[str, ...] = ("coarse", "fine", "depth")
     sources = ("rooms", "sunrgbd")
-    arms: Mapping[str, Arm] = uncertainty()
+    arms: Mapping[str, Arm] = uncertainty(REGRESSIONS)
 
     def __init__(self, data: str = "rooms", **options: Any) -> None:
         super().__init__(data=data, **options)

@@ -36,9 +36,9 @@ from manyloss.lab.recipes._dense import (
     heat_maps,
     of_tasks,
     starting_at_typical_depth,
-    uncertainty,
 )
 from manyloss.lab.recipes._great import ALIGNED, PapersTraining
+from manyloss.lab.recipes._kinds import uncertainty
 
 TASKS = ("depth", "normals", "keypoints")
 LEARNING_RATE = 1e-3
@@ -70,7 +70,7 @@ class AlignedRooms(PapersTraining, DenseRooms):
         "keypoints/RMSE": HeatMapError,
     }
     arms: Mapping[str, Arm] = {
-        **uncertainty(lr=LEARNING_RATE, normalize=1.0),
+        **uncertainty(TASKS, lr=LEARNING_RATE, normalize=1.0),
         "gradnorm": BUILT_IN["gradnorm"].with_defaults(
             "GradNorm with its own alpha of 1.5 for these tasks.", alpha=1.5, lr=LEARNING_RATE
         ),

@@ -38,6 +38,12 @@ def test_every_verdict_is_against_equal_weights_and_against_the_tuned_sum(tuned_
     assert "equal and pcgrad are worse than the tuned sum beyond noise." in table.verdict
 
 
+def test_that_one_seed_says_nothing_is_said_once(tuned_run):
+    run = read_run(tuned_run)
+    one = replace(run, trials=tuple(trial for trial in run.trials if trial.seed == 0))
+    assert make_table(one).verdict.count("One seed cannot tell a difference from noise") == 1
+
+
 def test_the_cost_stands_in_table_words_and_rows(tuned_run):
     text = " ".join(render_text(make_table(read_run(tuned_run))).split())
     assert "3 in 3 min 0 s" in text

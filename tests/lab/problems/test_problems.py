@@ -129,7 +129,7 @@ def test_the_residual_start_and_sides_of_a_known_function(monkeypatch):
     x, t = split.inputs[:, 0].unbind(1)
     assert split.inputs[:, 1, 1].eq(0).all()
     assert split.inputs[:, 2, 0].abs().eq(1).all()
-    assert torch.equal(split.targets["u"], exact(x, t))
+    assert torch.equal(split.targets["solution"], exact(x, t))
     monkeypatch.setattr(Solution, "u", lambda _, x, t: x.square() * t)
     with torch.no_grad():
         _, found = Solution()(split.inputs)

@@ -36,12 +36,12 @@ def exact(x: Tensor, t: Tensor) -> Tensor:
 
 
 def points(count: int, seed: int) -> TensorSplit:
-    """(x, t) of as many places inside, at the start and on a side: [N, 3, 2]; u of those inside, [N]."""
+    """(x, t) of as many places inside, at the start and on a side, [N, 3, 2]; the solution inside, [N]."""
     places = torch.rand(count, 3, 2, generator=torch.Generator().manual_seed(seed))
     places[:, :2, 0] = 2 * places[:, :2, 0] - 1
     places[:, 1, 1] = 0
     places[:, 2, 0] = 1 - 2 * (torch.arange(count) % 2)
-    return TensorSplit(places, {"u": exact(*places[:, 0].unbind(1))})
+    return TensorSplit(places, {"solution": exact(*places[:, 0].unbind(1))})
 
 
 class Solution(nn.Module):
@@ -62,7 +62,7 @@ class Solution(nn.Module):
         return found
 
     def forward(self, places: Tensor) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
-        """No features; residual, start, sides and u."""
+        """No features; residual, start, sides and the solution."""
         (x, t), (x_start, t_start), (x_side, t_side) = (places[:, kind].unbind(1) for kind in range(3))
         with torch.enable_grad():
             x, t = x.clone().requires_grad_(), t.clone().requires_grad_()
@@ -73,7 +73,7 @@ class Solution(nn.Module):
             "residual": u_t + u * u_x - NU * u_xx,
             "start": self.u(x_start, t_start) + torch.sin(math.pi * x_start),
             "sides": self.u(x_side, t_side),
-            "u": u.detach(),
+            "solution": u.detach(),
         }
 
 
@@ -87,7 +87,7 @@ class Burgers(Problem):
         ("residual", "start", "sides"), nn.functional.mse_loss
     )
     metrics: Mapping[str, Callable[[], Metric]] = {
-        "u/relative error": partial(RelativeSquaredError, squared=False)
+        "solution/relative error": partial(RelativeSquaredError, squared=False)
     }
 
     def __init__(self, places: int = 4096) -> None:

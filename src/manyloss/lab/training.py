@@ -107,9 +107,11 @@ class MultiLossTrainer(Trainer):
     def differentiated_once(self, model: nn.Module) -> Sequence[nn.Module]:
         """The encoder of a method that reads nothing at its layers; a whole network with one loss.
 
-        What is differentiated again goes through the encoder twice, too.
+        What is differentiated again goes through the encoder twice, too; what a problem's own step reads, no
+        one knows.
         """
-        if self.shared_params is not None or self.multi.needs.differentiable:
+        own_step = type(self.problem).training_step is not Problem.training_step
+        if own_step or self.shared_params is not None or self.multi.needs.differentiable:
             return ()
         encoder = getattr(model, "encoder", None)
         if isinstance(encoder, nn.Module):

@@ -35,6 +35,8 @@ COMPILED = [
     # GradNorm's W and CosReg's layer are the encoder's last.
     ("gradnorm-nyuv2-seg", "gradnorm", False),
     ("cosreg-nyuv2", "cosreg", False),
+    # It reads gradients at all parameters, and differentiates by its inputs.
+    ("burgers", "pcgrad", False),
 ]
 
 

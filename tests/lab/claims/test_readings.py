@@ -42,6 +42,7 @@ def test_the_grid_starts_with_the_reading_in_force_and_a_sample_is_seeded(opens)
     assert grid[0] == {"rate": 0.1, "optimizer": "adam"}
     few = readings.chosen(opens, 3)
     assert few == readings.chosen(opens, 3)
+    assert few[:2] == readings.chosen(opens, 2)  # --readings 3 after --readings 2 tries one more
     assert few[0] == grid[0]
     assert len({json.dumps(each) for each in few}) == 3
     assert readings.chosen(opens, 1) == grid[:1]

@@ -112,14 +112,18 @@ def read_opens(file: str, content: bytes) -> tuple[Open, ...]:
 
 
 def chosen(opens: Sequence[Open], count: int | None, seed: int = 0) -> list[dict[str, Any]]:
-    """All readings, or ``count`` of them drawn with a seed; the one in force is always the first."""
+    """All readings, or ``count`` of them drawn with a seed: more go on from fewer.
+
+    The one in force is always the first.
+    """
     grid = [
         dict(zip([each.option for each in opens], values, strict=True))
         for values in itertools.product(*(each.values for each in opens))
     ]
     if count is None or count >= len(grid):
         return grid
-    return [grid[0], *random.Random(seed).sample(grid[1:], max(count - 1, 0))]
+    drawn = random.Random(seed).sample(grid[1:], len(grid) - 1)
+    return [grid[0], *drawn[: max(count - 1, 0)]]
 
 
 def judged(settings: Settings, verdict: Verdict) -> Judged:

@@ -72,6 +72,9 @@ def test_the_sentence_counts_what_holds_and_names_what_decides(opens):
     assert text.endswith("; what decides most is the optimiser of w (100% of the variance)")
     few = readings.summed_up(opens, found[:4])  # a mean, two effects of the rate, one of the optimiser
     assert str(few) == "holds under 2 of 4 readings, drawn from 6"
+    drawn = str(readings.summed_up(opens, found[:5]))
+    assert drawn.startswith("holds under 2 of 5 readings, drawn from 6; what decides most is the optimiser")
+    assert drawn.endswith("of the variance; in a draw the shares overlap)")
     same = [judged(each, 1.0, True) for each in readings.chosen(opens, None)]
     assert str(readings.summed_up(opens, same)) == "holds under 6 of 6 readings"
 

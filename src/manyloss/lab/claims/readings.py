@@ -79,7 +79,9 @@ class Readings:
             return text
         option = max(self.decides, key=lambda name: self.decides[name])
         says = next(each.says for each in self.opens if each.option == option)
-        return f"{text}; what decides most is {says} ({self.decides[option]:.0%} of the variance)"
+        overlap = "; in a draw the shares overlap" if more else ""
+        share = f"{self.decides[option]:.0%} of the variance{overlap}"
+        return f"{text}; what decides most is {says} ({share})"
 
 
 def readings_of(claim: str) -> tuple[Open, ...]:

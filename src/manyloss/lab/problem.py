@@ -228,6 +228,13 @@ class Problem:
         candidates = with_matrix or [layer for layer in layers if layer]
         return candidates[-1] if candidates else None
 
+    def compared_at(self, model: nn.Module) -> Sequence[Tensor] | None:
+        """The parameters at which methods compare gradients; None for the features.
+
+        Override it where losses have rows of their own in a batch, or where there are no features.
+        """
+        return None
+
     def compute_losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor | None]:
         """One scalar per loss; None for a loss whose target is missing in this batch.
 
@@ -270,7 +277,7 @@ class Problem:
 
     def measured_losses(
         self, model: nn.Module, inputs: Any, targets: Targets
-    ) -> tuple[Features, dict[str, Tensor | None]] | None:
+    ) -> tuple[Features | None, dict[str, Tensor | None]] | None:
         """Features and losses whose per-loss gradients are recorded now and then; None records no gradients.
 
         Override it together with `training_step`.

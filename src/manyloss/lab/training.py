@@ -93,12 +93,12 @@ class Trainer(ABC):
 class MultiLossTrainer(Trainer):
     """The problem's own step with a MultiLoss."""
 
-    def __init__(self, multi: MultiLoss, problem: Problem, shared_params: Sequence[Tensor] | None) -> None:
+    def __init__(self, multi: MultiLoss, problem: Problem, model: nn.Module) -> None:
         super().__init__()
         self.multi, self.problem = multi, problem
-        # The problem names GradNorm's W and CosReg's layer; inner products are taken at the features.
-        needs = multi.needs
-        self.shared_params = shared_params if (needs.norms or needs.differentiable) else None
+        # GradNorm's W and CosReg's layer are one thing, where inner products are taken another.
+        measures = multi.needs.norms or multi.needs.differentiable
+        self.shared_params = problem.shared_params(model) if measures else problem.compared_at(model)
 
     def step(self, model: nn.Module, inputs: Any, targets: Mapping[str, Any]) -> StepResult:
         """`Problem.training_step`."""
@@ -236,9 +236,7 @@ class Training:
         arm.optimizer.apply(self.optimizer)
         self.context = context(self.model)
         made = arm.build(self.context)
-        self.trainer = (
-            MultiLossTrainer(made, problem, self.shared_params) if isinstance(made, MultiLoss) else made
-        )
+        self.trainer = MultiLossTrainer(made, problem, self.model) if isinstance(made, MultiLoss) else made
         problem.prepare(self.model, self.trainer)
         self.fast = fast
         if fast:
@@ -504,9 +502,10 @@ class Training:
                 if measured is None:
                     return None
                 features, found = measured
-                places: Sequence[Tensor] = [features] if isinstance(features, Tensor) else list(features)
                 if self.shared_params:
                     places = list(self.shared_params)
+                else:
+                    places = [features] if isinstance(features, Tensor) else list(features or ())
                 rows = {name: _gradient(loss, places) for name, loss in found.items() if loss is not None}
                 return rows, places
             finally:

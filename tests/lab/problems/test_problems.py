@@ -104,6 +104,19 @@ def test_every_row_has_the_label_of_its_own_set_only(made):
     assert there.sum(1).tolist() == [200, 200]
 
 
+@pytest.mark.parametrize(
+    ("name", "where"), [("usps-mnist", "encoder."), ("school", "encoder."), ("burgers", "")]
+)
+def test_methods_compare_gradients_at_parameters_where_features_say_nothing(name, where, made):
+    problem = problem_of(name, made)
+    arm = choose_arm("pcgrad", problem)
+    training = Training(problem, arm, 0, lambda _: ArmContext(problem.loss_names, 0))
+    wanted = [each for known, each in training.model.named_parameters() if known.startswith(where)]
+    assert [*map(id, training.trainer.shared_params)] == [*map(id, wanted)]
+    training.step(1, *training.batch(0))
+    assert training.trainer.multi.last.measured_at == "shared_params"
+
+
 def test_targets_without_a_common_unit_are_scaled_by_the_training_split(made):
     train = problem_of("qm9", made).datasets(0).train
     for values in train.targets.values():

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import Tensor, nn
 
-from manyloss import MultiLoss
-from manyloss.lab.problem import Problem, Targets
-from manyloss.result import StepResult
+from manyloss.lab.problem import Problem
 
 
 class BatchSeparated(Problem):
@@ -18,17 +13,8 @@ class BatchSeparated(Problem):
     At the features gradients of losses on separate rows have nothing in common.
     """
 
-    def training_step(
-        self,
-        model: nn.Module,
-        multi: MultiLoss,
-        inputs: Any,
-        targets: Targets,
-        shared_params: Sequence[Tensor] | None,
-    ) -> StepResult:
-        """Where a method names no layer of its own, all of the encoder."""
-        if shared_params is None:
-            encoder = model.encoder
-            assert isinstance(encoder, nn.Module)
-            shared_params = list(encoder.parameters())
-        return super().training_step(model, multi, inputs, targets, shared_params)
+    def compared_at(self, model: nn.Module) -> list[Tensor]:
+        """All of the encoder."""
+        encoder = model.encoder
+        assert isinstance(encoder, nn.Module)
+        return list(encoder.parameters())

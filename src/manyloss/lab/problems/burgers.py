@@ -7,7 +7,7 @@ u_t + u u_x = nu u_xx on x in [-1, 1], t in [0, 1]; u(x, 0) = -sin(pi x), u(-1, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -18,10 +18,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric, RelativeSquaredError
 
-from manyloss import MultiLoss
 from manyloss.lab.problem import Outputs, Problem, Splits, Targets, TensorSplit
 from manyloss.lab.recipes import Recipe
-from manyloss.result import StepResult
 
 NU = 0.04 / math.pi
 WIDTH, NODES = 32, 100
@@ -61,7 +59,7 @@ class Solution(nn.Module):
         found: Tensor = self.layers(torch.stack([x, 2 * t - 1], 1))[:, 0]
         return found
 
-    def forward(self, places: Tensor) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
+    def forward(self, places: Tensor) -> tuple[None, dict[str, Tensor]]:
         """No features; residual, start, sides and the solution."""
         (x, t), (x_start, t_start), (x_side, t_side) = (places[:, kind].unbind(1) for kind in range(3))
         with torch.enable_grad():
@@ -69,7 +67,7 @@ class Solution(nn.Module):
             u = self.u(x, t)
             u_x, u_t = torch.autograd.grad(u.sum(), (x, t), create_graph=True)
             (u_xx,) = torch.autograd.grad(u_x.sum(), x, create_graph=True)
-        return (), {
+        return None, {
             "residual": u_t + u * u_x - NU * u_xx,
             "start": self.u(x_start, t_start) + torch.sin(math.pi * x_start),
             "sides": self.u(x_side, t_side),
@@ -105,26 +103,15 @@ class Burgers(Problem):
         """Adam at 3e-3."""
         return torch.optim.Adam(parameters, lr=3e-3)
 
-    def shared_params(self, model: nn.Module) -> Sequence[Tensor]:
+    def shared_params(self, model: nn.Module) -> list[Tensor]:
         """All: every loss reads the whole network."""
         return list(model.parameters())
+
+    compared_at = shared_params
 
     def compute_losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor | None]:
         """Mean squares."""
         return {name: outputs[name].square().mean() for name in self.losses}
-
-    def training_step(
-        self,
-        model: nn.Module,
-        multi: MultiLoss,
-        inputs: Any,
-        targets: Targets,
-        shared_params: Sequence[Tensor] | None,
-    ) -> StepResult:
-        """Gradients of the losses are read at all parameters."""
-        _, outputs = model(inputs)
-        losses = self.active_losses(self.compute_losses(outputs, targets))
-        return multi.backward(losses, shared_params=self.shared_params(model))
 
 
 recipe = Recipe(

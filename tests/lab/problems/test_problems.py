@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from manyloss.lab import LabError
+from manyloss.lab import LabError, board
 from manyloss.lab.arms import ArmContext, choose_arm
 from manyloss.lab.datasets import molecules
 from manyloss.lab.problems import METHODS, OTHERS, SCALE, board_recipes, problems
@@ -54,8 +54,8 @@ def _write(path, names, words, draw):
 
 def problem_of(name, root):
     options = {"usps-mnist": {"digits": 200}, "burgers": {"places": 256}}.get(name, {})
-    root = {} if name == "burgers" else {"data_root": str(root)}
-    problem = recipe_named(name).problem(**root, **options)
+    recipe = recipe_named(name)
+    problem = recipe.problem(**({"data_root": str(root)} if recipe.takes("data_root") else {}), **options)
     problem.epochs = 1
     return problem
 
@@ -160,6 +160,22 @@ def test_what_is_missing_or_damaged_is_named(made, tmp_path):
     (tmp_path / "qm9_499_chemprop.csv").write_text("smiles\nC\n")
     with pytest.raises(LabError, match="it has no column 'mu'"):
         molecules.qm9(tmp_path)
+
+
+def test_the_folder_of_the_data_is_for_the_problems_that_have_data(tmp_path):
+    assert [name for name in problems() if not recipe_named(name).takes("data_root")] == ["burgers"]
+    found = board(
+        ["burgers"],
+        methods=["equal"],
+        tune=0,
+        scale="smoke",
+        jobs=1,
+        data_root=tmp_path,
+        out=tmp_path / "board",
+    )
+    assert [entry.problem for entry in found.entries] == ["burgers"]
+    assert "burgers" in (tmp_path / "board" / "board.html").read_text(encoding="utf-8")
+    assert (tmp_path / "board" / "burgers.json").is_file()
 
 
 def test_the_board_knows_its_problems_and_methods():

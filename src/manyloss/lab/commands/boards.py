@@ -70,7 +70,7 @@ def board(
             seeds=seeds,
             jobs=jobs,
             out=root / recipe.name,
-            data_root=data_root,
+            data_root=data_root if recipe.takes("data_root") else None,
             scale=size if size in recipe.scales else None,
             retry=retry,
             trial_timeout=trial_timeout,

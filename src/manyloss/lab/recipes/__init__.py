@@ -7,6 +7,7 @@ A module with several experiments of one paper's figure sets ``recipes = (Recipe
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -49,6 +50,11 @@ class Recipe:
     departures: tuple[str, ...] = ()
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     gpu_scales: tuple[str, ...] = ("full",)
+
+    def takes(self, option: str) -> bool:
+        """Whether the problem has this option, or passes on what it does not know."""
+        known = inspect.signature(self.problem).parameters
+        return option in known or any(each.kind is each.VAR_KEYWORD for each in known.values())
 
 
 def all_recipes() -> dict[str, Recipe]:

@@ -25,10 +25,22 @@ def run_experiment(
     at_least: float = 0.0,
 ) -> ComparedMethods:
     """Run what is missing, write the report, then show the table: what cannot be shown is kept."""
+    run_trials(experiment, retry=retry, timeout=timeout, executor=executor, console=console)
+    return show_results(experiment, console, at_least)
+
+
+def run_trials(
+    experiment: Experiment,
+    *,
+    retry: bool = False,
+    timeout: float | None = None,
+    executor: str | Executor = "processes",
+    console: Console | None = None,
+) -> None:
+    """Run what is missing."""
     from rich.console import Console
     from rich.markup import escape
 
-    from manyloss.lab.analysis.comparison import ComparedMethods
     from manyloss.lab.runs.execution import FruitlessError
     from manyloss.lab.runs.executors import Lent
     from manyloss.lab.runs.executors.choice import executor_named
@@ -66,6 +78,16 @@ def run_experiment(
     assert table is not None
     if executor == "processes":
         time_the_steps(table)
+
+
+def show_results(experiment: Experiment, console: Console | None, at_least: float = 0.0) -> ComparedMethods:
+    """Write the report of what has run, then show the table."""
+    from rich.console import Console
+
+    from manyloss.lab.analysis.comparison import ComparedMethods
+
+    say, table = console or Console(quiet=True), experiment.table
+    assert table is not None
     page = page_of(table.root, None, say, at_least)
     results = ComparedMethods.read(table.root, page, at_least)
     say.print()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyloss.lab import checks
-from manyloss.lab.commands.experiments import page_of, run_experiment
+from manyloss.lab.commands.experiments import page_of, run_trials, show_results
 from manyloss.lab.commands.requests import choose_seeds, request_of
 
 if TYPE_CHECKING:
@@ -68,22 +68,23 @@ def reproduce(
             "notes": {**request.notes, "claim": chosen.name, "rule": chosen.rule},
         },
     )
-    results = run_experiment(
-        experiment, retry=retry, timeout=trial_timeout, executor=executor, console=console
-    )
+    run_trials(experiment, retry=retry, timeout=trial_timeout, executor=executor, console=console)
     study = experiment.first
     verdict = claims.judge(chosen, study.root, study.problem, scale=scale, seeds=study.seeds)
+    path = study.root / "claim.json"
+    judged = any(finding.outcome != "no result" for finding in verdict.findings)
+    if judged:
+        storage.write_json(path, claims.record_of(verdict, study.root))
+    results = show_results(experiment, console)
     if readings is not None:
         tried = _try_readings(
             chosen, verdict, count, experiment, retry=retry, timeout=trial_timeout, executor=executor,
             console=console,
         )  # fmt: skip
         verdict = replace(verdict, readings=tried)
-    path = study.root / "claim.json"
-    judged = any(finding.outcome != "no result" for finding in verdict.findings)
-    if judged:
-        storage.write_json(path, claims.record_of(verdict, study.root))
-        page_of(study.root, None, None, 0.0)  # again, with the verdict
+        if judged:
+            storage.write_json(path, claims.record_of(verdict, study.root))
+            page_of(study.root, None, None, 0.0)  # again, with the readings
     if console is not None:
         console.print()
         for line in claims.lines_of(verdict):

@@ -117,7 +117,14 @@ def test_report_reads_and_writes_only_the_page(finished, manyloss, tmp_path):
         (["compare", PROBLEM, "--scale", "small"], "does not take --scale"),
         (["compare", PROBLEM, "--data", "mnist"], "DigitAndInk does not take --data"),
         (["compare", PROBLEM, "--option", "width"], "--option 'width' is not understood. Write it as"),
-        (["compare", "gradnorm-nyuv2-kpts", "--option", "widht=4"], "does not take --widht"),
+        (
+            ["compare", "gradnorm-nyuv2-kpts", "--option", "widht=4"],
+            "does not take --widht: Did you mean 'width'?",
+        ),
+        (
+            ["compare", "cosreg-two-digits", "--data", "digits", "--option", "lr=1"],
+            "'cosreg-two-digits' does not take --lr: Known: data, data_root, images_per_pair, kernel, pairs.",
+        ),
         (["compare", "cosreg-two-digits", "--scale", "smal"], "no scale 'smal'. Did you mean 'small'?"),
         (["compare", PROBLEM, "--out", "/proc/nowhere"], "Cannot write /proc/nowhere"),
         (["report", "nowhere"], "There is no folder 'nowhere'"),

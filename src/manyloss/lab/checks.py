@@ -352,6 +352,17 @@ def not_options(what: str, options: Iterable[str], reason: object) -> LabError:
     return LabError(f"{what} does not take {given}: {reason}")
 
 
+def unknown_options(
+    what: str, options: Iterable[str], known: Iterable[str] | None, error: object
+) -> LabError:
+    """A problem was not made with these options: those that it does not know, or what it says of them."""
+    known = None if known is None else list(known)
+    wrong = [] if known is None else [name for name in options if name not in known]
+    if not wrong or known is None:
+        return not_options(what, options, error)
+    return not_options(what, wrong, closest(wrong[0], known))
+
+
 def unknown_source(recipe: str, data: str, known: Iterable[str], option: str = "data") -> DataError:
     """A recipe was given a ``--data``, or another such option, that it cannot read."""
     return DataError(f"{recipe} has no {option} {data!r}. Choose --{option} {' or '.join(sorted(known))}.")

@@ -14,12 +14,13 @@ A problem needs an encoder, heads, losses, metrics and data. Everything else has
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
@@ -402,6 +403,24 @@ class Problem:
             sign = 1.0 if directions[name]["higher_is_better"] else -1.0
             total += sign * values[name] / scale
         return total / max(len(metrics), 1)
+
+
+def options_of(make: Callable[..., Problem]) -> tuple[str, ...] | None:
+    """The options a problem is made with; through ``**options`` those of the class it extends, too.
+
+    None: whatever it is given.
+    """
+    if isinstance(make, partial):
+        return options_of(make.func)
+    classes = make.__mro__ if isinstance(make, type) else ()
+    makers = [vars(each)["__init__"] for each in classes if "__init__" in vars(each) and each is not object]
+    found: list[str] = []
+    for maker in makers if classes else [make]:
+        taken = list(inspect.signature(maker).parameters.values())[bool(classes) :]
+        found += [each.name for each in taken if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+        if not any(each.kind is each.VAR_KEYWORD for each in taken):
+            return tuple(dict.fromkeys(found))
+    return None if makers or not classes else ()
 
 
 def readable_name(class_name: str) -> str:

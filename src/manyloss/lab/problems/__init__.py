@@ -6,10 +6,9 @@ like any recipe. `OTHERS` are recipes of papers that are on the board, too, at `
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+import sys
 
-from manyloss.lab.recipes import Recipe
+from manyloss.lab.recipes import Recipe, files_of, recipes_in
 
 #: Recipes that are on the board beside the problems here: digits, faces, objects, streets, and made rooms.
 OTHERS = (
@@ -44,11 +43,7 @@ METHODS = (
 
 def board_recipes() -> dict[str, Recipe]:
     """The problems of this folder by name, sorted."""
-    found = [
-        importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)
-    ]
-    recipes = [module.recipe for module in found if isinstance(getattr(module, "recipe", None), Recipe)]
-    return dict(sorted((recipe.name, recipe) for recipe in recipes))
+    return recipes_in(files_of(sys.modules[__name__]))
 
 
 def problems() -> tuple[str, ...]:

@@ -7,14 +7,15 @@ A module with several experiments of one paper's figure sets ``recipes = (Recipe
 from __future__ import annotations
 
 import importlib
-import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 from manyloss.lab import checks
-from manyloss.lab.problem import Problem
+from manyloss.lab.problem import Problem, options_of
 
 
 @runtime_checkable
@@ -52,27 +53,44 @@ class Recipe:
     gpu_scales: tuple[str, ...] = ("full",)
 
     def takes(self, option: str) -> bool:
-        """Whether the problem has this option, or passes on what it does not know."""
-        known = inspect.signature(self.problem).parameters
-        return option in known or any(each.kind is each.VAR_KEYWORD for each in known.values())
+        """Whether the problem has this option."""
+        known = options_of(self.problem)
+        return known is None or option in known
+
+
+def files_of(package: ModuleType) -> tuple[str, ...]:
+    """The modules of a folder of recipes that are not shared by others, by their full names."""
+    found = pkgutil.iter_modules(package.__path__)
+    return tuple(f"{package.__name__}.{each.name}" for each in found if not each.name.startswith("_"))
+
+
+def recipes_in(files: Iterable[str]) -> dict[str, Recipe]:
+    """The recipes of these modules by name, sorted."""
+    modules = [importlib.import_module(file) for file in files]
+    found: list[Recipe] = []
+    for module in modules:
+        single = getattr(module, "recipe", None)
+        found += getattr(module, "recipes", () if single is None else (single,))
+    return {each.name: each for each in sorted(found, key=lambda each: each.name)}
 
 
 def all_recipes() -> dict[str, Recipe]:
     """Every recipe by name, sorted."""
-    found: dict[str, Recipe] = {}
-    for module_info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{module_info.name}")
-        single = getattr(module, "recipe", None)
-        for recipe in getattr(module, "recipes", () if single is None else (single,)):
-            found[recipe.name] = recipe
-    return dict(sorted(found.items()))
+    return recipes_in(files_of(sys.modules[__name__]))
 
 
 def recipe_named(name: str) -> Recipe:
-    """The recipe, or problem of the board, of this name; an error that offers the closest one."""
-    from manyloss.lab.problems import board_recipes
+    """The recipe, or problem of the board, of this name; an error that offers the closest one.
 
-    recipes = {**all_recipes(), **board_recipes()}
+    A file whose name begins the recipe's is looked at first: others import what this one may not need.
+    """
+    from manyloss.lab import problems
+
+    files = (*files_of(sys.modules[__name__]), *files_of(problems))
+    likely = [file for file in files if name.replace("-", "_").startswith(file.rpartition(".")[2])]
+    recipes = recipes_in(likely)
+    if name not in recipes:
+        recipes = recipes_in(files)
     if name not in recipes:
         raise checks.LabError(
             f"There is no recipe {name!r}. {checks.closest(name, recipes)} "

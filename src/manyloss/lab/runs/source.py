@@ -26,7 +26,7 @@ from typing import Any
 
 import manyloss
 from manyloss.lab import checks
-from manyloss.lab.problem import Problem
+from manyloss.lab.problem import Problem, options_of
 from manyloss.lab.recipes import recipe_named
 from manyloss.lab.runs import storage
 from manyloss.lab.scripts import ScriptCall, ScriptProblem, is_script
@@ -174,7 +174,9 @@ class Source:
             try:
                 problem = recipe.problem(**self.options)
             except TypeError as error:
-                raise checks.not_options(f"Recipe {self.where!r}", self.options, error) from error
+                raise checks.unknown_options(
+                    f"Recipe {self.where!r}", self.options, options_of(recipe.problem), error
+                ) from error
             problem.name = problem.name or self.where
         return problem
 
@@ -441,6 +443,6 @@ def _problem_in(texts: Texts, path: Path, options: Mapping[str, Any]) -> Problem
     try:
         inspect.signature(leaves[0]).bind(**options)
     except TypeError as error:
-        raise checks.not_options(leaves[0].__name__, options, error) from error
+        raise checks.unknown_options(leaves[0].__name__, options, options_of(leaves[0]), error) from error
     with own_traceback(f"{leaves[0].__name__}() was made"):
         return leaves[0](**options)

@@ -114,7 +114,7 @@ def folder(tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(rank_main, (port, str(path)), nprocs=2)
+    mp.start_processes(rank_main, (port, str(path)), nprocs=2, start_method="forkserver")
     return path
 
 

@@ -1,6 +1,6 @@
 """Real processes: the same cases run on N ranks and in one process, and what they leave is compared.
 
-A case is a plain value that both sides understand; all cases of a test share one spawn, since starting
+A case is a plain value that both sides understand; all cases of a test share one start, since starting
 processes costs seconds.
 """
 
@@ -52,7 +52,8 @@ class Run:
 def on_ranks(runs: Sequence[Run], world: int, folder: Path) -> dict[str, list[list[Tensor]]]:
     """Per run the tensors of every rank; an error of any rank is raised with its traceback."""
     meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # a file would be polled
-    context = torch.multiprocessing.get_context("spawn")
+    context = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "tests.distributed.training"])  # once for all tests
     processes = [
         context.Process(target=_rank, args=(rank, world, meeting.port, list(runs), str(folder)))
         for rank in range(world)

@@ -34,7 +34,7 @@ SAME = {  # name -> (ours, theirs, relative tolerance, kinds of rows)
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_the_step_is_theirs(method: str, kind: str, count: int) -> None:
     ours, theirs, tolerance, _ = SAME[method]
-    for seed in range(4):
+    for seed in range(2 if method == "mgda" else 4):  # theirs takes 20,000 steps
         rows = rows_of(kind, count, seed)
         expected = theirs()(torch.from_numpy(rows)).numpy()
         size = (

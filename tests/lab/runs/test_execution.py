@@ -70,7 +70,7 @@ def test_trials_run_crash_and_are_lost_each_for_itself(tmp_path, shown):
 
 
 def test_a_trial_that_hangs_is_ended(tmp_path, shown):
-    """Its first step sleeps for an hour; the other trial of the study is not touched."""
+    """Its first step sleeps for an hour."""
     hanging = spec(tmp_path, "equal", pause=3600.0)
     shown.plan(1, 1, 3)
     results = Execution([hanging], {}, Processes(1), shown, timeout=20.0).run()

@@ -238,7 +238,7 @@ def epochs_done(root):
 def test_a_stopped_command_goes_on_where_it_was(signal_number, finished, tmp_path):
     """Stop `manyloss compare` in the middle, run it again, compare with the undisturbed study bit for bit."""
     root = tmp_path / "run"
-    arguments = ["--methods", "equal,gradnorm-static", "--seeds", "2", "--out", str(root)]
+    arguments = ["--methods", "equal,gradnorm-static", "--seeds", "2", "--jobs", "1", "--out", str(root)]
     process = subprocess.Popen(
         [*COMMAND, *arguments],
         stdout=subprocess.PIPE,

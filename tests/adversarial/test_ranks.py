@@ -6,11 +6,11 @@ import socket
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from manyloss.adversarial import GradientDefense, GradientDistillation
 from tests.adversarial.nets import smooth
+from tests.forkserver import started
 
 STEPS = 3
 KINDS = ("defense", "two-pass", "distillation")
@@ -114,7 +114,10 @@ def folder(tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.start_processes(rank_main, (port, str(path)), nprocs=2, start_method="forkserver")
+    ranks = [started(rank_main, rank, port, str(path)) for rank in range(2)]
+    for rank in ranks:
+        rank.join(300)
+        assert rank.exitcode == 0
     return path
 
 

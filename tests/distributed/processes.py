@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tests.forkserver import started
+
 TIMEOUT = datetime.timedelta(seconds=40)
 # What DDP and FSDP say of their own inner workings.
 TORCH_OWN = ("Grad strides do not match bucket view strides",)
@@ -52,14 +54,7 @@ class Run:
 def on_ranks(runs: Sequence[Run], world: int, folder: Path) -> dict[str, list[list[Tensor]]]:
     """Per run the tensors of every rank; an error of any rank is raised with its traceback."""
     meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # a file would be polled
-    context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "tests.distributed.training"])  # once for all tests
-    processes = [
-        context.Process(target=_rank, args=(rank, world, meeting.port, list(runs), str(folder)))
-        for rank in range(world)
-    ]
-    for process in processes:
-        process.start()
+    processes = [started(_rank, rank, world, meeting.port, list(runs), str(folder)) for rank in range(world)]
     for process in processes:
         process.join(300)
     alive = [process for process in processes if process.is_alive()]

@@ -1,5 +1,6 @@
 import json
 import math
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ from manyloss.lab.checks import StorageError
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.source import Source
 from manyloss.lab.runs.trial import Trial, TrialSpec
+from manyloss.lab.runs.worker import run_trial
 from manyloss.lab.training import seed_for
+from tests.forkserver import CONTEXT, finished
 
 PROBLEM = str(Path(__file__).parents[1] / "small_problem.py")
 
@@ -246,17 +249,16 @@ def test_a_damaged_file_is_named_with_the_way_out(name, tmp_path):
     assert f"Delete the folder {broken.folder} and run the command that made it again" in str(error.value)
 
 
-FULL = """
-import resource, signal, sys
-from manyloss.lab.checks import StorageError
-from manyloss.lab.runs.trial import Trial, TrialSpec
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
-try:
-    Trial(TrialSpec.from_json(sys.argv[1])).run()
-except StorageError as error:
-    print(error)
-"""
+def run_with_small_files(text, bytes_, said):
+    import resource
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, resource.RLIM_INFINITY))
+    try:
+        Trial(TrialSpec.from_json(text)).run()
+    except StorageError as error:
+        said.put(str(error))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files as POSIX does")
@@ -265,8 +267,9 @@ except StorageError as error:
 )
 def test_a_file_that_cannot_grow_is_a_clear_error_and_the_trial_goes_on_later(bytes_, name, tmp_path):
     whole, broken = spec(tmp_path / "whole"), spec(tmp_path / "broken")
-    command = [sys.executable, "-c", FULL, broken.to_json(), str(bytes_)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    answer = CONTEXT.SimpleQueue()
+    finished(run_with_small_files, broken.to_json(), bytes_, answer)
+    said = answer.get()
     assert said.startswith(f"Cannot write {broken.folder / name}: File too large.")
     assert "run the same command again: finished trials are kept" in said
     assert not list(broken.folder.glob(".*.partial"))
@@ -318,7 +321,7 @@ def test_a_problem_may_have_workers_of_its_own(tmp_path):
     text = Path(PROBLEM).read_text()
     text = text.replace(
         "        return Splits(part(0, 1280), part(1280, 1500), part(1500, None))",
-        "        return Splits(Loaded(part(0, 128)), part(1280, 1500), part(1500, None))",
+        "        return Splits(Loaded(part(0, 64)), part(1280, 1500), part(1500, None))",
     )
     text += """
 
@@ -338,7 +341,6 @@ class Loaded:
     path = tmp_path / "loaded.py"
     path.write_text(text)
     alone = TrialSpec(Source(str(path)), "equal", 0, 1, tmp_path / "run")
-    command = [sys.executable, "-m", "manyloss.lab.runs.trial", alone.to_json()]
-    subprocess.run(command, check=True, timeout=300, capture_output=True)
+    finished(run_trial, alone)
     result = storage.read_result(alone.folder)
     assert result["status"] == "finished", result["reason"]

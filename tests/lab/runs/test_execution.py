@@ -91,6 +91,20 @@ def test_a_silent_trial_is_shown_as_one(shown):
     assert shown.silence("a seed 0") == ""
 
 
+def test_of_many_losses_a_line_shows_the_first(shown, monkeypatch):
+    monkeypatch.setattr("manyloss.lab.runs.progress.LINE_EVERY", 0.0)
+    shown.plan(1, 1, 3)
+    many = {f"loss {i}": i / 7 for i in range(139)}
+    shown.follow("a seed 0", 1.0, 3, dict(list(many.items())[:6]))
+    shown.follow("a seed 0", 2.0, 3, many)
+    shown.end("a seed 0", 3, {"status": "finished", "validation": many, "best_epoch": 2, "seconds": 1.0})
+    few, line, last = said(shown).splitlines()
+    assert few.startswith("  a seed 0: 1.0 of 3 epochs  loss 0 0  loss 1 0.143  ")
+    assert few.endswith("  loss 5 0.714")
+    assert line == few.replace("1.0 of", "2.0 of") + "  and 133 more"
+    assert "loss 5 0.7143, and 133 more (1 s" in last
+
+
 def test_words_for_a_lost_process():
     assert how_it_ended(-9).startswith("its process was ended by SIGKILL (the system does this")
     assert how_it_ended(-11).startswith("its process was ended by SIGSEGV (a fault in native code")

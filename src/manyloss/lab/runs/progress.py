@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +17,8 @@ from rich.text import Text
 
 #: Seconds between two lines about running trials where there is no terminal.
 LINE_EVERY = 30.0
+#: How many losses or metrics of a trial one line shows.
+SHOWN = 6
 #: A trial that has said nothing for so many seconds is shown as silent.
 SILENT_AFTER = 60.0
 
@@ -104,7 +106,7 @@ class Display(ABC):
             return f"{head} [dim]stopped early: {escape(_shortened(str(result['reason'])))}[/]"
         if result["status"] != "finished":
             return f"{head} [red]{result['status']}: {escape(_shortened(str(result['reason'])))}[/]"
-        values = ", ".join(f"{escape(name)} {value:.4g}" for name, value in _known(result["validation"]))
+        values = escape(_few([f"{name} {value:.4g}" for name, value in _known(result["validation"])], ", "))
         time_left = self.left()
         tail = "" if not time_left else f"; about {duration(time_left)} left"
         took = duration(result.get("seconds") or 0.0)
@@ -155,7 +157,7 @@ class PlainDisplay(Display):
             return
         self._last = now
         for label, (done, epochs, losses) in self.running.items():
-            shown = " ".join(f"{name} {value:.3g}" for name, value in losses.items())
+            shown = _few([f"{name} {value:.3g}" for name, value in losses.items()], "  ")
             silence = self.silence(label)
             known = f"{done:.1f} of {epochs} epochs  " if epochs > 1 else ""  # a script does not say
             self._say(escape(f"  {label}: {known}{shown}  {silence}".rstrip()))
@@ -191,7 +193,7 @@ class LiveDisplay(Display):
         done = self.done
         for label, (epoch, epochs, losses) in sorted(self.running.items()):
             done += epoch - self._from.get(label, 0.0)
-            shown = "  ".join(f"{name} {value:.3g}" for name, value in list(losses.items())[:6])
+            shown = _few([f"{name} {value:.3g}" for name, value in losses.items()], "  ")
             bar = ProgressBar(total=epochs, completed=epoch, width=20)
             grid.add_row(
                 Text(label),
@@ -210,6 +212,12 @@ class LiveDisplay(Display):
 def display_for(console: Console) -> Display:
     """Live bars in a terminal, plain lines elsewhere."""
     return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
+
+
+def _few(values: Sequence[str], between: str) -> str:
+    """The first of many values, and how many more there are."""
+    more = [f"and {len(values) - SHOWN} more"] if len(values) > SHOWN else []
+    return between.join([*values[:SHOWN], *more])
 
 
 def _known(values: Mapping[str, float | None]) -> list[tuple[str, float]]:

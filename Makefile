@@ -11,7 +11,7 @@ demo: .venv/lab ## one problem where something is to be decided, and one where n
 	$(BIN)/manyloss compare cosreg-two-digits --out runs/demo
 
 test: .venv/dev ## the tests, without those marked slow
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: .venv/dev ## the tests marked slow
 	$(BIN)/python -m pytest -m slow
@@ -20,7 +20,7 @@ test-lowest: ## the tests with the oldest versions that pyproject.toml allows, i
 	$(PYTHON) -m venv .venv-lowest
 	$(PYTHON) tests/lowest.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[dev]'
-	.venv-lowest/bin/python -m pytest -n 2 -m "not slow"
+	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 check: format lint types site test ## all that CI runs
 

@@ -106,6 +106,7 @@ def test_the_papers_rows_alphas_and_w():
         assert sum(head.out_features for head in problem.heads().values()) == 18
         assert has_papers_data(problem)
     assert not has_papers_data(one_batch())
+    assert not has_papers_data(Faces160(width=8))
     assert Faces160().size == 160
 
 

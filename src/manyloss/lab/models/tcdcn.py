@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from manyloss.lab import checks
 
 FEATURES = 100
+WIDTH = 16
 
 
 class AbsoluteTanh(nn.Module):
@@ -26,8 +27,10 @@ class AbsoluteTanh(nn.Module):
         return x.tanh().abs()
 
 
-def encoder(size: int = 40) -> nn.Sequential:
+def encoder(size: int = 40, width: int = WIDTH) -> nn.Sequential:
     """Faces [B, 1, S, S] -> features [B, 100]; S is 40 or 160.
+
+    ``width`` is the first layer's channels, 16 in the papers; those of the others change with it.
 
     Raises:
         LabError: another size.
@@ -35,18 +38,18 @@ def encoder(size: int = 40) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     if size == 40:
-        for inputs, outputs, kernel in ((1, 16, 5), (16, 48, 3), (48, 64, 3)):
+        for inputs, outputs, kernel in ((1, width, 5), (width, 3 * width, 3), (3 * width, 4 * width, 3)):
             layers += [nn.Conv2d(inputs, outputs, kernel), AbsoluteTanh(), nn.MaxPool2d(2)]
-        layers += [nn.Conv2d(64, 64, 2), AbsoluteTanh(), nn.Flatten()]
-        layers += [nn.Linear(64 * 2 * 2, FEATURES), AbsoluteTanh()]
+        layers += [nn.Conv2d(4 * width, 4 * width, 2), AbsoluteTanh(), nn.Flatten()]
+        layers += [nn.Linear(4 * width * 2 * 2, FEATURES), AbsoluteTanh()]
         return _initialised(nn.Sequential(*layers), nn.init.xavier_normal_)
     if size == 160:
-        layers += [nn.Conv2d(1, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
-        for inputs, outputs, pools in ((16, 32, 1), (32, 64, 1), (64, 128, 2), (128, 128, 0)):
+        layers += [nn.Conv2d(1, width, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
+        for inputs, outputs, pools in ((1, 2, 1), (2, 4, 1), (4, 8, 2), (8, 8, 0)):
             for channels in (inputs, outputs):
-                layers += [nn.Conv2d(channels, outputs, 3, padding=1), nn.ReLU()]
+                layers += [nn.Conv2d(channels * width, outputs * width, 3, padding=1), nn.ReLU()]
             layers += [nn.MaxPool2d(2) for _ in range(pools)]
-        layers += [nn.Flatten(), nn.Linear(128 * 5 * 5, FEATURES), nn.ReLU()]
+        layers += [nn.Flatten(), nn.Linear(8 * width * 5 * 5, FEATURES), nn.ReLU()]
         return _initialised(nn.Sequential(*layers), nn.init.kaiming_normal_)
     raise checks.LabError(f"There is no TCDCN for faces of {size} pixels. Known: 40, 160.")
 

@@ -70,6 +70,7 @@ class MtflFaces(Problem):
         size: the side of the images, 40 or 160.
         unit: of the landmarks in the loss: "pixels" of the image, or the "crop", whose side is 1.
         train: how many training faces are used, or made; None for all.
+        width: channels of the network's first layer.
 
     """
 
@@ -94,6 +95,7 @@ class MtflFaces(Problem):
         size: int = 40,
         unit: str = "pixels",
         train: int | None = None,
+        width: int = tcdcn.WIDTH,
     ) -> None:
         if data not in SOURCES:
             raise checks.unknown_source(self.name, data, SOURCES)
@@ -102,7 +104,7 @@ class MtflFaces(Problem):
                 f"There is no unit {unit!r} for landmarks. Choose --option unit=pixels or crop."
             )
         self.data, self.data_root = data, data_root
-        self.size, self.unit, self.train = size, unit, train
+        self.size, self.unit, self.train, self.width = size, unit, train, width
         #: The side of the image, in the unit of the landmarks.
         self.side = float(size) if unit == "pixels" else 1.0
 
@@ -126,12 +128,13 @@ class MtflFaces(Problem):
         return FaceSplit(torch.from_numpy(faces.images)[:, None], {"landmarks": landmarks, **classes})
 
     def has_papers_data(self) -> bool:
-        """All faces; which box each was cut out by is not published."""
-        return self.data == "mtfl" and self.train is None and self.unit == "pixels"
+        """All faces and the paper's channels; which box each face was cut out by is not published."""
+        papers_size = self.train is None and self.width == tcdcn.WIDTH
+        return self.data == "mtfl" and self.unit == "pixels" and papers_size
 
     def encoder(self) -> nn.Module:
         """TCDCN, or the deeper network: all layers up to FC-100, which is W."""
-        return tcdcn.encoder(self.size)
+        return tcdcn.encoder(self.size, self.width)
 
     def heads(self) -> Mapping[str, nn.Module]:
         """FC-18, task by task; the landmarks start at the mean face."""

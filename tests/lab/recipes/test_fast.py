@@ -8,11 +8,11 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from manyloss.lab import training
 from manyloss.lab.recipes import recipe_named
 from manyloss.lab.runs.source import Source
 from manyloss.lab.runs.study import Study
 from manyloss.lab.runs.trial import Trial
+from manyloss.lab.training import training
 
 # The tracer looks at .grad of what it traces, and uses what it deprecates.
 pytestmark = [

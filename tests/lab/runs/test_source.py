@@ -1,15 +1,18 @@
 """The user's files are read once: what runs is what was read, and what changed is said in words."""
 
+import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from manyloss.lab.checks import LabError, StorageError
+from manyloss.lab import diagnose
+from manyloss.lab.checks import BrokenProblemError, LabError, StorageError
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.progress import PlainDisplay
 from manyloss.lab.runs.source import MAIN, Source, read_texts
-from manyloss.lab.runs.study import Study
+from manyloss.lab.runs.study import Study, try_out
+from manyloss.lab.runs.trial import Trial
 from tests.lab.runs.test_trial import PROBLEM
 
 SMALL = """
@@ -122,6 +125,28 @@ def test_a_file_edited_while_a_study_is_on_changes_nothing(small, tmp_path):
     assert plan(small, tmp_path / "other").missing()
     assert str(tmp_path / "run" / "source" / "small.py") in text
     assert plan(tmp_path / "run" / "source" / "small.py", tmp_path / "run").missing() == []
+
+
+def test_the_files_folder_is_on_the_path_while_its_code_runs_and_not_longer(small, tmp_path):
+    """A module that no import statement names is found there, and only then."""
+    (tmp_path / "my_slope.py").write_text("SLOPE = 2.0\n")
+    asked = "        import importlib\n        importlib.import_module('my' + '_slope')\n"
+    small.write_text(SMALL.replace("        x = torch.randn", f"{asked}        x = torch.randn"))
+    before = list(sys.path)
+    source = Source(str(small))
+    problem = source.load()
+    assert sys.path == before
+    with pytest.raises(BrokenProblemError, match="No module named 'my_slope'"):
+        try_out(problem, 0)
+    with source.on_path():
+        try_out(problem, 0)
+    del sys.modules["my_slope"]
+    assert Trial(plan(small, tmp_path / "run").trials()[0]).run()["status"] == "finished"
+    assert sys.path == before
+    del sys.modules["my_slope"]
+    diagnose(small, epochs=1, out=tmp_path / "diagnosis")
+    assert sys.path == before
+    del sys.modules["my_slope"]
 
 
 def test_a_comment_changes_nothing(small, tmp_path):

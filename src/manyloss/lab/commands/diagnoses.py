@@ -77,17 +77,18 @@ def diagnose(
                     request.name, ["epochs"], "a script gets its own arguments, behind --."
                 )
             run, settings = diagnose_script, {"seed": seed}
-        elif source.is_file:
-            try_out(source.load(), seed)
         folder = Path("runs") / name if out is None else Path(out)
-        if console is None:
-            return run(source, folder, **settings)
-        with console.status("Training with the plain sum") as status:
+        with source.on_path():
+            if source.script is None and source.is_file:
+                try_out(source.load(), seed)
+            if console is None:
+                return run(source, folder, **settings)
+            with console.status("Training with the plain sum") as status:
 
-            def progress(done: float, losses: Mapping[str, float]) -> None:  # noqa: ARG001
-                status.update(f"Training with the plain sum, epoch {done:.1f}")
+                def progress(done: float, losses: Mapping[str, float]) -> None:  # noqa: ARG001
+                    status.update(f"Training with the plain sum, epoch {done:.1f}")
 
-            found = run(source, folder, **settings, progress=progress)
+                found = run(source, folder, **settings, progress=progress)
     if console is not None:
         print_diagnosis(found, console)
     return found

@@ -50,7 +50,8 @@ def run_trials(
     say = console or Console(quiet=True)
     left = experiment.left()
     checks.device(experiment.first.device, fast=experiment.first.fast, needed=left > 0)
-    _announce(experiment, left, say)
+    with experiment.first.source.on_path():
+        _announce(experiment, left, say)
     # One executor for all parts: idle workers stay, and importing torch takes seconds.
     running: Executor | None = None if isinstance(executor, str) else executor
     try:
@@ -77,7 +78,8 @@ def run_trials(
     table = experiment.table
     assert table is not None
     if executor == "processes":
-        time_the_steps(table)
+        with experiment.first.source.on_path():
+            time_the_steps(table)
 
 
 def show_results(experiment: Experiment, console: Console | None, at_least: float = 0.0) -> ComparedMethods:

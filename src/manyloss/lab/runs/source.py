@@ -167,7 +167,8 @@ class Source:
         if self.script is not None:
             return ScriptProblem(Path(self.where).stem, self.script.metrics)
         if self.is_file:
-            problem = _problem_in(self.texts(), Path(self.where), self.options)
+            with self.on_path():
+                problem = _problem_in(self.texts(), Path(self.where), self.options)
             problem.name = problem.name or Path(self.where).stem
         else:
             recipe = recipe_named(self.where)
@@ -179,6 +180,21 @@ class Source:
                 ) from error
             problem.name = problem.name or self.where
         return problem
+
+    @contextmanager
+    def on_path(self) -> Iterator[None]:
+        """While the user's code runs, its folder is where modules are looked for first, as for any script.
+
+        Modules that import statements name are served as they were read (`texts`); this is for the others.
+        """
+        before = list(sys.path)
+        if self.is_file:
+            folder = str(Path(self.texts()[MAIN].path).parent)
+            sys.path[:] = [folder, *(place for place in before if place != folder)]
+        try:
+            yield
+        finally:
+            sys.path[:] = before
 
     def serve(self) -> None:
         """Let import statements of this process find the texts, and tracebacks show them."""
@@ -403,9 +419,6 @@ def _module_of(texts: Texts, path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     module.__file__ = text.path
     sys.modules[name] = module
-    folder = str(Path(text.path).parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
     kept = _serve(texts)
     try:
         with own_traceback(f"{path.name} was imported"):

@@ -213,7 +213,7 @@ class Trial:
 
         """
         storage.make_folder(self.folder)
-        with storage.only_writer(self.folder, wait=20.0):
+        with self.spec.source.on_path(), storage.only_writer(self.folder, wait=20.0):
             known = self.check_settings()
             done = storage.read_result(self.folder)
             if known and done is not None:

@@ -649,11 +649,11 @@ def comparison(folder: Path) -> str:
     """The table of a run as the command line prints it, 100 columns wide."""
     from rich.console import Console
 
-    from manyloss.lab.analysis import table
+    from manyloss.lab.analysis import table, terminal
 
     text = io.StringIO()
-    console = Console(file=text, width=table.WIDTH, highlight=False)
-    table.print_table(table.read_table(folder), console)
+    console = Console(file=text, width=terminal.WIDTH, highlight=False)
+    terminal.print_table(table.read_table(folder), console)
     lines = [line.rstrip() for line in text.getvalue().splitlines()]
     return "```text\n" + "\n".join(lines).strip("\n") + "\n```"
 

@@ -7,9 +7,11 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from manyloss.lab.analysis.cells import column_titles, decimals, interval_text
 from manyloss.lab.analysis.results import MetricColumn
 from manyloss.lab.analysis.statistics import Interval
-from manyloss.lab.analysis.table import column_titles, decimals, interval_text, print_table, read_table
+from manyloss.lab.analysis.table import read_table
+from manyloss.lab.analysis.terminal import print_table
 from manyloss.lab.runs.storage import trial_folder
 from tests.lab.run_folders import make_run
 

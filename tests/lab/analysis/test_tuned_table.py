@@ -9,7 +9,8 @@ import pytest
 from manyloss.lab import LabError
 from manyloss.lab.analysis.comparison import ComparedMethods
 from manyloss.lab.analysis.results import read_run
-from manyloss.lab.analysis.table import make_table, render_text
+from manyloss.lab.analysis.table import make_table
+from manyloss.lab.analysis.terminal import render_text
 from manyloss.lab.runs.storage import trial_folder
 from tests.lab.run_folders import TUNED
 

@@ -6,7 +6,8 @@ import json
 import pytest
 from rich.console import Console
 
-from manyloss.lab.analysis.table import print_table, read_table
+from manyloss.lab.analysis.table import read_table
+from manyloss.lab.analysis.terminal import print_table
 from manyloss.lab.runs.storage import trial_folder
 from tests.lab.run_folders import make_run
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manyloss.lab.analysis.cells import metric_texts
 from manyloss.lab.analysis.pareto import BesideTheFront
 from manyloss.lab.analysis.results import RunRecord, read_run
-from manyloss.lab.analysis.table import Row, Table, make_table, metric_texts, render_text
+from manyloss.lab.analysis.table import Row, Table, make_table
+from manyloss.lab.analysis.terminal import render_text
 from manyloss.lab.runs import storage
 
 _LATEX = {

@@ -165,7 +165,7 @@ def show(results: ComparedMethods, console: Console) -> None:
     """Print the table, what went wrong, and where the report is."""
     from rich.markup import escape
 
-    from manyloss.lab.analysis.table import print_table
+    from manyloss.lab.analysis.terminal import print_table
 
     print_table(results.table, console)
     for trial in results.run.trials:

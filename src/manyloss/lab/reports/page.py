@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from manyloss.lab.analysis import table as tables
+from manyloss.lab.analysis import cells
 from manyloss.lab.analysis.results import RunRecord, read_run
 from manyloss.lab.analysis.statistics import baseline_words, percent
-from manyloss.lab.analysis.table import Table, make_table
+from manyloss.lab.analysis.table import MARKS, Table, make_table
 from manyloss.lab.reports import claim, shown, under_attack
 from manyloss.lab.reports.drawing import draw_changes, draw_curves, draw_times, draw_traces
 from manyloss.lab.reports.figures import LINES, Figures, make_figures
@@ -63,20 +63,20 @@ def render_report(run: RunRecord, table: Table) -> str:
         attacked=under_attack.read(run, arms),
         shown=shown.read(run),
         # -- the table, in words
-        marks=tables.MARKS,
-        titles=tables.column_titles(table.metrics),
-        cells=tables.metric_texts(table),
-        changes=tables.change_texts(table),
-        more_changes=tables.more_changes(table),
+        marks=MARKS,
+        titles=cells.column_titles(table.metrics),
+        cells=cells.metric_texts(table),
+        changes=cells.change_texts(table),
+        more_changes=cells.more_changes(table),
         single_task=any(row.delta_m for row in table.rows),
-        time_words=tables.time_words(table),
+        time_words=cells.time_words(table),
         gains={
             row: "–" if (best := tuned.best) is None else percent(best) for row, tuned in run.tuning.items()
         },
-        p_cell=tables.p_cell,
-        rank_text=tables.rank_text,
-        time_text=tables.time_text,
-        seeds_text=tables.seeds_text,
+        p_cell=cells.p_cell,
+        rank_text=cells.rank_text,
+        time_text=cells.time_text,
+        seeds_text=cells.seeds_text,
         derived=[metric.name for metric in run.metrics if metric.derived],
         partial=[row.arm for row in table.rows if 0 < len(row.comparison.covered) < len(counted)],
         never_finished=[

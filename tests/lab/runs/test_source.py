@@ -11,8 +11,9 @@ from manyloss.lab.checks import BrokenProblemError, LabError, StorageError
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.progress import PlainDisplay
 from manyloss.lab.runs.source import MAIN, Source, read_texts
-from manyloss.lab.runs.study import Study, try_out
+from manyloss.lab.runs.study import Study
 from manyloss.lab.runs.trial import Trial
+from manyloss.lab.runs.tryout import try_out
 from tests.lab.runs.test_trial import PROBLEM
 
 SMALL = """

@@ -57,7 +57,7 @@ def diagnose(
         diagnose_script,
         print_diagnosis,
     )
-    from manyloss.lab.runs.study import try_out
+    from manyloss.lab.runs.tryout import try_out
 
     if str(problem).endswith(".jsonl"):
         path = Path(str(problem))

@@ -105,7 +105,7 @@ def _announce(experiment: Experiment, left: int, say: Console) -> None:
     from rich.markup import escape
 
     from manyloss.lab.runs.progress import duration
-    from manyloss.lab.runs.study import try_out
+    from manyloss.lab.runs.tryout import try_out
 
     study = experiment.first
     for remark in experiment.remarks:

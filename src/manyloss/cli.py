@@ -150,31 +150,29 @@ class _Forgiving:
 @contextmanager
 def _readable_errors() -> Iterator[None]:
     """An error the user can act on is one or two red lines; a bug of ours keeps its traceback."""
-    from manyloss.lab.checks import BrokenProblemError, BrokenScriptError, LabError
-
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         yield
-    except BrokenProblemError as error:
-        first, _, rest = str(error).partition("\n")
-        errors.print(f"[red]{escape(first)}[/]")
-        if _WHOLE_TRACEBACK:
-            rest = "".join(traceback.format_exception(error.__cause__ or error))
-        else:
-            rest += "\nEvery frame: the same command with --traceback."
-        errors.print(rest, markup=False)
-        sys.exit(BROKEN_PROBLEM)
-    except BrokenScriptError as error:
-        first, _, rest = str(error).partition("\n")
-        errors.print(f"[red]{escape(first)}[/]")
-        errors.print(rest, markup=False)
-        sys.exit(BROKEN_PROBLEM)
-    except LabError as error:
-        errors.print(f"[red]{escape(str(error))}[/]")
-        sys.exit(1)
     except KeyboardInterrupt:
         errors.print("[yellow]Stopped.[/]")
         sys.exit(STOPPED)
+    except Exception as error:
+        # Here, since --help and completion need no torch; what raises a LabError has imported it.
+        from manyloss.lab.checks import BrokenProblemError, BrokenScriptError, LabError
+
+        if not isinstance(error, LabError):
+            raise
+        broken = isinstance(error, BrokenProblemError | BrokenScriptError)
+        first, _, rest = str(error).partition("\n") if broken else (str(error), "", "")
+        errors.print(f"[red]{escape(first)}[/]")
+        if isinstance(error, BrokenProblemError):
+            if _WHOLE_TRACEBACK:
+                rest = "".join(traceback.format_exception(error.__cause__ or error))
+            else:
+                rest += "\nEvery frame: the same command with --traceback."
+        if broken:
+            errors.print(rest, markup=False)
+        sys.exit(BROKEN_PROBLEM if broken else 1)
 
 
 def _exit_code(results: ComparedMethods) -> int:

@@ -5,10 +5,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 .PHONY: demo test test-slow test-lowest check format lint types docs site bench clean
 
-demo: .venv/lab ## one problem where something is to be decided, and one where nothing is, on real handwritten digits
+demo: .venv/lab ## one problem where methods gain, and one where none does, on real handwritten digits
 	$(BIN)/manyloss compare examples/unlike_scales.py --out runs/unlike-scales \
 		--methods equal,static:digit=10000,initial-loss,gradnorm,pcgrad,mgda
-	$(BIN)/manyloss compare cosreg-two-digits --out runs/demo
+	$(BIN)/manyloss compare cosreg-two-digits --out runs/demo --methods equal,gradnorm,graddrop,cosreg
 
 test: .venv/dev ## the tests, without those marked slow
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"

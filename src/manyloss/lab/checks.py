@@ -171,6 +171,14 @@ def damaged(path: Path, error: Exception) -> StorageError:
     )
 
 
+def of_another_version(path: Path, error: Exception) -> StorageError:
+    """A trial's file is whole, and older or newer than this version."""
+    return StorageError(
+        f"{path} is of another version of manyloss ({error}). Delete the folder {path.parent} and run the "
+        "command that made it again: that trial starts again, the others are kept."
+    )
+
+
 def occupied(folder: Path) -> StorageError:
     """A folder to write to holds something else."""
     return StorageError(f"{folder} has other files and no study.json. Choose a new folder with --out.")

@@ -249,6 +249,21 @@ def test_a_damaged_file_is_named_with_the_way_out(name, tmp_path):
     assert f"Delete the folder {broken.folder} and run the command that made it again" in str(error.value)
 
 
+def test_a_checkpoint_of_another_version_is_not_called_damaged(tmp_path):
+    older = spec(tmp_path)
+    with pytest.raises(Stop):
+        Trial(older).run(stop_at(2.0))
+    path = older.folder / "checkpoint.pt"
+    torch.save(torch.load(path, weights_only=True) | {"format": 2}, path)
+    with pytest.raises(StorageError) as error:
+        Trial(older).run()
+    assert str(error.value) == (
+        f"{path} is of another version of manyloss (format 2, this version reads 3). "
+        f"Delete the folder {older.folder} and run the command that made it again: "
+        "that trial starts again, the others are kept."
+    )
+
+
 def run_with_small_files(text, bytes_, said):
     import resource
 

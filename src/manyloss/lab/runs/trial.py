@@ -29,7 +29,7 @@ from manyloss.lab.problem import Problem
 from manyloss.lab.pruning import PrunedError, Pruning
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.source import Source, where_in_the_users_code
-from manyloss.lab.training import DivergedError, Progress, Training, failure, silent
+from manyloss.lab.training import DivergedError, OtherFormatError, Progress, Training, failure, silent
 
 #: A sign of life is written at most so often, in seconds.
 SIGN_EVERY = 0.5
@@ -356,6 +356,8 @@ class Trial:
             try:
                 training.load_state_dict(saved)
                 lengths = {name: int(saved["lengths"][name]) for name in lengths}
+            except OtherFormatError as error:
+                raise checks.of_another_version(self._checkpoint, error) from error
             except Exception as error:
                 raise checks.damaged(self._checkpoint, error) from error
         for file, length in lengths.items():

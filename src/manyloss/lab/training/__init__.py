@@ -10,12 +10,13 @@ from manyloss.lab.training.randomness import random_states, seed_for, set_random
 from manyloss.lab.training.recording import PASSED
 from manyloss.lab.training.state import failure
 from manyloss.lab.training.trainer import MultiLossTrainer, Trainer
-from manyloss.lab.training.training import DivergedError, Progress, Training, silent
+from manyloss.lab.training.training import DivergedError, OtherFormatError, Progress, Training, silent
 
 __all__ = [
     "PASSED",
     "DivergedError",
     "MultiLossTrainer",
+    "OtherFormatError",
     "Progress",
     "Trainer",
     "Training",

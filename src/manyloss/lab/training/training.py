@@ -47,6 +47,10 @@ class DivergedError(Exception):
     """Training left the finite numbers."""
 
 
+class OtherFormatError(ValueError):
+    """A state was saved by a version that writes it otherwise."""
+
+
 class Training:
     """Iterate over `epochs`, then ask for `result`.
 
@@ -147,7 +151,7 @@ class Training:
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was called, bit by bit."""
         if saved["format"] != FORMAT:
-            raise ValueError(f"format {saved['format']!r}, this version reads {FORMAT}")
+            raise OtherFormatError(f"format {saved['format']!r}, this version reads {FORMAT}")
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.scheduler is not None:

@@ -87,6 +87,7 @@ def test_readings_of_gradnorm_change_its_arm():
     # tanh saturates: the loss of the answer 0 is almost sigma^2
     for task, initial in multi.weighting.initial.items():
         assert 0.9 < initial / problem.scales[task] ** 2 < 1.0
+        assert initial == float(f"{initial:.6g}")  # the same on every machine
     with pytest.raises(ValueError, match="spread must be one of 'variance', 'deviation'; received 'sd'"):
         TwoRegressions(spread="sd")
 

@@ -159,7 +159,10 @@ class GradNormToy(Problem):
         if start == "answer 0":
             x = self.input_scale * torch.randn(HELD_OUT, INPUTS, generator=torch.Generator().manual_seed(0))
             functions = Functions(self.scales, torch.Generator().manual_seed(0), self.power)
-            initial = {task: float(target.square().mean()) for task, target in functions(x).items()}
+            # Six digits: the last of a mean depend on threads and machine, and a trial's settings must not.
+            initial = {
+                task: float(f"{target.square().mean().item():.6g}") for task, target in functions(x).items()
+            }
         self.arms = {
             "gradnorm": BUILT_IN["gradnorm"].with_defaults(
                 "GradNorm with the paper's alpha = 0.12.",

@@ -150,6 +150,19 @@ def test_the_files_folder_is_on_the_path_while_its_code_runs_and_not_longer(smal
     del sys.modules["my_slope"]
 
 
+def test_what_a_file_puts_on_the_path_stays_there(small, tmp_path, monkeypatch):
+    """A file may add a folder when it is imported, and import from it when its data are read."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "my_offset.py").write_text("OFFSET = 1.0\n")
+    asked = "        import importlib\n        importlib.import_module('my' + '_offset')\n"
+    text = SMALL.replace("        x = torch.randn", f"{asked}        x = torch.randn")
+    small.write_text(f"import sys\nsys.path.append({str(tmp_path / 'elsewhere')!r})\n{text}")
+    assert Trial(plan(small, tmp_path / "run").trials()[0]).run()["status"] == "finished"
+    assert str(tmp_path) not in sys.path
+    del sys.modules["my_offset"]
+
+
 def test_a_comment_changes_nothing(small, tmp_path):
     kept(plan(small, tmp_path / "run"))
     small.write_text("# seen again\n" + SMALL.replace("# the slope", "# of the line"))

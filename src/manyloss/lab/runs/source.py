@@ -187,14 +187,15 @@ class Source:
 
         Modules that import statements name are served as they were read (`texts`); this is for the others.
         """
-        before = list(sys.path)
-        if self.is_file:
-            folder = str(Path(self.texts()[MAIN].path).parent)
-            sys.path[:] = [folder, *(place for place in before if place != folder)]
+        folder = str(Path(self.texts()[MAIN].path).parent) if self.is_file else ""
+        added = bool(folder) and folder not in sys.path
+        if added:
+            sys.path.insert(0, folder)
         try:
             yield
-        finally:
-            sys.path[:] = before
+        finally:  # what the user's code put on the path stays
+            if added and folder in sys.path:
+                sys.path.remove(folder)
 
     def serve(self) -> None:
         """Let import statements of this process find the texts, and tracebacks show them."""

@@ -4,7 +4,7 @@ A fork of the tests' own process would not do: after a backward pass torch refus
 """
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -25,12 +25,13 @@ def started(function: Callable[..., object], *arguments: Any) -> BaseProcess:
     return process
 
 
-def finished(function: Callable[..., object], *arguments: Any, seconds: float = 300.0) -> None:
-    """The same, waited for; AssertionError if it hangs or fails (what it says is on stderr)."""
-    process = started(function, *arguments)
-    process.join(seconds)
-    if process.is_alive():
+def ended(processes: Sequence[BaseProcess], seconds: float = 300.0) -> list[int | None]:
+    """Their exit codes, once all have ended; AssertionError if one hangs, which is killed."""
+    for process in processes:
+        process.join(seconds)
+    alive = [process for process in processes if process.is_alive()]
+    for process in alive:
         process.kill()
         process.join()
-        raise AssertionError("it hangs")
-    assert process.exitcode == 0
+    assert not alive, "a process hangs"
+    return [process.exitcode for process in processes]

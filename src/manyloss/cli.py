@@ -162,17 +162,16 @@ def _readable_errors() -> Iterator[None]:
 
         if not isinstance(error, LabError):
             raise
-        broken = isinstance(error, BrokenProblemError | BrokenScriptError)
-        first, _, rest = str(error).partition("\n") if broken else (str(error), "", "")
-        errors.print(f"[red]{escape(first)}[/]")
+        if not isinstance(error, BrokenProblemError | BrokenScriptError):
+            errors.print(f"[red]{escape(str(error))}[/]")
+            sys.exit(1)
+        first, _, rest = str(error).partition("\n")
         if isinstance(error, BrokenProblemError):
-            if _WHOLE_TRACEBACK:
-                rest = "".join(traceback.format_exception(error.__cause__ or error))
-            else:
-                rest += "\nEvery frame: the same command with --traceback."
-        if broken:
-            errors.print(rest, markup=False)
-        sys.exit(BROKEN_PROBLEM if broken else 1)
+            every = "".join(traceback.format_exception(error.__cause__ or error))
+            rest = every if _WHOLE_TRACEBACK else f"{rest}\nEvery frame: the same command with --traceback."
+        errors.print(f"[red]{escape(first)}[/]")
+        errors.print(rest, markup=False)
+        sys.exit(BROKEN_PROBLEM)
 
 
 def _exit_code(results: ComparedMethods) -> int:

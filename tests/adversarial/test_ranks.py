@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from manyloss.adversarial import GradientDefense, GradientDistillation
 from tests.adversarial.nets import smooth
-from tests.forkserver import started
+from tests.forkserver import ended, started
 
 STEPS = 3
 KINDS = ("defense", "two-pass", "distillation")
@@ -115,9 +115,7 @@ def folder(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     ranks = [started(rank_main, rank, port, str(path)) for rank in range(2)]
-    for rank in ranks:
-        rank.join(300)
-        assert rank.exitcode == 0
+    assert ended(ranks) == [0, 0]
     return path
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tests.forkserver import started
+from tests.forkserver import ended, started
 
 TIMEOUT = datetime.timedelta(seconds=40)
 # What DDP and FSDP say of their own inner workings.
@@ -55,13 +55,7 @@ def on_ranks(runs: Sequence[Run], world: int, folder: Path) -> dict[str, list[li
     """Per run the tensors of every rank; an error of any rank is raised with its traceback."""
     meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # a file would be polled
     processes = [started(_rank, rank, world, meeting.port, list(runs), str(folder)) for rank in range(world)]
-    for process in processes:
-        process.join(300)
-    alive = [process for process in processes if process.is_alive()]
-    for process in alive:
-        process.kill()
-        process.join()
-    assert not alive, "a rank hangs"
+    ended(processes)  # what failed is in the files
     parts = [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(world)]
     failed = [error for _, errors in parts for error in errors]
     assert not failed, "\n".join(failed)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
@@ -361,12 +361,11 @@ def not_options(what: str, options: Iterable[str], reason: object) -> LabError:
 
 
 def unknown_options(
-    what: str, options: Iterable[str], known: Iterable[str] | None, error: object
+    what: str, options: Iterable[str], known: Collection[str] | None, error: object
 ) -> LabError:
     """A problem was not made with these options: those that it does not know, or what it says of them."""
-    known = None if known is None else list(known)
     wrong = [] if known is None else [name for name in options if name not in known]
-    if not wrong or known is None:
+    if known is None or not wrong:
         return not_options(what, options, error)
     return not_options(what, wrong, closest(wrong[0], known))
 

@@ -412,15 +412,19 @@ def options_of(make: Callable[..., Problem]) -> tuple[str, ...] | None:
     """
     if isinstance(make, partial):
         return options_of(make.func)
-    classes = make.__mro__ if isinstance(make, type) else ()
-    makers = [vars(each)["__init__"] for each in classes if "__init__" in vars(each) and each is not object]
+    makers, before = [make], 0
+    if isinstance(make, type):
+        own = [vars(each) for each in make.__mro__ if each is not object]
+        makers, before = [each["__init__"] for each in own if "__init__" in each], 1  # self
+        if not makers:
+            return ()
     found: list[str] = []
-    for maker in makers if classes else [make]:
-        taken = list(inspect.signature(maker).parameters.values())[bool(classes) :]
+    for maker in makers:
+        taken = list(inspect.signature(maker).parameters.values())[before:]
         found += [each.name for each in taken if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
         if not any(each.kind is each.VAR_KEYWORD for each in taken):
             return tuple(dict.fromkeys(found))
-    return None if makers or not classes else ()
+    return None
 
 
 def readable_name(class_name: str) -> str:

@@ -31,9 +31,10 @@ LAYERS = {
 @pytest.mark.parametrize("width", [16, 8])
 def test_layers_shapes_and_parameters(size, width):
     convolutions, flat = LAYERS[size]
-    if width != 16:
-        convolutions, flat = [(max(1, i // 2), o // 2, k) for i, o, k in convolutions], flat // 2
-    encoder = tcdcn.encoder(size, width) if width != 16 else tcdcn.encoder(size)
+    convolutions = [(max(1, i * width // 16), o * width // 16, k) for i, o, k in convolutions]
+    flat = flat * width // 16
+    encoder = tcdcn.encoder(size, width)
+    assert tcdcn.WIDTH == 16
     found = [m for m in encoder.modules() if isinstance(m, nn.Conv2d)]
     assert [(m.in_channels, m.out_channels, m.kernel_size[0]) for m in found] == convolutions
     expected = sum(i * o * k * k + o for i, o, k in convolutions) + flat * 100 + 100

@@ -16,7 +16,7 @@ from manyloss.lab.runs.source import Source
 from manyloss.lab.runs.trial import Trial, TrialSpec
 from manyloss.lab.runs.worker import run_trial
 from manyloss.lab.training import seed_for
-from tests.forkserver import CONTEXT, finished
+from tests.forkserver import CONTEXT, ended, started
 
 PROBLEM = str(Path(__file__).parents[1] / "small_problem.py")
 
@@ -283,7 +283,7 @@ def run_with_small_files(text, bytes_, said):
 def test_a_file_that_cannot_grow_is_a_clear_error_and_the_trial_goes_on_later(bytes_, name, tmp_path):
     whole, broken = spec(tmp_path / "whole"), spec(tmp_path / "broken")
     answer = CONTEXT.SimpleQueue()
-    finished(run_with_small_files, broken.to_json(), bytes_, answer)
+    assert ended([started(run_with_small_files, broken.to_json(), bytes_, answer)]) == [0]
     said = answer.get()
     assert said.startswith(f"Cannot write {broken.folder / name}: File too large.")
     assert "run the same command again: finished trials are kept" in said
@@ -356,6 +356,6 @@ class Loaded:
     path = tmp_path / "loaded.py"
     path.write_text(text)
     alone = TrialSpec(Source(str(path)), "equal", 0, 1, tmp_path / "run")
-    finished(run_trial, alone)
+    assert ended([started(run_trial, alone)]) == [0]
     result = storage.read_result(alone.folder)
     assert result["status"] == "finished", result["reason"]

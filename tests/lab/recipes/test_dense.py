@@ -69,6 +69,13 @@ def test_targets_are_read_in_the_middle_of_the_outputs_pixels():
     assert -1 <= float(images.min()) < float(images.max()) <= 1
 
 
+def test_the_rooms_of_a_seed_are_made_once_for_all_methods():
+    first, again, other = (small(KeypointRooms).datasets(seed) for seed in (0, 0, 1))
+    assert first.train is again.train
+    assert first.test is again.test
+    assert not torch.equal(first.train.inputs, other.train.inputs)
+
+
 def test_losses_and_errors_leave_out_what_is_unknown():
     one = torch.tensor([1.0, 0, 0])[None, :, None, None].expand(2, 3, 2, 2)
     other = torch.tensor([0.0, -2, 0])[None, :, None, None].expand(2, 3, 2, 2)

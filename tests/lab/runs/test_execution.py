@@ -105,6 +105,21 @@ def test_of_many_losses_a_line_shows_the_first(shown, monkeypatch):
     assert "loss 5 0.7143, and 133 more (1 s" in last
 
 
+def test_of_many_options_a_line_shows_the_first(shown):
+    result = {"status": "finished", "validation": {}, "best_epoch": 1, "seconds": 1.0}
+    shown.plan(3, 3, 1)
+    options = [f":loss {i}={i}" for i in range(139)]
+    for label in (f"static{''.join(options)} seed 4", f"static{''.join(options[:6])} seed 4", "equal seed 4"):
+        shown.end(label, 1, result)
+    shown.again(f"static{''.join(options)} seed 4", "lost")
+    many, six, none, again = said(shown).splitlines()
+    first = "static" + "".join(options[:6])
+    assert many.startswith(f"[1/3] {first}:and 133 more, seed 4 best epoch 1")
+    assert six.startswith(f"[2/3] {first} seed 4 best epoch")
+    assert none.startswith("[3/3] equal seed 4 best epoch")
+    assert again.startswith(f"{first}:and 133 more, seed 4: lost; it goes on")
+
+
 def test_words_for_a_lost_process():
     assert how_it_ended(-9).startswith("its process was ended by SIGKILL (the system does this")
     assert how_it_ended(-11).startswith("its process was ended by SIGSEGV (a fault in native code")

@@ -17,7 +17,7 @@ from rich.text import Text
 
 #: Seconds between two lines about running trials where there is no terminal.
 LINE_EVERY = 30.0
-#: How many losses or metrics of a trial one line shows.
+#: How many losses, metrics or options of a trial one line shows.
 SHOWN = 6
 #: A trial that has said nothing for so many seconds is shown as silent.
 SILENT_AFTER = 60.0
@@ -86,7 +86,7 @@ class Display(ABC):
     def again(self, label: str, why: str) -> None:
         """A trial's process was lost, and the trial goes on in another one."""
         self.running.pop(label, None)
-        self._say(f"[yellow]{escape(label)}: {escape(why)}; it goes on after its last epoch[/]")
+        self._say(f"[yellow]{escape(_named(label))}: {escape(why)}; it goes on after its last epoch[/]")
 
     def left(self) -> float | None:
         """Estimated seconds until the end; None while nothing is known."""
@@ -101,7 +101,7 @@ class Display(ABC):
 
     def _line(self, label: str, result: Mapping[str, Any]) -> str:
         width = len(str(self.trials))
-        head = f"[dim][{self.ended:>{width}}/{self.trials}][/dim] {escape(label)}"
+        head = f"[dim][{self.ended:>{width}}/{self.trials}][/dim] {escape(_named(label))}"
         if result["status"] == "pruned":
             return f"{head} [dim]stopped early: {escape(_shortened(str(result['reason'])))}[/]"
         if result["status"] != "finished":
@@ -160,7 +160,7 @@ class PlainDisplay(Display):
             shown = _few([f"{name} {value:.3g}" for name, value in losses.items()], "  ")
             silence = self.silence(label)
             known = f"{done:.1f} of {epochs} epochs  " if epochs > 1 else ""  # a script does not say
-            self._say(escape(f"  {label}: {known}{shown}  {silence}".rstrip()))
+            self._say(escape(f"  {_named(label)}: {known}{shown}  {silence}".rstrip()))
 
     def end(self, label: str, epochs: int, result: Mapping[str, Any]) -> None:
         """As `Display.end`; the next line about running trials can wait."""
@@ -196,7 +196,7 @@ class LiveDisplay(Display):
             shown = _few([f"{name} {value:.3g}" for name, value in losses.items()], "  ")
             bar = ProgressBar(total=epochs, completed=epoch, width=20)
             grid.add_row(
-                Text(label),
+                Text(_named(label)),
                 bar,
                 Text(f"{int(epoch)}/{epochs}" if epochs > 1 else ""),
                 Text(self.silence(label) or shown, style="dim"),
@@ -218,6 +218,13 @@ def _few(values: Sequence[str], between: str) -> str:
     """The first of many values, and how many more there are."""
     more = [f"and {len(values) - SHOWN} more"] if len(values) > SHOWN else []
     return between.join([*values[:SHOWN], *more])
+
+
+def _named(label: str) -> str:
+    """A trial's label, with the first of an arm's many options."""
+    arm, _, seed = label.rpartition(" seed ")
+    name, *options = arm.split(":")
+    return label if len(options) <= SHOWN else f"{name}:{_few(options, ':')}, seed {seed}"
 
 
 def _known(values: Mapping[str, float | None]) -> list[tuple[str, float]]:

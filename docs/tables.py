@@ -623,6 +623,7 @@ def board() -> str:
 
 def _entry(entry: Entry) -> str:
     """One problem of the board."""
+    from manyloss.lab.analysis.tuning import words_of_setting
     from manyloss.lab.reports.board import cell as of_row
 
     run = entry.run
@@ -631,7 +632,8 @@ def _entry(entry: Entry) -> str:
         name = str(row["method"])
         time = "–" if row["step_time"] is None else f"{row['step_time']:.2f}"
         changes = f"{of_row(entry, name)} | {of_row(entry, name, 'change_against_tuned_sum')}"
-        rows.append(f"| `{name}` | {changes} | {time} | `{row.get('setting') or name}` |")
+        chosen = cell(words_of_setting(row.get("setting") or "")) if row.get("finished") else "–"
+        rows.append(f"| `{name}` | {changes} | {time} | {chosen} |")
     file = f"results/board/{entry.problem}.json"
     made = (
         f"{run['losses']} losses, {run['tune']} tried settings per row, {len(run['seeds'])} seeds, "

@@ -1,6 +1,8 @@
 """The board: ranks, tests and the answer over problems; entries that are written and read back."""
 
 import math
+import re
+from dataclasses import replace
 
 import pytest
 
@@ -70,6 +72,20 @@ def test_what_was_not_run_is_empty_and_ranks_nothing():
 def test_the_answer(outcomes, said):
     board = Board.of(entry(f"p{i}", GAINS[i], outcomes=each) for i, each in enumerate(outcomes))
     assert board.verdict.startswith(said)
+
+
+def test_a_problems_table_says_what_was_chosen_and_hides_the_last_of_many_options(tmp_path):
+    gains = {"equal": 0.0, "a": 0.02, "none": None, "tuned sum": 0.03}
+    many = [f"loss {i}={i}" for i in range(139)]
+    settings = {"a": "a:k=0.5:optimizer.lr_factor=3", "none": None, "tuned sum": "static:" + ":".join(many)}
+    rows = tuple({**row, "setting": settings.get(row["method"], "equal")} for row in entry("p", gains).rows)
+    page = write_board(tmp_path / "board.html", Board.of([replace(entry("p", gains), rows=rows)])).read_text()
+    cells = re.findall(r'<td class="words">(.*?)</td>', page, re.DOTALL)
+    equal, a, none, tuned = (each.strip() for each in cells)
+    assert (equal, a, none) == ("as it is", "learning rate × 3, k=0.5", "–")
+    first, _, hidden = tuned.partition("<details>")
+    assert first == ", ".join(many[:16]) + ", and 123 more"
+    assert hidden == f"<summary>all 139</summary>{', '.join(many)}</details>"
 
 
 def test_entries_are_written_read_and_drawn(tmp_path):

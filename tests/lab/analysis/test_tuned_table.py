@@ -11,6 +11,7 @@ from manyloss.lab.analysis.comparison import ComparedMethods
 from manyloss.lab.analysis.results import read_run
 from manyloss.lab.analysis.table import make_table
 from manyloss.lab.analysis.terminal import render_text
+from manyloss.lab.analysis.tuning import options_in_words, words_of_setting
 from manyloss.lab.runs.storage import trial_folder
 from tests.lab.run_folders import TUNED
 
@@ -26,6 +27,18 @@ def test_rows_are_called_by_their_method_and_read_from_their_setting(tuned_run):
     assert replace(run.tuning["pcgrad"], chosen="pcgrad:optimizer.lr_factor=9.5:x=1").at_the_end
     assert replace(run.tuning["pcgrad"], chosen="pcgrad:optimizer.lr_factor=0.105").at_the_end
     assert run.summaries["tuned sum"].startswith("What static")
+
+
+def test_a_setting_in_words_has_the_optimizers_options_first_and_of_many_the_first():
+    arm = "gradnorm:alpha=0.5:optimizer.lr_factor=3:optimizer.weight_decay=1e-05"
+    assert words_of_setting(arm) == "learning rate × 3, weight decay 1e-05, alpha=0.5"
+    assert words_of_setting("single:ink") == "ink"
+    assert words_of_setting("equal") == "as it is"
+    arm = "static:" + ":".join(f"school {i:03d}={i}" for i in range(20)) + ":optimizer.lr_factor=3"
+    words = words_of_setting(arm)
+    assert words.startswith("learning rate × 3, school 000=0, ")
+    assert words.endswith("school 014=14, and 5 more")
+    assert len(options_in_words(arm)) == 21
 
 
 def test_every_verdict_is_against_equal_weights_and_against_the_tuned_sum(tuned_run):

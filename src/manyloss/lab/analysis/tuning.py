@@ -14,7 +14,11 @@ from manyloss.lab.optimizer import LR_FACTOR, WEIGHT_DECAY
 from manyloss.lab.printing import printable
 from manyloss.lab.pruning import gain
 from manyloss.lab.runs import storage
+from manyloss.lab.runs.progress import few
 from manyloss.lab.tuning import LR_RANGE
+
+#: Of a setting's options, where they are told in words; files and arms have all.
+OPTIONS_SHOWN = 16
 
 
 @dataclass(frozen=True)
@@ -67,16 +71,32 @@ class TunedRow:
         return bool(found) and not 1.1 * low < float(found.partition(":")[0]) < high / 1.1
 
     @property
+    def options(self) -> list[str]:
+        """The options of the chosen setting, in words."""
+        return options_in_words(self.chosen)
+
+    @property
     def words(self) -> str:
-        """The chosen setting without the method's name: ``alpha=0.5, learning rate x 2.1``."""
+        """The chosen setting without the method's name: ``learning rate x 2.1, alpha=0.5``."""
         return words_of_setting(self.chosen)
 
 
+def options_in_words(arm: str) -> list[str]:
+    """An arm's options as a person reads them, those of the optimizer first."""
+    known = {LR_FACTOR: "learning rate × ", WEIGHT_DECAY: "weight decay "}
+    of_the_optimizer, own = [], []
+    for option in arm.split(":")[1:]:
+        name, _, value = option.partition("=")
+        if name in known:
+            of_the_optimizer.append(known[name] + value)
+        else:
+            own.append(option)
+    return of_the_optimizer + own
+
+
 def words_of_setting(arm: str) -> str:
-    """An arm's options as a person reads them."""
-    _, _, options = arm.partition(":")
-    text = options.replace(f"{LR_FACTOR}=", "learning rate × ").replace(f"{WEIGHT_DECAY}=", "weight decay ")
-    return text.replace(":", ", ") or "as it is"
+    """The same in one line, of many options the first: a static sum may have a hundred weights."""
+    return few(options_in_words(arm), ", ", OPTIONS_SHOWN) or "as it is"
 
 
 def read_tuning(folder: Path) -> dict[str, TunedRow]:

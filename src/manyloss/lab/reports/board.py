@@ -8,6 +8,7 @@ from typing import Any
 from manyloss.lab.analysis.board import Board, Entry
 from manyloss.lab.analysis.statistics import percent
 from manyloss.lab.analysis.table import MARKS
+from manyloss.lab.analysis.tuning import options_in_words, words_of_setting
 from manyloss.lab.reports.looks import PALETTE, Panel, draw, plain, render
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.progress import duration
@@ -26,7 +27,8 @@ def write_board(path: Path, board: Board) -> Path:
         board=board,
         ranks=draw_ranks(board),
         cell=cell,
-        setting_of=lambda row: str(row.get("setting") or row["method"]),
+        words_of=words_of_setting,
+        options_of=options_in_words,
         duration=duration,
     )
     storage.write_bytes(path, page.encode("utf-8"))

@@ -33,6 +33,12 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def few(values: Sequence[str], between: str, limit: int = SHOWN) -> str:
+    """The first of many values, and how many more there are."""
+    more = [f"and {len(values) - limit} more"] if len(values) > limit else []
+    return between.join([*values[:limit], *more])
+
+
 class Display(ABC):
     """Follows a study: how many epochs are to be done, which trials run, how they end."""
 
@@ -106,7 +112,7 @@ class Display(ABC):
             return f"{head} [dim]stopped early: {escape(_shortened(str(result['reason'])))}[/]"
         if result["status"] != "finished":
             return f"{head} [red]{result['status']}: {escape(_shortened(str(result['reason'])))}[/]"
-        values = escape(_few([f"{name} {value:.4g}" for name, value in _known(result["validation"])], ", "))
+        values = escape(few([f"{name} {value:.4g}" for name, value in _known(result["validation"])], ", "))
         time_left = self.left()
         tail = "" if not time_left else f"; about {duration(time_left)} left"
         took = duration(result.get("seconds") or 0.0)
@@ -157,7 +163,7 @@ class PlainDisplay(Display):
             return
         self._last = now
         for label, (done, epochs, losses) in self.running.items():
-            shown = _few([f"{name} {value:.3g}" for name, value in losses.items()], "  ")
+            shown = few([f"{name} {value:.3g}" for name, value in losses.items()], "  ")
             silence = self.silence(label)
             known = f"{done:.1f} of {epochs} epochs  " if epochs > 1 else ""  # a script does not say
             self._say(escape(f"  {_named(label)}: {known}{shown}  {silence}".rstrip()))
@@ -193,7 +199,7 @@ class LiveDisplay(Display):
         done = self.done
         for label, (epoch, epochs, losses) in sorted(self.running.items()):
             done += epoch - self._from.get(label, 0.0)
-            shown = _few([f"{name} {value:.3g}" for name, value in losses.items()], "  ")
+            shown = few([f"{name} {value:.3g}" for name, value in losses.items()], "  ")
             bar = ProgressBar(total=epochs, completed=epoch, width=20)
             grid.add_row(
                 Text(_named(label)),
@@ -214,17 +220,11 @@ def display_for(console: Console) -> Display:
     return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
 
 
-def _few(values: Sequence[str], between: str) -> str:
-    """The first of many values, and how many more there are."""
-    more = [f"and {len(values) - SHOWN} more"] if len(values) > SHOWN else []
-    return between.join([*values[:SHOWN], *more])
-
-
 def _named(label: str) -> str:
     """A trial's label, with the first of an arm's many options."""
     arm, _, seed = label.rpartition(" seed ")
     name, *options = arm.split(":")
-    return label if len(options) <= SHOWN else f"{name}:{_few(options, ':')}, seed {seed}"
+    return label if len(options) <= SHOWN else f"{name}:{few(options, ':')}, seed {seed}"
 
 
 def _known(values: Mapping[str, float | None]) -> list[tuple[str, float]]:

@@ -11,6 +11,21 @@ import torch
 
 torch.set_num_threads(1)
 
+#: Their tests start processes and take longest.
+LONG = (
+    "tests/lab/runs/",
+    "tests/lab/test_commands.py",
+    "tests/lab/test_scripts.py",
+    "tests/test_cli.py",
+    "tests/test_readme.py",
+    "tests/distributed/",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Long tests first: a worker that ends takes over what others have not begun, not half of a test."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers():

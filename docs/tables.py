@@ -605,6 +605,8 @@ def board() -> str:
     entries = read_entries(VERDICTS / "board")
     if not entries:
         return "Nothing yet."
+    from manyloss.lab.analysis.cells import change_text
+
     found = Board.of(entries)
     lines = [f"**{found.verdict}**"]
     if found.p is not None:
@@ -612,12 +614,21 @@ def board() -> str:
             f"Friedman's test that all methods rank alike: p = {found.p:.3f}; critical difference of mean "
             f"ranks {found.critical_difference:.2f}."
         )
-    rows = ["| method | problems | mean rank | ▲ / ▼ vs equal | ▲ / ▼ vs tuned sum |"]
-    rows.append("| --- | --- | --- | --- | --- |")
+    alone = any(each.delta_m for each in found.standings)
+    rows = [
+        "| method | problems | mean rank | vs equal | ▲ / ▼ | vs tuned sum | ▲ / ▼ |"
+        f"{' Δm vs single tasks |' if alone else ''} step time |"
+    ]
+    rows.append("| --- " * (9 if alone else 8) + "|")
     for each in found.standings:
         rank = "–" if each.mean_rank is None else f"{each.mean_rank:.2f}"
-        counts = f"{each.better} / {each.worse} | {each.above} / {each.below}"
-        rows.append(f"| `{each.method}` | {each.problems} | {rank} | {counts} |")
+        changes = (
+            f"{change_text(each.change)} | {each.better} / {each.worse} | "
+            f"{change_text(each.change_against_tuned_sum)} | {each.above} / {each.below}"
+        )
+        single = f"{change_text(each.delta_m)} | " if alone else ""
+        time = "–" if each.step_time is None else f"{each.step_time:.2f}"
+        rows.append(f"| `{each.method}` | {each.problems} | {rank} | {changes} | {single}{time} |")
     return "\n\n".join([*lines, "\n".join(rows), *map(_entry, entries)])
 
 
@@ -625,15 +636,21 @@ def _entry(entry: Entry) -> str:
     """One problem of the board."""
     from manyloss.lab.analysis.tuning import words_of_setting
     from manyloss.lab.reports.board import cell as of_row
+    from manyloss.lab.reports.board import delta_cell
 
     run = entry.run
-    rows = ["| method | vs equal | vs tuned sum | step time | chosen |", "| --- | --- | --- | --- | --- |"]
+    alone = any(row.get("delta_m") is not None for row in entry.rows)
+    columns = ["method", "vs equal", "vs tuned sum", *(["Δm"] if alone else [])]
+    columns += [*(["front"] if entry.front else []), "step time", "chosen"]
+    rows = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for row in entry.rows:
         name = str(row["method"])
         time = "–" if row["step_time"] is None else f"{row['step_time']:.2f}"
         changes = f"{of_row(entry, name)} | {of_row(entry, name, 'change_against_tuned_sum')}"
         chosen = cell(words_of_setting(row.get("setting") or "")) if row.get("finished") else "–"
-        rows.append(f"| `{name}` | {changes} | {time} | {chosen} |")
+        single = [delta_cell(row)] if alone else []
+        front = ["●" if name in entry.front else ""] if entry.front else []
+        rows.append(f"| {' | '.join([f'`{name}`', changes, *single, *front, time, chosen])} |")
     file = f"results/board/{entry.problem}.json"
     made = (
         f"{run['losses']} losses, {run['tune']} tried settings per row, {len(run['seeds'])} seeds, "

@@ -384,6 +384,10 @@ def board(
     ] = None,
     methods: Annotated[str | None, typer.Option(help="Comma-separated; default: the board's own.")] = None,
     tune: Annotated[int, typer.Option(min=0, help="Settings that each row gets, the sum among them.")] = 8,
+    single_task: Annotated[
+        bool,
+        typer.Option("--single-task", help="Train each loss alone, too, where metrics are of one loss."),
+    ] = False,
     seeds: _Seeds = None,
     scale: Annotated[str, typer.Option(help="Of the problems that have it; papers' recipes: small.")] = "",
     jobs: _Jobs = None,
@@ -402,6 +406,7 @@ def board(
         problems or (),
         methods=methods,
         tune=tune,
+        single_task=single_task,
         seeds=None if seeds is None else lab.choose_seeds(seeds),
         scale=scale,
         jobs=jobs,

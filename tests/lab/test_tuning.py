@@ -12,12 +12,13 @@ import pytest
 
 from manyloss import lab
 from manyloss.lab.arms import choose_arm
+from manyloss.lab.experiment import trained_alone
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.source import Source
 from manyloss.lab.sweep import simplex
 from manyloss.lab.tuning import FIRST_FACTORS, TUNED_SUM, TUNING_SEED, Setting, Space, SumSpace, Tuning, ask
 from tests.lab.runs.test_trial import PROBLEM
-from tests.lab.small_problem import DigitAndInk
+from tests.lab.small_problem import DigitAndInk, digit_accuracy
 
 SOURCE = Source(PROBLEM)
 LR = {"optimizer.lr_factor": (0.1, 10.0)}
@@ -217,3 +218,9 @@ def test_everything_together_killed_and_gone_on(tmp_path):
     ]
     with pytest.raises(lab.LabError, match=r"tuned was .*now None"):
         lab.compare(PROBLEM, ["pcgrad"], seeds=3, epochs=1, out=tmp_path / "whole")
+
+
+def test_losses_without_a_metric_are_not_trained_alone():
+    without = type("InkHasNone", (DigitAndInk,), {"metrics": {"digit": digit_accuracy}})
+    assert trained_alone(DigitAndInk()) == ("digit", "ink")
+    assert trained_alone(without()) == ("digit",)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import torch
 
-from manyloss.lab.printing import printable
+from manyloss.lab.printing import few, printable
 
 
 class LabError(Exception):
@@ -251,6 +251,20 @@ def not_for_scripts(method: str) -> LabError:
     return LabError(
         f"Method {method!r} cannot be given to a script: it changes the model, data or step, or reads other "
         "trials. Write a Problem for it (docs/lab.md), or leave it out."
+    )
+
+
+class NothingAloneError(LabError):
+    """No loss of a problem can be compared with a training of its own."""
+
+
+def nothing_alone(problem: str, metrics: Sequence[str], losses: Sequence[str]) -> NothingAloneError:
+    """Single-task training was asked for, and metrics belong to no loss."""
+    return NothingAloneError(
+        f"--single-task compares every metric with a training of its own loss alone, and {problem} has no "
+        f"{'loss' if len(metrics) == 1 else 'losses'} called {', '.join(map(repr, metrics))}, as "
+        f"{'its metric is' if len(metrics) == 1 else 'its metrics are'} (its losses: {few(losses, ', ')}). "
+        "Name the metrics after losses, or leave --single-task out."
     )
 
 

@@ -17,12 +17,27 @@ from typing import Any
 
 from manyloss.lab import checks
 from manyloss.lab.arms import ChosenArm, choose_arm, choose_arms
+from manyloss.lab.problem import Problem
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.execution import FruitlessError
 from manyloss.lab.runs.source import Source, as_kept
 from manyloss.lab.runs.study import PARTS, Study, known_in
 from manyloss.lab.sweep import simplex
 from manyloss.lab.tuning import TUNED_SUM, TUNING_SEED, Tuning, weighted_sum
+
+
+def trained_alone(problem: Problem) -> tuple[str, ...]:
+    """The losses that are compared with a training of their own: those that have a metric.
+
+    Raises:
+        NothingAloneError: a metric belongs to no loss.
+
+    """
+    tasks = {about["task"] for about in problem.metric_directions().values() if not about["derived"]}
+    unknown = sorted(tasks - set(problem.loss_names))
+    if unknown:
+        raise checks.nothing_alone(problem.name, unknown, problem.loss_names)
+    return tuple(name for name in problem.loss_names if name in tasks)
 
 
 @dataclass
@@ -76,6 +91,8 @@ class Experiment:
                     f"--{word} compares what several losses make of each other, and {losses[0]!r} is the "
                     "only one."
                 )
+        if self.single_task:
+            trained_alone(problem)
         if not self.tune:
             self.table = Study.plan(self.source, self.methods, self.seeds, self.root, **self.common)
             return
@@ -128,7 +145,7 @@ class Experiment:
         losses = max(len(self.first.problem.loss_names), 2)  # a script's are not known yet
         parts = {
             "sweep": len(simplex(losses)) * seeds if self.pareto else 0,
-            "single": losses * seeds if self.single_task else 0,
+            "single": len(trained_alone(self.first.problem)) * seeds if self.single_task else 0,
         }
         left = 0
         if self.tuning is None:
@@ -212,7 +229,7 @@ class Experiment:
     def _single(self, table: Study) -> Study:
         """Each loss alone, with the optimiser of the baseline."""
         baseline = choose_arm(table.baseline, table.problem)
-        arms = [f"single:{name}{baseline.optimizer.text}" for name in table.problem.loss_names]
+        arms = [f"single:{name}{baseline.optimizer.text}" for name in trained_alone(table.problem)]
         return self._beside(table, "single", arms)
 
     def _beside(self, table: Study, folder: str, arms: Sequence[str]) -> Study:

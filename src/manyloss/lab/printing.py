@@ -1,8 +1,12 @@
-"""Text that comes from files, made fit for a terminal or a page: what would steer a terminal is replaced."""
+"""Text made fit for a terminal or a page: what would steer a terminal is replaced, and long lists are cut."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
+
+#: How many of many losses, metrics or options one line shows.
+FEW = 6
 
 REPLACEMENT = "\ufffd"
 #: Control characters, halves of surrogate pairs, and marks that reorder what is shown.
@@ -22,3 +26,9 @@ def printable(text: object) -> str:
         else letter
         for letter in text
     )
+
+
+def few(values: Sequence[str], between: str, limit: int = FEW) -> str:
+    """The first of many values, and how many more there are."""
+    more = [f"and {len(values) - limit} more"] if len(values) > limit else []
+    return between.join([*values[:limit], *more])

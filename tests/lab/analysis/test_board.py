@@ -50,6 +50,81 @@ def test_ranks_tests_and_ties_are_those_of_demsars_paper():
     assert 0 < board.p < 1
 
 
+def in_two_metrics(values, **more):
+    """A problem with an accuracy and an error."""
+    found = entry("p", dict.fromkeys(values, 0.0))
+    rows = tuple(
+        {**row, "left/accuracy": values[row["method"]][0], "right/error": values[row["method"]][1], **more}
+        for row in found.rows
+    )
+    return replace(
+        found, rows=rows, run={**found.run, "metrics": {"left/accuracy": True, "right/error": False}}
+    )
+
+
+def test_the_front_is_of_methods_that_no_other_one_equals_everywhere():
+    found = in_two_metrics({"equal": (0.8, 2.0), "a": (0.88, 2.5), "b": (0.4, 1.0), "c": (0.88, 2.6)})
+    assert found.trade_off == {
+        "equal": (0.0, 0.0),
+        "a": pytest.approx((0.1, -0.25)),
+        "b": pytest.approx((-0.5, 0.5)),
+        "c": pytest.approx((0.1, -0.3)),
+    }
+    assert found.front == {"equal", "a", "b"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"a": (0.8, 2.0), "b": (0.9, 1.0)},  # nothing to compare with
+        {"equal": (0.0, 2.0), "a": (0.9, 1.0)},  # nothing is relative to 0
+        {"equal": (None, 2.0), "a": (0.9, 1.0)},
+    ],
+)
+def test_without_a_trade_off_there_is_no_front(values):
+    found = in_two_metrics(values)
+    assert (found.trade_off, found.front) == ({}, frozenset())
+    assert entry("p", GAINS[0]).front == frozenset()  # its metrics are not known
+
+
+def test_a_method_without_a_metric_has_no_place_beside_the_front():
+    found = in_two_metrics({"equal": (0.8, 2.0), "a": (0.9, None), "b": (0.9, 1.0)})
+    assert list(found.trade_off) == ["equal", "b"]
+    assert found.front == {"b"}
+
+
+def test_changes_over_all_problems_have_intervals_over_these():
+    entries = [entry(f"p{i}", gains, against={"a": 0.01 * i}) for i, gains in enumerate(GAINS)]
+    times = [1.0, 2.0, 4.0]
+    entries = [
+        replace(each, rows=tuple({**row, "step_time": time} for row in each.rows))
+        for each, time in zip(entries, times, strict=True)
+    ]
+    standings = {each.method: each for each in Board.of(entries).standings}
+    a = standings["a"]
+    assert a.change.mean == pytest.approx(0.02)
+    # t of 2 degrees of freedom is 4.303; the deviation of 1, 2, 3 per cent is 1.
+    assert a.change.half_width == pytest.approx(4.303 * 0.01 / math.sqrt(3), rel=1e-3)
+    assert a.change_against_tuned_sum.mean == pytest.approx(0.01)
+    assert a.step_time == pytest.approx(2.0)
+    assert standings["equal"].change is None
+    assert a.delta_m is None
+
+
+def test_the_page_shows_the_front_and_single_tasks_where_they_are(tmp_path):
+    values = {"equal": (0.8, 2.0), "a": (0.88, 2.5), "c": (0.88, 2.6)}
+    plain = in_two_metrics(values)
+    page = write_board(tmp_path / "board.html", Board.of([plain])).read_text()
+    assert page.count("<td>●</td>") == 2
+    assert "Change in left/accuracy and right/error: equal 0.0%, 0.0%; a +10.0%, −25.0%" in page
+    assert "Δm" not in page
+    alone = in_two_metrics(values, delta_m=0.0123, delta_m_half_width=0.004)
+    page = write_board(tmp_path / "board.html", Board.of([alone])).read_text()
+    assert page.count("<td>+1.2% ± 0.4%</td>") == 3  # of the problem
+    assert page.count("<td>+1.2%</td>") == 3  # over all problems: it is one
+    assert "Δm vs single tasks" in page
+
+
 def test_what_was_not_run_is_empty_and_ranks_nothing():
     gains = [*GAINS[:2], {**GAINS[2], "b": None}]
     board = Board.of(entry(f"p{i}", each) for i, each in enumerate(gains))

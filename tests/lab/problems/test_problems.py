@@ -2,15 +2,17 @@
 
 import csv
 import gzip
+import io
 import math
 import struct
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from scipy.io import savemat
 
-from manyloss.lab import LabError, board
+from manyloss.lab import LabError, board, compare
 from manyloss.lab.arms import ArmContext, choose_arm
 from manyloss.lab.datasets import molecules
 from manyloss.lab.problems import METHODS, OTHERS, SCALE, board_recipes, problems
@@ -164,10 +166,13 @@ def test_what_is_missing_or_damaged_is_named(made, tmp_path):
 
 def test_the_folder_of_the_data_is_for_the_problems_that_have_data(tmp_path):
     assert [name for name in problems() if not recipe_named(name).takes("data_root")] == ["burgers"]
+    text = io.StringIO()
     found = board(
         ["burgers"],
         methods=["equal"],
         tune=0,
+        single_task=True,
+        console=Console(file=text, width=1000),
         scale="smoke",
         jobs=1,
         data_root=tmp_path,
@@ -176,6 +181,21 @@ def test_the_folder_of_the_data_is_for_the_problems_that_have_data(tmp_path):
     assert [entry.problem for entry in found.entries] == ["burgers"]
     assert "burgers" in (tmp_path / "board" / "board.html").read_text(encoding="utf-8")
     assert (tmp_path / "board" / "burgers.json").is_file()
+    assert "burgers is compared without single tasks. --single-task compares every metric" in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("problem", "losses"),
+    [
+        ("school", "school 001, school 002, school 003, school 004, school 005, school 006, and 133 more"),
+        ("burgers", "residual, start, sides"),
+    ],
+)
+def test_single_tasks_are_refused_where_metrics_are_of_no_loss(problem, losses, tmp_path):
+    with pytest.raises(LabError, match=rf"{problem} has no loss called '\w+', as its metric is") as error:
+        compare(problem, ["equal"], single_task=True, out=tmp_path / "run")
+    assert f"(its losses: {losses})" in str(error.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_board_knows_its_problems_and_methods():

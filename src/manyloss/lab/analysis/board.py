@@ -12,10 +12,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
+
+import numpy as np
 
 from manyloss.lab import checks
 from manyloss.lab.analysis.comparison import ComparedMethods
+from manyloss.lab.analysis.pareto import nondominated
+from manyloss.lab.analysis.statistics import Interval, mean_interval, relative_change
 from manyloss.lab.runs import storage
 from manyloss.lab.tuning import TUNED_SUM
 
@@ -39,7 +44,7 @@ class Entry:
         said = {
             "summary": summary,
             "losses": len(run.losses),
-            "metrics": {metric.name: metric.higher_is_better for metric in run.metrics},
+            "metrics": {each.name: each.higher_is_better for each in run.metrics if not each.derived},
             "tune": tune,
             "seeds": list(run.seeds),
             "epochs": run.epochs,
@@ -63,6 +68,37 @@ class Entry:
         """Whether a method was tested against the tuned sum: it takes three seeds."""
         against = [row.get("outcome_against_tuned_sum") for row in self.methods.values()]
         return any(outcome in TESTED for outcome in against)
+
+    @property
+    def trade_off(self) -> dict[str, tuple[float, ...]]:
+        """Method -> its mean change against equal weights in every metric, + is better.
+
+        Nothing for one metric, without equal weights, or where these have a 0, to which nothing is relative.
+        """
+        directions: Mapping[str, bool] = self.run.get("metrics") or {}
+        baseline = [row for row in self.methods.values() if row.get("outcome") == "baseline"]
+        if len(directions) < 2 or not baseline or not all(baseline[0].get(name) for name in directions):
+            return {}
+        complete = {
+            method: row
+            for method, row in self.methods.items()
+            if all(row.get(name) is not None for name in directions)
+        }
+        return {
+            method: tuple(
+                relative_change(row, baseline[0], {name: higher}) for name, higher in directions.items()
+            )
+            for method, row in complete.items()
+        }
+
+    @property
+    def front(self) -> frozenset[str]:
+        """The methods that no other one equals or beats in every metric on average: the Pareto front."""
+        points = self.trade_off
+        if not points:
+            return frozenset()
+        on = nondominated(np.array(list(points.values())))
+        return frozenset(method for method, is_on in zip(points, on, strict=True) if is_on)
 
     def gain(self, method: str) -> float | None:
         """Mean change against equal weights; 0 for these themselves, None without a result."""
@@ -95,10 +131,11 @@ def read_entries(folder: Path) -> list[Entry]:
 
 @dataclass(frozen=True)
 class Standing:
-    """One method over all problems: its mean rank (1 is best), and how often it was better or worse.
+    """One method over all problems: its mean rank (1 is best), mean changes, and how often it won or lost.
 
     ``better`` and ``worse`` are problems where it differs from equal weights beyond noise, ``above`` and
-    ``below`` from the tuned sum.
+    ``below`` from the tuned sum. Changes are means over its problems, with t-intervals; ``step_time`` is the
+    geometric mean.
     """
 
     method: str
@@ -108,6 +145,10 @@ class Standing:
     worse: int = 0
     above: int = 0
     below: int = 0
+    change: Interval | None = None
+    change_against_tuned_sum: Interval | None = None
+    delta_m: Interval | None = None
+    step_time: float | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +215,15 @@ class Board:
 
 def _standing(name: str, entries: Sequence[Entry], mean_rank: float | None) -> Standing:
     rows = [entry.methods[name] for entry in entries if name in entry.methods]
+
+    def over_problems(quantity: str) -> list[float]:
+        return [float(row[quantity]) for row in rows if row.get(quantity) is not None]
+
+    def mean(quantity: str) -> Interval | None:
+        found = over_problems(quantity)
+        return mean_interval(found) if found else None
+
+    times = over_problems("step_time")
     return Standing(
         name,
         len(rows),
@@ -182,6 +232,10 @@ def _standing(name: str, entries: Sequence[Entry], mean_rank: float | None) -> S
         worse=sum(row.get("outcome") == "worse" for row in rows),
         above=sum(row.get("outcome_against_tuned_sum") == "better" for row in rows),
         below=sum(row.get("outcome_against_tuned_sum") == "worse" for row in rows),
+        change=mean("change"),
+        change_against_tuned_sum=mean("change_against_tuned_sum"),
+        delta_m=mean("delta_m"),
+        step_time=geometric_mean(times) if times else None,
     )
 
 

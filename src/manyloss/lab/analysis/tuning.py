@@ -11,10 +11,9 @@ from typing import Any
 
 from manyloss.lab import checks
 from manyloss.lab.optimizer import LR_FACTOR, WEIGHT_DECAY
-from manyloss.lab.printing import printable
+from manyloss.lab.printing import few, printable
 from manyloss.lab.pruning import gain
 from manyloss.lab.runs import storage
-from manyloss.lab.runs.progress import few
 from manyloss.lab.tuning import LR_RANGE
 
 #: Of a setting's options, where they are told in words; files and arms have all.

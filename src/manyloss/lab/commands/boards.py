@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ def board(
     *,
     methods: str | Sequence[str] | None = None,
     tune: int = 8,
+    single_task: bool = False,
     seeds: int | Sequence[int] | None = None,
     scale: str = "",
     jobs: int | None = None,
@@ -40,6 +42,7 @@ def board(
         problems: of the board, or any recipe; all of the board's when there are none.
         methods: as of `compare`; the board's own when None.
         tune: settings that each row gets, the weighted sum among them.
+        single_task: train each loss alone, too, where metrics are of one loss, for Delta_m.
         seeds: of the final trials; the problem's own number when None.
         scale: of the problems that have it; papers' recipes are at small without one.
         jobs: trials at a time.
@@ -55,6 +58,7 @@ def board(
         LabError: as of `compare`; the entries of the problems before are kept.
 
     """
+    from manyloss.lab import checks
     from manyloss.lab import problems as on_the_board
     from manyloss.lab.analysis.board import Board, Entry, read_entries
     from manyloss.lab.recipes import recipe_named
@@ -64,7 +68,8 @@ def board(
     recipes = [recipe_named(name) for name in dict.fromkeys(problems or on_the_board.problems())]
     for recipe in recipes:
         size = scale or ("" if recipe.name in on_the_board.board_recipes() else on_the_board.SCALE)
-        results = compare(
+        compare_on = partial(
+            compare,
             recipe.name,
             on_the_board.METHODS if methods is None else methods,
             seeds=seeds,
@@ -79,6 +84,12 @@ def board(
             console=console,
             command=command,
         )
+        try:
+            results = compare_on(single_task=single_task)
+        except checks.NothingAloneError as error:
+            if console is not None:
+                console.print(f"{recipe.name} is compared without single tasks. {error}", markup=False)
+            results = compare_on()
         Entry.of(results, recipe.summary, tune).write(root / f"{recipe.name}.json")
     found = Board.of(read_entries(root))
     page = write_board(root / "board.html", found)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from manyloss.lab.analysis.board import Board, Entry
-from manyloss.lab.analysis.statistics import percent
+from manyloss.lab.analysis.cells import change_text
+from manyloss.lab.analysis.statistics import Interval, percent
 from manyloss.lab.analysis.table import MARKS
 from manyloss.lab.analysis.tuning import options_in_words, words_of_setting
-from manyloss.lab.reports.looks import PALETTE, Panel, draw, plain, render
+from manyloss.lab.reports.front import draw_means
+from manyloss.lab.reports.looks import PALETTE, Panel, draw, plain, render, styles_of
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.progress import duration
 
@@ -18,6 +21,7 @@ ROW = 26
 
 def write_board(path: Path, board: Board) -> Path:
     """Write the page as one file that needs no network, and return its path."""
+    styles = styles_of([each.method for each in board.standings], "equal")
     page = render(
         "board.html.j2",
         title="The board",
@@ -27,6 +31,15 @@ def write_board(path: Path, board: Board) -> Path:
         board=board,
         ranks=draw_ranks(board),
         cell=cell,
+        trade_offs={
+            entry.problem: draw_means(list(entry.run["metrics"]), entry.trade_off, styles)
+            for entry in board.entries
+            if entry.trade_off
+        },
+        styles=list(styles.values()),
+        alone=any(each.delta_m for each in board.standings),
+        change_text=change_text,
+        delta_of=delta_cell,
         words_of=words_of_setting,
         options_of=options_in_words,
         duration=duration,
@@ -47,6 +60,13 @@ def cell(entry: Entry, method: str, against: str = "change") -> str:
     sign = MARKS[row[outcome]][0]
     width = "" if half is None else f" ± {100 * float(half):.1f}"
     return f"{sign} {percent(float(change))}{width}".strip()
+
+
+def delta_cell(row: Mapping[str, Any]) -> str:
+    """The change against single-task training; a dash where none was run."""
+    if row.get("delta_m") is None:
+        return "–"
+    return change_text(Interval(float(row["delta_m"]), row.get("delta_m_half_width"), int(row["finished"])))
 
 
 def draw_ranks(board: Board) -> Panel | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manyloss.lab.analysis.pareto import Pareto, ParetoPoint
@@ -11,24 +11,33 @@ from manyloss.lab.analysis.tuning import words_of_setting
 from manyloss.lab.reports.looks import PALETTE, Panel, Style, draw, plain
 
 SUM = PALETTE["muted"][0]
+HEIGHT = 420
 
 
 def draw_front(found: Pareto, styles: Mapping[str, Style]) -> Panel:
     """Two metrics as a plane; more as parallel coordinates, one line per row."""
-    told = "; ".join(
-        f"{point.name} " + ", ".join(percent(value) for value in point.mean)
-        for point in [*found.front, *(each.point for each in found.methods)]
-    )
+    methods = [each.point for each in found.methods]
     plane = len(found.metrics) == 2
-    return Panel(
-        f"Change in {' and '.join(found.metrics)}: {told}.",
-        _plane(found, styles) if plane else _parallel(found, styles),
-        420,
-        wide=True,
-    )
+    drawn = _front(found, styles) if plane else _parallel(found.metrics, [*found.sums, *methods], styles)
+    return _panel(found.metrics, [*found.front, *methods], drawn)
 
 
-def _plane(found: Pareto, styles: Mapping[str, Style]) -> Any:
+def draw_means(
+    metrics: Sequence[str], means: Mapping[str, tuple[float, ...]], styles: Mapping[str, Style]
+) -> Panel:
+    """The same of rows alone: row -> its mean in every metric."""
+    points = [ParetoPoint(name, mean, ()) for name, mean in means.items()]
+    if len(metrics) > 2:
+        return _panel(metrics, points, _parallel(metrics, points, styles))
+    return _panel(metrics, points, _plane(metrics, [_row(point, styles[point.name]) for point in points]))
+
+
+def _panel(metrics: Sequence[str], points: Sequence[ParetoPoint], drawn: Any) -> Panel:
+    told = "; ".join(f"{point.name} " + ", ".join(map(percent, point.mean)) for point in points)
+    return Panel(f"Change in {' and '.join(metrics)}: {told}.", drawn, HEIGHT, wide=True)
+
+
+def _front(found: Pareto, styles: Mapping[str, Style]) -> Any:
     front = found.front
     traces: list[dict[str, Any]] = [
         _cloud(found.sums, SUM, "circle"),
@@ -48,19 +57,26 @@ def _plane(found: Pareto, styles: Mapping[str, Style]) -> Any:
         style = styles[each.point.name]
         traces.append(_cloud((each.point,), style.colour, style.symbol, style.group))
     rows = [*(each.point for each in found.methods), *(point for point in found.sums if point.name in styles)]
-    for point in rows:
-        style = styles[point.name]
-        traces.append(_point(point, style.name, style.colour, style.symbol, style.group))
+    traces += [_row(point, styles[point.name]) for point in rows]
+    return _plane(found.metrics, traces)
+
+
+def _plane(metrics: Sequence[str], traces: Sequence[dict[str, Any]]) -> Any:
     across, up = (
-        {"tickformat": "+~%", "showgrid": True, "zeroline": True, "label": _axis(found, place)}
-        for place in (0, 1)
+        {
+            "tickformat": "+~%",
+            "showgrid": True,
+            "zeroline": True,
+            "label": f"{plain(metric)}: change, + is better",
+        }
+        for metric in metrics
     )
     up = {**up, "title": {"text": up.pop("label"), "standoff": 8, "font": {"size": 12}}}
-    return draw(traces, 420, xaxis=across, yaxis=up)
+    return draw(traces, HEIGHT, xaxis=across, yaxis=up)
 
 
-def _axis(found: Pareto, place: int) -> str:
-    return f"{plain(found.metrics[place])}: change, + is better"
+def _row(point: ParetoPoint, style: Style) -> dict[str, Any]:
+    return _point(point, style.name, style.colour, style.symbol, style.group)
 
 
 def _cloud(points: tuple[ParetoPoint, ...], colour: str, symbol: str, group: str = "") -> dict[str, Any]:
@@ -88,9 +104,8 @@ def _point(point: ParetoPoint, name: str, colour: str, symbol: str, group: str =
     }
 
 
-def _parallel(found: Pareto, styles: Mapping[str, Style]) -> Any:
-    places = list(range(len(found.metrics)))
-    points = [*found.sums, *(each.point for each in found.methods)]
+def _parallel(metrics: Sequence[str], points: Sequence[ParetoPoint], styles: Mapping[str, Style]) -> Any:
+    places = list(range(len(metrics)))
     traces = []
     for point in points:
         style = styles.get(point.name)
@@ -114,11 +129,11 @@ def _parallel(found: Pareto, styles: Mapping[str, Style]) -> Any:
         )
     return draw(
         traces,
-        420,
+        HEIGHT,
         xaxis={
             "label": "change, + is better, one line per row",
             "tickvals": places,
-            "ticktext": [plain(metric) for metric in found.metrics],
+            "ticktext": [plain(metric) for metric in metrics],
             "range": [-0.3, len(places) - 0.7],
         },
         yaxis={"tickformat": "+~%", "zeroline": True},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,10 +15,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from manyloss.lab.printing import FEW, few
+
 #: Seconds between two lines about running trials where there is no terminal.
 LINE_EVERY = 30.0
-#: How many losses, metrics or options of a trial one line shows.
-SHOWN = 6
 #: A trial that has said nothing for so many seconds is shown as silent.
 SILENT_AFTER = 60.0
 
@@ -31,12 +31,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def few(values: Sequence[str], between: str, limit: int = SHOWN) -> str:
-    """The first of many values, and how many more there are."""
-    more = [f"and {len(values) - limit} more"] if len(values) > limit else []
-    return between.join([*values[:limit], *more])
 
 
 class Display(ABC):
@@ -224,7 +218,7 @@ def _named(label: str) -> str:
     """A trial's label, with the first of an arm's many options."""
     arm, _, seed = label.rpartition(" seed ")
     name, *options = arm.split(":")
-    return label if len(options) <= SHOWN else f"{name}:{few(options, ':')}, seed {seed}"
+    return label if len(options) <= FEW else f"{name}:{few(options, ':')}, seed {seed}"
 
 
 def _known(values: Mapping[str, float | None]) -> list[tuple[str, float]]:

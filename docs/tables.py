@@ -28,6 +28,7 @@ from torch import nn
 from manyloss.adversarial import Distiller
 from manyloss.aggregation import Aggregator
 from manyloss.lab.analysis.board import Board, Entry, read_entries
+from manyloss.lab.claims.readings import Open
 from manyloss.lab.claims.rule import SIGMA
 from manyloss.penalties import Penalty
 from manyloss.weighting import GradientWeighting, LossWeighting
@@ -185,6 +186,21 @@ def recipes() -> str:
         lines.append(f"- **`{recipe.name}`**: {recipe.summary} Paper: {recipe.paper}. Departures:")
         lines += [f"  - {departure}" for departure in recipe.departures] or ["  - none"]
     return "\n".join(lines)
+
+
+def readings() -> str:
+    """What the papers leave open, by the claims that it is open in."""
+    from manyloss.lab.claims import all_claims, readings_of
+
+    same: dict[tuple[Open, ...], list[str]] = {}
+    for claim in all_claims():
+        same.setdefault(readings_of(claim), []).append(f"`{claim}`")
+    rows = ["| claims | what is open | values, the recipe's first |", "| --- | --- | --- |"]
+    for opens, names in same.items():
+        for number, each in enumerate(opens):
+            values = ", ".join(f"`{value}`" for value in each.values)
+            rows.append(f"| {'' if number else ', '.join(names)} | {cell(each.says)} | {values} |")
+    return "\n".join(rows)
 
 
 def arms() -> str:
@@ -714,6 +730,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/claims.md", "results"): claims_in_full,
     ("docs/methods.md", "methods"): lambda: methods("methods/"),
     ("docs/lab.md", "arms"): arms,
+    ("docs/lab.md", "readings"): readings,
     ("docs/lab.md", "recipes"): recipes,
     ("docs/troubleshooting.md", "errors"): errors,
     **{(f"docs/guides/{guide}.md", name): partial(change, name) for name, guide in GUIDES.items()},

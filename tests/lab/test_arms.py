@@ -7,6 +7,7 @@ from torch import nn
 from manyloss import MultiLoss
 from manyloss.lab import Arm, ArmContext, LabError, Problem
 from manyloss.lab.arms import BUILT_IN, choose_arm, choose_arms
+from manyloss.lab.runs.source import Source
 
 
 class Two(Problem):
@@ -181,6 +182,29 @@ def test_a_problem_changes_arms_and_arms_change_a_problem():
 def test_what_is_unknown_is_named_with_the_closest(text, message):
     with pytest.raises(LabError, match=message):
         choose_arm(text, Plain())
+
+
+def test_arms_of_a_run_may_have_other_defaults_under_their_names():
+    problem = Source("gradnorm-toy-2", {"gradnorm.alpha": 1.5, "graddrop.leak": 0.25}).load()
+    given, written, other = choose_arms(["gradnorm", "gradnorm:alpha=0.12", "graddrop"], problem)
+    assert (given.name, given.options["alpha"], given.options["lr"]) == ("gradnorm", 1.5, 0.025)
+    assert (written.name, written.options["alpha"]) == ("gradnorm:alpha=0.12", 0.12)
+    assert (other.name, other.options["leak"]) == ("graddrop", 0.25)
+    fresh = choose_arm("gradnorm", Source("gradnorm-toy-2").load())
+    assert fresh.options["alpha"] == 0.12
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("gradnrm.alpha", "There is no method 'gradnrm' .*Did you mean 'gradnorm'"),
+        ("gradnorm.alfa", "Method 'gradnorm' has no option 'alfa'. Did you mean 'alpha'"),
+        ("gradnorm.optimizer.lr_factor", "Method 'gradnorm' has no option 'optimizer.lr_factor'"),
+    ],
+)
+def test_another_default_of_what_is_unknown_is_named(option, message):
+    with pytest.raises(LabError, match=message):
+        Source("gradnorm-toy-2", {option: 1.0}).load()
 
 
 def test_an_attribute_that_a_problem_lacks_is_named():

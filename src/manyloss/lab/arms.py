@@ -305,6 +305,28 @@ def known_arms(problem: Problem) -> dict[str, Arm]:
     return {**BUILT_IN, **singles, **problem.arms}
 
 
+def is_of_an_arm(option: str) -> bool:
+    """Whether an option of a run is an arm's, as ``gradnorm.alpha`` is, and not the problem's."""
+    return "." in option
+
+
+def set_defaults(problem: Problem, options: Mapping[str, Any]) -> None:
+    """Give arms of this problem other defaults: ``{"gradnorm.alpha": 0.5}``. Their names stay as they are.
+
+    Raises:
+        LabError: there is no such arm, or it has no such option.
+
+    """
+    for name, value in options.items():
+        known = known_arms(problem)
+        arm, _, option = name.partition(".")
+        if arm not in known:
+            raise checks.unknown_arm(name, arm, known)
+        if option not in known[arm].options:
+            raise checks.unknown_option(arm, option, known[arm].options)
+        problem.arms = {**problem.arms, arm: known[arm].with_defaults(**{option: value})}
+
+
 def choose_arms(texts: Iterable[str], problem: Problem) -> list[ChosenArm]:
     """The arms written in ``texts``, in order and without repeats; ``single`` becomes one per loss."""
     chosen: dict[str, ChosenArm] = {}

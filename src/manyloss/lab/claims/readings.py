@@ -1,11 +1,15 @@
 """Readings: what a paper leaves open, and under how many answers to that its claim holds.
 
-``readings/CLAIM.toml`` lists what is open. Each entry is an option of the recipe's problem with two to four
-values, the first being what the recipe takes; ``epochs`` has multiples of the scale's::
+A file of ``readings/`` lists what is open for the claims that it names. Each entry is an option with two to
+four values, the first being what the recipe takes: of the recipe's problem, of an arm (``also`` names the
+options of others that go along), or ``epochs``, in multiples of the scale's::
 
-    [weights_optimizer]
-    open = "the optimiser of w"
-    values = ["adam", "sgd"]
+    claims = ["great-defense-*"]
+
+    ["great.simultaneous"]
+    open = "whether the auxiliary network learns in the same step as the main one"
+    values = [true, false]
+    also = ["great-greace.simultaneous"]
 
 A reading is one value of each. It changes no check, so the rule and its hash stay as they are.
 """
@@ -17,6 +21,7 @@ import random
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib.resources import files
 from statistics import fmean
 from typing import Any
@@ -30,11 +35,12 @@ FEWEST_VALUES, MOST_VALUES = 2, 4
 
 @dataclass(frozen=True)
 class Open:
-    """One thing that a paper leaves open, and the values that it may have."""
+    """One thing that a paper leaves open, and the values that it may have; ``also`` have the same value."""
 
     option: str
     says: str
     values: tuple[Any, ...]
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,21 +91,29 @@ class Readings:
 
 
 def readings_of(claim: str) -> tuple[Open, ...]:
-    """What this claim's paper leaves open; empty where no readings are listed.
+    """What this claim's paper leaves open.
 
     Raises:
-        LabError: the file is not understood.
+        LabError: a file is not understood.
 
     """
-    path = files("manyloss.lab.claims") / "readings" / f"{claim}.toml"
-    return read_opens(path.name, path.read_bytes()) if path.is_file() else ()
+    for path in (files("manyloss.lab.claims") / "readings").iterdir():
+        if path.name.endswith(".toml"):
+            of_claims, opens = read_opens(path.name, path.read_bytes())
+            if any(fnmatchcase(claim, pattern) for pattern in of_claims):
+                return opens
+    return ()
 
 
-def read_opens(file: str, content: bytes) -> tuple[Open, ...]:
-    """What a file of ``readings/`` lists."""
+def read_opens(file: str, content: bytes) -> tuple[tuple[str, ...], tuple[Open, ...]]:
+    """What a file of ``readings/`` lists: patterns of claims, and what is open."""
     try:
         entries = tomllib.loads(content.decode())
-        opens = tuple(Open(name, each["open"], tuple(each["values"])) for name, each in entries.items())
+        of_claims = tuple(entries.pop("claims"))
+        opens = tuple(
+            Open(name, each["open"], tuple(each["values"]), tuple(each.get("also", ())))
+            for name, each in entries.items()
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise LabError(
             f"The readings {file} are not understood: {error}. See the files beside it."
@@ -110,7 +124,17 @@ def read_opens(file: str, content: bytes) -> tuple[Open, ...]:
                 f"The readings {file} are not understood: {each.option!r} has the values "
                 f"{list(each.values)}. Give {FEWEST_VALUES} to {MOST_VALUES} different ones."
             )
-    return opens
+    return of_claims, opens
+
+
+def options_of_reading(opens: Sequence[Open], settings: Settings) -> dict[str, Any]:
+    """The options of the run that a reading stands for; ``epochs`` is none."""
+    return {
+        option: settings[each.option]
+        for each in opens
+        if each.option != "epochs"
+        for option in (each.option, *each.also)
+    }
 
 
 def chosen(opens: Sequence[Open], count: int | None, seed: int = 0) -> list[dict[str, Any]]:

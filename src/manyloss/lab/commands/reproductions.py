@@ -50,7 +50,7 @@ def reproduce(
     from manyloss.lab.runs import storage
 
     chosen = claims.claim_named(claim)
-    count = _how_many_readings(chosen, readings)
+    count = _how_many_readings(readings)
     request = request_of(chosen.recipe, data=data, data_root=data_root, options=options, scale=scale)
     root = Path("runs") / "-".join([chosen.name, *request.words]) if out is None else Path(out)
     claims.check_folder(chosen, root)
@@ -94,22 +94,15 @@ def reproduce(
     return verdict, results
 
 
-def _how_many_readings(claim: Claim, asked: int | str | None) -> int | None:
+def _how_many_readings(asked: int | str | None) -> int | None:
     """How many are to be tried; None for all."""
-    from manyloss.lab import claims
-
-    if asked is None or claims.readings_of(claim.name):
-        if asked is None or str(asked) == "all":
-            return None
-        if str(asked).isdecimal() and int(asked) > 0:
-            return int(asked)
-        raise checks.LabError(
-            f"--readings {str(asked)[:60]!r} is not understood. Give how many are to be tried "
-            "(--readings 24), or all."
-        )
-    listed = [name for name in claims.all_claims() if claims.readings_of(name)]
+    if asked is None or str(asked) == "all":
+        return None
+    if str(asked).isdecimal() and int(asked) > 0:
+        return int(asked)
     raise checks.LabError(
-        f"The claim {claim.name!r} lists no readings; these do: {', '.join(listed)}. Leave --readings out."
+        f"--readings {str(asked)[:60]!r} is not understood. Give how many are to be tried "
+        "(--readings 24), or all."
     )
 
 
@@ -140,8 +133,8 @@ def _try_readings(
     wanted = readings.chosen(opens, count)
     found = [readings.judged(wanted[0], in_force)]
     for number, settings in enumerate(wanted[1:], start=2):
-        options = {name: value for name, value in settings.items() if name != "epochs"}
-        source = Source(experiment.source.where, {**experiment.source.options, **options})
+        options = {**experiment.source.options, **readings.options_of_reading(opens, settings)}
+        source = Source(experiment.source.where, options)
         epochs = max(1, round(study.epochs * settings.get("epochs", 1)))
         root = study.root / "readings" / storage.fingerprint(settings)
         claims.check_folder(claim, root)

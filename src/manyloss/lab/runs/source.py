@@ -26,6 +26,7 @@ from typing import Any
 
 import manyloss
 from manyloss.lab import checks
+from manyloss.lab.arms import is_of_an_arm, set_defaults
 from manyloss.lab.problem import Problem, options_of
 from manyloss.lab.recipes import recipe_named
 from manyloss.lab.runs import storage
@@ -166,19 +167,22 @@ class Source:
         """
         if self.script is not None:
             return ScriptProblem(Path(self.where).stem, self.script.metrics)
+        of_arms = {name: value for name, value in self.options.items() if is_of_an_arm(name)}
+        own = {name: value for name, value in self.options.items() if name not in of_arms}
         if self.is_file:
             with self.on_path():
-                problem = _problem_in(self.texts(), Path(self.where), self.options)
+                problem = _problem_in(self.texts(), Path(self.where), own)
             problem.name = problem.name or Path(self.where).stem
         else:
             recipe = recipe_named(self.where)
             try:
-                problem = recipe.problem(**self.options)
+                problem = recipe.problem(**own)
             except TypeError as error:
                 raise checks.unknown_options(
-                    f"Recipe {self.where!r}", self.options, options_of(recipe.problem), error
+                    f"Recipe {self.where!r}", own, options_of(recipe.problem), error
                 ) from error
             problem.name = problem.name or self.where
+        set_defaults(problem, of_arms)
         return problem
 
     @contextmanager

@@ -24,7 +24,7 @@ from torch import nn
 
 from manyloss import __version__
 from manyloss.lab import checks
-from manyloss.lab.arms import ArmContext, ChosenArm, choose_arm
+from manyloss.lab.arms import ArmContext, ChosenArm, choose_arm, is_of_an_arm
 from manyloss.lab.problem import Problem
 from manyloss.lab.pruning import PrunedError, Pruning
 from manyloss.lab.runs import storage
@@ -92,7 +92,10 @@ def spec_of(spec: TrialSpec, arm: ChosenArm, problem: Problem) -> TrialSpec:
 def _shared_identity(spec: TrialSpec, arm: ChosenArm, problem: Problem) -> dict[str, Any]:
     """What decides a shared trial, whichever recipe of the same problem class asks for it."""
     options = {
-        name: value for name, value in spec.source.options.items() if name not in arm.arm.shared_despite
+        name: value
+        for name, value in spec.source.options.items()
+        if name not in arm.arm.shared_despite
+        and (not is_of_an_arm(name) or name.startswith(f"{arm.arm.name}."))
     }
     file = {"source": {**spec.source.identity(), "options": options}} if spec.source.is_file else {}
     return {

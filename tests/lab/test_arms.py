@@ -6,7 +6,7 @@ from torch import nn
 
 from manyloss import MultiLoss
 from manyloss.lab import Arm, ArmContext, LabError, Problem
-from manyloss.lab.arms import BUILT_IN, choose_arm, choose_arms
+from manyloss.lab.arms import BUILT_IN, choose_arm, choose_arms, options_for
 from manyloss.lab.runs.source import Source
 
 
@@ -192,6 +192,16 @@ def test_arms_of_a_run_may_have_other_defaults_under_their_names():
     assert (other.name, other.options["leak"]) == ("graddrop", 0.25)
     fresh = choose_arm("gradnorm", Source("gradnorm-toy-2").load())
     assert fresh.options["alpha"] == 0.12
+
+
+def test_an_arm_is_decided_by_its_own_options_and_those_of_the_arms_that_it_needs():
+    problem = Source("gradnorm-toy-2").load()
+    options = {"inputs": "normal", "gradnorm.alpha": 1.5, "gradnorm-static.alpha": 1.5, "graddrop.k": 0.5}
+    chosen = choose_arms(["equal", "gradnorm", "gradnorm-static"], problem)
+    equal, gradnorm, static = (options_for(each, options, problem) for each in chosen)
+    assert equal == {"inputs": "normal"}
+    assert gradnorm == {"inputs": "normal", "gradnorm.alpha": 1.5}
+    assert static == {"inputs": "normal", "gradnorm.alpha": 1.5, "gradnorm-static.alpha": 1.5}
 
 
 @pytest.mark.parametrize(

@@ -310,6 +310,20 @@ def is_of_an_arm(option: str) -> bool:
     return "." in option
 
 
+def options_for(arm: ChosenArm, options: Mapping[str, Any], problem: Problem) -> dict[str, Any]:
+    """The options of a run that decide an arm: the problem's, its own, those of the arms that it needs."""
+
+    def concerned(chosen: ChosenArm) -> set[str]:
+        return {chosen.arm.name}.union(*(concerned(choose_arm(each, problem)) for each in chosen.requires))
+
+    names = concerned(arm)
+    return {
+        name: value
+        for name, value in options.items()
+        if not is_of_an_arm(name) or name.partition(".")[0] in names
+    }
+
+
 def set_defaults(problem: Problem, options: Mapping[str, Any]) -> None:
     """Give arms of this problem other defaults: ``{"gradnorm.alpha": 0.5}``. Their names stay as they are.
 

@@ -148,6 +148,7 @@ def test_a_reading_sets_what_goes_along_too():
     )
     found = readings.options_of_reading(opens, {"epochs": 2, "gradnorm.alpha": 0.5})
     assert found == {"gradnorm.alpha": 0.5, "both.alpha": 0.5}
+    assert readings.options_of_reading(opens, {"epochs": 2, "gradnorm.alpha": 1.5}) == {}
 
 
 def files_of_readings():

@@ -202,6 +202,24 @@ def test_crashed_trials_stay_unless_asked(run):
     assert [spec.label for spec in study.missing()] == ["equal seed 1"]
 
 
+def test_finished_trials_of_the_same_settings_are_taken_over(run, tmp_path):
+    """With another alpha of GradNorm, only what that decides is trained again."""
+    options = {"gradnorm.alpha": 0.5, "gradnorm-static.alpha": 0.5}
+    storage.write_json(
+        run / "trials" / "equal" / "seed-1" / "result.json", {"status": "crashed", "reason": "x"}
+    )
+    study = Study.plan(Source(PROBLEM, options), ["equal", "gradnorm-static"], [0, 1], tmp_path / "other")
+    assert len(study.missing()) == 6
+    study._take_over([tmp_path / "nothing", run])
+    missing = {spec.label for spec in study.missing()}
+    of_gradnorm = {f"{arm} seed {seed}" for arm in ("gradnorm", "gradnorm-static") for seed in (0, 1)}
+    assert missing == of_gradnorm | {"equal seed 1"}
+    there, here = run / "trials" / "equal" / "seed-0", study.root / "trials" / "equal" / "seed-0"
+    assert_same_trial(there, here)
+    assert {path.name for path in here.iterdir()} == {path.name for path in there.iterdir()} - {".lock"}
+    assert [path.name for path in here.parent.iterdir()] == ["seed-0"]
+
+
 def children(pid):
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):

@@ -26,6 +26,7 @@ from importlib.resources import files
 from statistics import fmean
 from typing import Any
 
+from manyloss.lab.arms import is_of_an_arm
 from manyloss.lab.checks import LabError
 from manyloss.lab.claims.judging import Finding, Verdict
 
@@ -128,12 +129,16 @@ def read_opens(file: str, content: bytes) -> tuple[tuple[str, ...], tuple[Open, 
 
 
 def options_of_reading(opens: Sequence[Open], settings: Settings) -> dict[str, Any]:
-    """The options of the run that a reading stands for; ``epochs`` is none."""
+    """The options of the run that a reading stands for; ``epochs`` is none.
+
+    An arm's that has the value in force is left out, so that its trials are those of the run in force.
+    """
     return {
         option: settings[each.option]
         for each in opens
         if each.option != "epochs"
         for option in (each.option, *each.also)
+        if not (is_of_an_arm(option) and settings[each.option] == each.values[0])
     }
 
 

@@ -131,7 +131,7 @@ def _try_readings(
     say, study = console or Console(quiet=True), experiment.first
     opens = claims.readings_of(claim.name)
     wanted = readings.chosen(opens, count)
-    found = [readings.judged(wanted[0], in_force)]
+    found, roots = [readings.judged(wanted[0], in_force)], [study.root]
     for number, settings in enumerate(wanted[1:], start=2):
         options = {**experiment.source.options, **readings.options_of_reading(opens, settings)}
         source = Source(experiment.source.where, options)
@@ -148,7 +148,9 @@ def _try_readings(
             retry=retry,
             timeout=timeout,
             executor=None if isinstance(executor, str) else executor,
+            others=roots,
         )
+        roots.append(root)
         verdict = claims.judge(claim, root, planned.problem, scale=in_force.scale, seeds=study.seeds)
         found.append(readings.judged(settings, verdict))
     tried = readings.summed_up(opens, found)

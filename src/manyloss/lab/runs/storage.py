@@ -296,6 +296,19 @@ def remove(path: Path) -> None:
         raise checks.cannot_write(path, error) from error
 
 
+def copy_folder(source: Path, target: Path) -> None:
+    """Make the folder a copy of another one, as a whole."""
+    partial = target.with_name(f".{target.name}.partial")
+    remove(partial)
+    make_folder(target.parent)
+    try:
+        shutil.copytree(source, partial, ignore=shutil.ignore_patterns(".*"))
+        remove(target)
+        partial.rename(target)
+    except OSError as error:
+        raise checks.cannot_write(target, error) from error
+
+
 def cut(path: Path, length: int) -> None:
     """Drop what was written after the last checkpoint; an error if even less is there."""
     have = size(path)

@@ -299,6 +299,7 @@ class Study:
         timeout: float | None = None,
         executor: Executor | None = None,
         untried: bool = False,
+        others: Sequence[Path] = (),
     ) -> None:
         """Run what is missing.
 
@@ -308,6 +309,7 @@ class Study:
             timeout: seconds that one trial may take.
             executor: where trials run; processes on this machine when None.
             untried: stop when the first trials crash alike before their first epoch.
+            others: run folders whose finished trials of the same settings are taken over.
 
         Raises:
             StorageError: the folder cannot be used, or another study is writing to it.
@@ -324,6 +326,7 @@ class Study:
             self.source = self.source.keep(self.root / "source")
             if retry:
                 self._forget_crashes()
+            self._take_over(others)
             missing = self.missing()
             if missing or not (self.root / "study.json").exists():  # judging again changes no record
                 self.write()
@@ -332,6 +335,18 @@ class Study:
                 where = executor or Processes(min(self.jobs, len(missing)))
                 with display:
                     Execution(missing, self._requires(), where, display, timeout, untried).run()
+
+    def _take_over(self, others: Sequence[Path]) -> None:
+        """Copy what another study has trained: a trial is a function of its settings."""
+        for spec in self.missing() if others else ():
+            settings = storage.fingerprint(trial_of(spec).settings())
+            for root in others:
+                there = storage.trial_folder(root, spec.arm, spec.seed)
+                known, result = storage.read_json(there / "settings.json"), storage.read_result(there)
+                finished = result is not None and result["status"] == "finished"
+                if finished and known is not None and known.get("hash") == settings:
+                    storage.copy_folder(there, spec.folder)
+                    break
 
     def _forget_crashes(self) -> None:
         for spec in self.trials():

@@ -24,7 +24,7 @@ from torch import nn
 
 from manyloss import __version__
 from manyloss.lab import checks
-from manyloss.lab.arms import ArmContext, ChosenArm, choose_arm, is_of_an_arm
+from manyloss.lab.arms import ArmContext, ChosenArm, choose_arm, options_for
 from manyloss.lab.problem import Problem
 from manyloss.lab.pruning import PrunedError, Pruning
 from manyloss.lab.runs import storage
@@ -79,8 +79,12 @@ def spec_of(spec: TrialSpec, arm: ChosenArm, problem: Problem) -> TrialSpec:
     """The trial of another arm that ``spec`` belongs together with, or that it needs.
 
     A shared arm has one trial for all seeds, in a folder beside the run folder. Its name holds a hash of what
-    decides it, so that every study that needs the same teacher finds the same one.
+    decides it, so that every study that needs the same teacher finds the same one. Options of arms that it
+    has nothing to do with are left out: they decide nothing.
     """
+    options = options_for(arm, spec.source.options, problem)
+    if options != spec.source.options:
+        spec = replace(spec, source=replace(spec.source, options=options))
     epochs = spec.epochs if arm.arm.epochs is None else int(getattr(problem, arm.arm.epochs))
     if not arm.arm.shared:
         return replace(spec, arm=arm.name, epochs=epochs)
@@ -92,10 +96,7 @@ def spec_of(spec: TrialSpec, arm: ChosenArm, problem: Problem) -> TrialSpec:
 def _shared_identity(spec: TrialSpec, arm: ChosenArm, problem: Problem) -> dict[str, Any]:
     """What decides a shared trial, whichever recipe of the same problem class asks for it."""
     options = {
-        name: value
-        for name, value in spec.source.options.items()
-        if name not in arm.arm.shared_despite
-        and (not is_of_an_arm(name) or name.startswith(f"{arm.arm.name}."))
+        name: value for name, value in spec.source.options.items() if name not in arm.arm.shared_despite
     }
     file = {"source": {**spec.source.identity(), "options": options}} if spec.source.is_file else {}
     return {

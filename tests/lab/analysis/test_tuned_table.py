@@ -33,6 +33,8 @@ def test_a_setting_in_words_has_the_optimizers_options_first_and_of_many_the_fir
     arm = "gradnorm:alpha=0.5:optimizer.lr_factor=3:optimizer.weight_decay=1e-05"
     assert words_of_setting(arm) == "learning rate × 3, weight decay 1e-05, alpha=0.5"
     assert words_of_setting("single:ink") == "ink"
+    assert words_of_setting("gradnorm:initial={'a': 1.0}:lr=0.1") == "initial={'a': 1.0}, lr=0.1"
+    assert words_of_setting("static:a:b=0.5:optimizer.lr_factor=3") == "learning rate × 3, a:b=0.5"
     assert words_of_setting("equal") == "as it is"
     arm = "static:" + ":".join(f"school {i:03d}={i}" for i in range(20)) + ":optimizer.lr_factor=3"
     words = words_of_setting(arm)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from manyloss import catalog
 from manyloss.lab import checks
 from manyloss.lab.optimizer import LR_FACTOR, WEIGHT_DECAY
 from manyloss.lab.printing import few, printable
@@ -84,12 +85,11 @@ def options_in_words(arm: str) -> list[str]:
     """An arm's options as a person reads them, those of the optimizer first."""
     known = {LR_FACTOR: "learning rate × ", WEIGHT_DECAY: "weight decay "}
     of_the_optimizer, own = [], []
-    for option in arm.split(":")[1:]:
-        name, _, value = option.partition("=")
+    for name, value in catalog.options_in(arm.partition(":")[2], known):
         if name in known:
-            of_the_optimizer.append(known[name] + value)
+            of_the_optimizer.append(f"{known[name]}{value}")
         else:
-            own.append(option)
+            own.append(name if value is None else f"{name}={value}")
     return of_the_optimizer + own
 
 

@@ -5,11 +5,7 @@ import random
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported
 
-import numpy as np
 import pytest
-import torch
-
-torch.set_num_threads(1)
 
 #: Their tests start processes and take longest.
 LONG = (
@@ -27,8 +23,18 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    import torch  # the process that only hands out tests does without
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers():
+    import numpy as np
+    import torch
+
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  (code under test may use the global generator)
     torch.manual_seed(0)

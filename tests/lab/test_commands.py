@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 
 import pytest
 import torch
@@ -15,19 +16,23 @@ from manyloss.lab.runs.storage import write_settings
 from tests.lab.small_problem import DigitAndInk
 
 
-def test_a_problem_class_is_compared(tmp_path):
-    results = lab.compare(
-        DigitAndInk, ["gradnorm", "explode"], seeds=2, epochs=1, out=tmp_path / "run", jobs=1
-    )
-    assert results.folder == tmp_path / "run"
-    assert results.report == tmp_path / "run" / "report.html"
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A finished comparison; tests that change its folder take a copy."""
+    out = tmp_path_factory.mktemp("compared") / "run"
+    return lab.compare(DigitAndInk, ["gradnorm", "explode"], seeds=2, epochs=1, out=out, jobs=1)
+
+
+def test_a_problem_class_is_compared(compared):
+    results = compared
+    assert results.report == results.folder / "report.html"
     rows = {row["method"]: row for row in results.rows()}
     assert set(rows) == {"equal", "gradnorm", "explode"}
     assert rows["explode"]["finished"] == 0
     assert 0 < rows["equal"]["digit/accuracy"] < 1
     assert rows["equal"]["outcome"] == "baseline"
     assert [trial["status"] for trial in results.trials()].count("diverged") == 2
-    again = lab.report(tmp_path / "run")
+    again = lab.report(results.folder)
     assert again.rows() == results.rows()
     assert "vs equal" in str(again)
 
@@ -104,18 +109,16 @@ def test_fast_is_for_gpus(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_folder_that_was_made_on_a_gpu_can_be_read_without_one(tmp_path):
-    lab.compare(DigitAndInk, ["equal"], seeds=1, epochs=1, out=tmp_path / "run", jobs=1)
+def test_a_folder_that_was_made_on_a_gpu_can_be_read_without_one(compared, tmp_path):
+    root = shutil.copytree(compared.folder, tmp_path / "run")
     with pytest.raises(lab.LabError, match="sees no GPU"):
         lab.compare(DigitAndInk, ["equal"], seeds=1, epochs=1, out=tmp_path / "other", device="cuda")
-    folder = tmp_path / "run" / "trials" / "equal" / "seed-0"
-    trial = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    kept = {name: value for name, value in trial.items() if name not in ("hash", "environment")}
-    write_settings(folder, {**kept, "device": "cuda"}, trial["environment"])
-    study = json.loads((tmp_path / "run" / "study.json").read_text(encoding="utf-8"))
+    for path in root.glob("trials/*/*/settings.json"):
+        trial = json.loads(path.read_text(encoding="utf-8"))
+        kept = {name: value for name, value in trial.items() if name not in ("hash", "environment")}
+        write_settings(path.parent, {**kept, "device": "cuda"}, trial["environment"])
+    study = json.loads((root / "study.json").read_text(encoding="utf-8"))
     study["settings"]["device"] = "cuda"
-    (tmp_path / "run" / "study.json").write_text(json.dumps(study), encoding="utf-8")
-    again = lab.compare(
-        DigitAndInk, ["equal"], seeds=1, epochs=1, out=tmp_path / "run", device="cuda", jobs=1
-    )
-    assert again.rows()[0]["finished"] == 1
+    (root / "study.json").write_text(json.dumps(study), encoding="utf-8")
+    again = lab.compare(DigitAndInk, ["equal"], seeds=1, epochs=1, out=root, device="cuda", jobs=1)
+    assert again.rows()[0]["finished"] == 2

@@ -46,7 +46,9 @@ _DataRoot = Annotated[Path | None, typer.Option(help="The folder of the data set
 _Options = Annotated[
     list[str] | None,
     typer.Option(
-        "--option", help="Of the problem's constructor, several times: width=16.", show_default=False
+        "--option",
+        help="Of the problem (width=16) or a method (gradnorm.alpha=0.5), several times.",
+        show_default=False,
     ),
 ]
 _Device = Annotated[str, typer.Option(help="Where to train: cpu or cuda.")]

@@ -654,10 +654,10 @@ def _entry(entry: Entry) -> str:
     from manyloss.lab.reports.board import cell as of_row
     from manyloss.lab.reports.board import delta_cell
 
-    run = entry.run
+    run, front = entry.run, entry.front
     alone = any(row.get("delta_m") is not None for row in entry.rows)
     columns = ["method", "vs equal", "vs tuned sum", *(["Δm"] if alone else [])]
-    columns += [*(["front"] if entry.front else []), "step time", "chosen"]
+    columns += [*(["front"] if front else []), "step time", "chosen"]
     rows = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for row in entry.rows:
         name = str(row["method"])
@@ -665,8 +665,8 @@ def _entry(entry: Entry) -> str:
         changes = f"{of_row(entry, name)} | {of_row(entry, name, 'change_against_tuned_sum')}"
         chosen = cell(words_of_setting(row.get("setting") or "")) if row.get("finished") else "–"
         single = [delta_cell(row)] if alone else []
-        front = ["●" if name in entry.front else ""] if entry.front else []
-        rows.append(f"| {' | '.join([f'`{name}`', changes, *single, *front, time, chosen])} |")
+        on_front = ["●" if name in front else ""] if front else []
+        rows.append(f"| {' | '.join([f'`{name}`', changes, *single, *on_front, time, chosen])} |")
     file = f"results/board/{entry.problem}.json"
     made = (
         f"{run['losses']} losses, {run['tune']} tried settings per row, {len(run['seeds'])} seeds, "

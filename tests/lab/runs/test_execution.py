@@ -112,7 +112,10 @@ def test_of_many_options_a_line_shows_the_first(shown):
     for label in (f"static{''.join(options)} seed 4", f"static{''.join(options[:6])} seed 4", "equal seed 4"):
         shown.end(label, 1, result)
     shown.again(f"static{''.join(options)} seed 4", "lost")
-    many, six, none, again = said(shown).splitlines()
+    initial = {f"loss {i}": float(i) for i in range(9)}  # one option, whatever its value holds
+    shown.again(f"gradnorm:alpha=1.5:initial={initial} seed 4", "lost")
+    many, six, none, again, one = said(shown).splitlines()
+    assert one.startswith(f"gradnorm:alpha=1.5:initial={initial} seed 4: lost")
     first = "static" + "".join(options[:6])
     assert many.startswith(f"[1/3] {first}:and 133 more, seed 4 best epoch 1")
     assert six.startswith(f"[2/3] {first} seed 4 best epoch")

@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from manyloss import catalog
 from manyloss.lab.printing import FEW, few
 
 #: Seconds between two lines about running trials where there is no terminal.
@@ -217,7 +218,8 @@ def display_for(console: Console) -> Display:
 def _named(label: str) -> str:
     """A trial's label, with the first of an arm's many options."""
     arm, _, seed = label.rpartition(" seed ")
-    name, *options = arm.split(":")
+    name, _, text = arm.partition(":")
+    options = [each if value is None else f"{each}={value}" for each, value in catalog.options_in(text, ())]
     return label if len(options) <= FEW else f"{name}:{few(options, ':')}, seed {seed}"
 
 

@@ -24,7 +24,7 @@ from torch import nn
 
 from manyloss import __version__
 from manyloss.lab import checks
-from manyloss.lab.arms import ArmContext, ChosenArm, choose_arm, options_for
+from manyloss.lab.arms import ArmContext, ChosenArm, choose_arm, is_of_an_arm, options_for
 from manyloss.lab.problem import Problem
 from manyloss.lab.pruning import PrunedError, Pruning
 from manyloss.lab.runs import storage
@@ -82,8 +82,8 @@ def spec_of(spec: TrialSpec, arm: ChosenArm, problem: Problem) -> TrialSpec:
     decides it, so that every study that needs the same teacher finds the same one. Options of arms that it
     has nothing to do with are left out: they decide nothing.
     """
-    options = options_for(arm, spec.source.options, problem)
-    if options != spec.source.options:
+    if any(map(is_of_an_arm, spec.source.options)):
+        options = options_for(arm, spec.source.options, problem)
         spec = replace(spec, source=replace(spec.source, options=options))
     epochs = spec.epochs if arm.arm.epochs is None else int(getattr(problem, arm.arm.epochs))
     if not arm.arm.shared:

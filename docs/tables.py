@@ -630,7 +630,7 @@ def board() -> str:
             f"Friedman's test that all methods rank alike: p = {found.p:.3f}; critical difference of mean "
             f"ranks {found.critical_difference:.2f}."
         )
-    alone = any(each.delta_m for each in found.standings)
+    alone = found.has_single_tasks
     rows = [
         "| method | problems | mean rank | vs equal | ▲ / ▼ | vs tuned sum | ▲ / ▼ |"
         f"{' Δm vs single tasks |' if alone else ''} step time |"
@@ -655,7 +655,7 @@ def _entry(entry: Entry) -> str:
     from manyloss.lab.reports.board import delta_cell
 
     run, front = entry.run, entry.front
-    alone = any(row.get("delta_m") is not None for row in entry.rows)
+    alone = entry.has_single_tasks
     columns = ["method", "vs equal", "vs tuned sum", *(["Δm"] if alone else [])]
     columns += [*(["front"] if front else []), "step time", "chosen"]
     rows = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]

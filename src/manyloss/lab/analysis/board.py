@@ -70,6 +70,11 @@ class Entry:
         return any(outcome in TESTED for outcome in against)
 
     @property
+    def has_single_tasks(self) -> bool:
+        """Whether losses were trained alone, too."""
+        return any(row.get("delta_m") is not None for row in self.rows)
+
+    @property
     def trade_off(self) -> dict[str, tuple[float, ...]]:
         """Method -> its mean change against equal weights in every metric, + is better.
 
@@ -187,6 +192,11 @@ class Board:
             _friedman(ranks) if enough else None,
             critical_difference(len(common), len(entries)) if enough else None,
         )
+
+    @property
+    def has_single_tasks(self) -> bool:
+        """Whether they were on any problem."""
+        return any(entry.has_single_tasks for entry in self.entries)
 
     @property
     def verdict(self) -> str:

@@ -37,7 +37,6 @@ def write_board(path: Path, board: Board) -> Path:
             if entry.trade_off
         },
         styles=list(styles.values()),
-        alone=any(each.delta_m for each in board.standings),
         change_text=change_text,
         delta_of=delta_cell,
         words_of=words_of_setting,

@@ -605,13 +605,15 @@ def _provenance(record: dict[str, Any]) -> str:
     options = record["settings"].get("source", {}).get("options", {})
     said = ", ".join(f"{name} {value}" for name, value in options.items())
     environment = record["environment"]
+    taken = record["settings"].get("taken over", {})
+    shared = "".join(f"; {count} of the trials are those of the run {name}" for name, count in taken.items())
     return (
         f"`manyloss reproduce {record['claim']} --scale {record['scale']}`, begun {record['created'][:10]}, "
         f"{record['epochs']} epochs, {record['seconds'] / 3600:.1f} hours of training on "
         f"{record['settings'].get('device', 'cpu')} ({environment.get('processor')}, torch "
         f"{environment.get('torch')}), commit {', '.join(environment.get('commits', []))}, "
         f"rule `{record['rule']}`; "
-        f"options: {cell(said) or 'none'}. All numbers: "
+        f"options: {cell(said) or 'none'}{shared}. All numbers: "
         f"[`results/{record['file']}`](../results/{record['file']})."
     )
 

@@ -65,3 +65,34 @@ def test_an_unknown_claim_is_refused(capsys):
     status, _, error = run("reproduce", "gradnorm-toy-3", capsys=capsys)
     assert status == 1
     assert "There is no claim 'gradnorm-toy-3'. Did you mean 'gradnorm-toy-" in error
+
+
+def test_a_claim_on_the_same_experiment_takes_its_trials(tmp_path, capsys):
+    words = ("--scale", "smoke", "--seeds", "2", "--jobs", "1", "--out")
+    first, second = tmp_path / "toy", tmp_path / "optimizer"
+    assert run("reproduce", "gradnorm-toy-10", *words, str(first), capsys=capsys)[0] == 0
+    status, out, _ = run("reproduce", "gradnorm-optimizer", *words, str(second), capsys=capsys)
+    assert status == 0
+    rows = {"equal", "gradnorm"}
+    assert "4 finished trials of the same settings are copied from" in out
+    for arm in rows:
+        result = f"trials/{arm}/seed-1/result.json"
+        assert (first / result).read_bytes() == (second / result).read_bytes()
+    record = json.loads((second / "claim.json").read_text())
+    assert record["settings"]["taken over"] == {"toy": 4}
+    assert record["settings"]["rules"] == {
+        name: claims.claim_named(name).rule for name in ("gradnorm-optimizer", "gradnorm-toy-10")
+    }
+
+    # A folder that was begun before this claim had its rule gives nothing.
+    study = json.loads((first / "study.json").read_text())
+    study["settings"]["rules"]["gradnorm-optimizer"] = "0" * 16
+    (first / "study.json").write_text(json.dumps(study))
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "study.json").write_text("{")
+    claim = claims.claim_named("gradnorm-optimizer")
+    assert claims.folders_of_other_claims(claim, tmp_path / "third") == []
+    # Nor does a folder of the same claim: another folder was asked for.
+    study["settings"]["rules"]["gradnorm-optimizer"] = claim.rule
+    (first / "study.json").write_text(json.dumps(study))
+    assert claims.folders_of_other_claims(claim, tmp_path / "third") == [first]

@@ -210,7 +210,7 @@ def test_finished_trials_of_the_same_settings_are_taken_over(run, tmp_path):
     )
     study = Study.plan(Source(PROBLEM, options), ["equal", "gradnorm-static"], [0, 1], tmp_path / "other")
     assert len(study.missing()) == 6
-    study._take_over([tmp_path / "nothing", run])
+    study.take_over([tmp_path / "nothing", run])
     missing = {spec.label for spec in study.missing()}
     of_gradnorm = {f"{arm} seed {seed}" for arm in ("gradnorm", "gradnorm-static") for seed in (0, 1)}
     assert missing == of_gradnorm | {"equal seed 1"}
@@ -294,3 +294,38 @@ def test_a_stopped_command_goes_on_where_it_was(finished, tmp_path):
     for path in finished.glob("trials/*/*"):
         assert_same_trial(path, root / path.relative_to(finished))
     assert (root / "report.html").exists()
+
+
+def test_trials_of_another_folder_are_taken_over(finished, tmp_path):
+    study = plan(tmp_path / "more", ["equal", "mgda"], (0, 1, 2))
+    study.take_over([finished])
+    assert [spec.label for spec in study.missing()] == [
+        "mgda seed 0", "mgda seed 1", "equal seed 2", "mgda seed 2",
+    ]  # fmt: skip
+    assert study.notes["taken over"] == {"run": 2}
+    assert study.remarks[-1] == f"2 finished trials of the same settings are copied from {finished}."
+    copied, original = (storage.trial_folder(root, "equal", 1) for root in (study.root, finished))
+    assert_same_trial(copied, original)
+    study.run(silent())
+    kept = storage.read_json(study.root / "study.json")
+    assert kept["settings"]["taken over"] == {"run": 2}
+    # A later call neither copies again nor forgets.
+    again = plan(tmp_path / "more", ["equal", "mgda"], (0, 1, 2, 3))
+    again.take_over([finished])
+    again.run(silent())
+    assert storage.read_json(study.root / "study.json")["settings"]["taken over"] == {"run": 2}
+
+
+def test_trials_of_other_settings_or_data_are_not_taken_over(finished, run, tmp_path):
+    longer = plan(tmp_path / "longer", epochs=4)
+    longer.take_over([finished])
+    assert len(longer.missing()) == len(longer.trials())
+    about = storage.read_json(run / "study.json")
+    about["environment"]["data"] = {"0": "other digits"}
+    storage.write_json(run / "study.json", about)
+    study = plan(tmp_path / "others")
+    study.data = {"0": "these digits"}
+    study.take_over([run])
+    assert len(study.missing()) == len(study.trials())
+    assert "taken over" not in study.notes
+    assert not storage.trial_folder(study.root, "equal", 0).exists()

@@ -22,9 +22,9 @@ and is unclear otherwise. One seed has no interval: a check of one seed is uncle
 ``only = "full"`` compare with the paper's own numbers, which nothing but the paper's setting can meet.
 """
 
-from manyloss.lab.claims.judging import Finding, Verdict, check_folder, judge
+from manyloss.lab.claims.judging import Finding, Verdict, check_folder, folders_of_other_claims, judge
 from manyloss.lab.claims.readings import Readings, readings_of
-from manyloss.lab.claims.rule import Check, Claim, all_claims, claim_named, read_rule
+from manyloss.lab.claims.rule import Check, Claim, all_claims, claim_named, read_rule, rules_of_recipe
 from manyloss.lab.claims.words import MARKS, check_cells, lines_of, reasons_of_record, record_of
 
 __all__ = [
@@ -38,10 +38,12 @@ __all__ = [
     "check_cells",
     "check_folder",
     "claim_named",
+    "folders_of_other_claims",
     "judge",
     "lines_of",
     "read_rule",
     "readings_of",
     "reasons_of_record",
     "record_of",
+    "rules_of_recipe",
 ]

@@ -71,6 +71,24 @@ def check_folder(claim: Claim, root: Path) -> None:
             )
 
 
+def folders_of_other_claims(claim: Claim, root: Path) -> list[Path]:
+    """Run folders beside ``root`` of other claims on the same recipe, begun when this claim's rule was there.
+
+    Their trials are as good for this claim as trials of its own.
+    """
+    found = []
+    for path in sorted(root.absolute().parent.glob("*/study.json")):
+        try:
+            study = storage.read_json(path)
+        except LabError:
+            continue
+        kept = {} if study is None else study.get("settings", {})
+        there_before = kept.get("rules", {}).get(claim.name) == claim.rule
+        if there_before and kept.get("claim") != claim.name:
+            found.append(path.parent)
+    return found
+
+
 def judge(claim: Claim, root: Path, problem: Problem, *, scale: str | None, seeds: Sequence[int]) -> Verdict:
     """Apply the rule to a run folder.
 

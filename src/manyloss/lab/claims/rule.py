@@ -88,6 +88,11 @@ def claim_named(name: str) -> Claim:
     return claims[name]
 
 
+def rules_of_recipe(recipe: str) -> dict[str, str]:
+    """Claim -> hash of its rule, for all claims that are judged from this recipe's trials."""
+    return {claim.name: claim.rule for claim in all_claims().values() if claim.recipe == recipe}
+
+
 def read_rule(file: str, content: bytes) -> Claim:
     """A claim from its rule file; the hash is of the file's bytes.
 

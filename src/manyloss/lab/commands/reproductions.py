@@ -44,6 +44,9 @@ def reproduce(
     Args: as of `compare`; ``scale`` is smoke, small, or full: the paper's own size. ``readings`` also tries
     other answers to what the paper leaves open: "all" of those that the claim lists, or so many, drawn with a
     fixed seed; the verdict then says under how many the claim holds, and ``readings.html`` draws them.
+
+    Trials that another claim on the same experiment has finished, in a run folder beside ``out``, are copied
+    if they have the same settings and this claim's rule was there when that folder was begun.
     """
     from manyloss.lab import claims
     from manyloss.lab.experiment import Experiment
@@ -65,9 +68,15 @@ def reproduce(
             "device": device,
             "fast": fast,
             "command": list(command) or [f"lab.reproduce({claim!r}, ...)"],
-            "notes": {**request.notes, "claim": chosen.name, "rule": chosen.rule},
+            "notes": {
+                **request.notes,
+                "claim": chosen.name,
+                "rule": chosen.rule,
+                "rules": claims.rules_of_recipe(chosen.recipe),
+            },
         },
     )
+    experiment.first.take_over(claims.folders_of_other_claims(chosen, root))
     run_trials(experiment, retry=retry, timeout=trial_timeout, executor=executor, console=console)
     study = experiment.first
     verdict = claims.judge(chosen, study.root, study.problem, scale=scale, seeds=study.seeds)
@@ -143,12 +152,12 @@ def _try_readings(
         planned = Experiment(source, claim.arms, study.seeds, root, common=common).first
         words = ", ".join(f"{name} {value}" for name, value in settings.items())
         say.print(f"\nReading {number} of {len(wanted)}: {words}", markup=False)
+        planned.take_over(roots)
         planned.run(
             display_for(say),
             retry=retry,
             timeout=timeout,
             executor=None if isinstance(executor, str) else executor,
-            others=roots,
         )
         roots.append(root)
         verdict = claims.judge(claim, root, planned.problem, scale=in_force.scale, seeds=study.seeds)

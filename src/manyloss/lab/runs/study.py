@@ -34,6 +34,10 @@ from manyloss.lab.scripts import chosen_on_what_is_shown
 FORMAT = 1
 #: Folders of studies that belong to one: tried settings, static weights, single losses.
 PARTS = ("tuning", "sweep", "single")
+#: The note of how many trials were copied from which run folders.
+TAKEN_OVER = "taken over"
+#: Notes that say how a folder was begun: a later call does not change them.
+OF_THE_BEGINNING = ("rules", TAKEN_OVER)
 
 
 @dataclass
@@ -202,6 +206,10 @@ class Study:
             arms, seeds = list(known["arms"]), [int(seed) for seed in known["seeds"]]
             threads = int(known["environment"]["threads_per_trial"])
             self.notes["created"] = known["created"]
+            for name in OF_THE_BEGINNING:
+                self.notes.pop(name, None)
+                if name in settings:
+                    self.notes[name] = dict(settings[name])
             self.commits = list(known["environment"].get("commits", []))
             self.data = {str(seed): str(said) for seed, said in known["environment"].get("data", {}).items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -299,7 +307,6 @@ class Study:
         timeout: float | None = None,
         executor: Executor | None = None,
         untried: bool = False,
-        others: Sequence[Path] = (),
     ) -> None:
         """Run what is missing.
 
@@ -309,7 +316,6 @@ class Study:
             timeout: seconds that one trial may take.
             executor: where trials run; processes on this machine when None.
             untried: stop when the first trials crash alike before their first epoch.
-            others: run folders whose finished trials of the same settings are taken over.
 
         Raises:
             StorageError: the folder cannot be used, or another study is writing to it.
@@ -326,7 +332,6 @@ class Study:
             self.source = self.source.keep(self.root / "source")
             if retry:
                 self._forget_crashes()
-            self._take_over(others)
             missing = self.missing()
             if missing or not (self.root / "study.json").exists():  # judging again changes no record
                 self.write()
@@ -336,17 +341,41 @@ class Study:
                 with display:
                     Execution(missing, self._requires(), where, display, timeout, untried).run()
 
-    def _take_over(self, others: Sequence[Path]) -> None:
-        """Copy what another study has trained: a trial is a function of its settings."""
-        for spec in self.missing() if others else ():
-            settings = storage.fingerprint(trial_of(spec).settings())
+    def take_over(self, others: Sequence[Path]) -> None:
+        """Copy the missing trials that other run folders hold, finished and of the same settings.
+
+        A trial is a function of its settings and its data. How many came from where is among the notes.
+
+        Raises:
+            StorageError: a folder cannot be used, or another study is writing to this one.
+
+        """
+        if not others or not self.missing():
+            return
+        storage.make_folder(self.root)
+        with storage.only_writer(self.root, wait=5.0):
             for root in others:
-                there = storage.trial_folder(root, spec.arm, spec.seed)
-                known, result = storage.read_json(there / "settings.json"), storage.read_result(there)
-                finished = result is not None and result["status"] == "finished"
-                if finished and known is not None and known.get("hash") == settings:
-                    storage.copy_folder(there, spec.folder)
-                    break
+                self._take_over(root)
+
+    def _take_over(self, root: Path) -> None:
+        about = (known_in(root) or {}).get("environment", {})
+        data = about.get("data", {})
+        if any(self.data.get(seed, said) != said for seed, said in data.items()):
+            return
+        taken = 0
+        for spec in self.missing():
+            there = storage.trial_folder(root, spec.arm, spec.seed)
+            known, result = storage.read_json(there / "settings.json"), storage.read_result(there)
+            finished = result is not None and result["status"] == "finished"
+            settings = storage.fingerprint(trial_of(spec).settings())
+            if finished and known is not None and known.get("hash") == settings:
+                storage.copy_folder(there, spec.folder)
+                taken += 1
+        if taken:
+            self.notes[TAKEN_OVER] = {**self.notes.get(TAKEN_OVER, {}), root.name: taken}
+            self.data = {**data, **self.data}
+            self.commits = list(dict.fromkeys([*self.commits, *about.get("commits", [])]))
+            self.remarks.append(f"{taken} finished trials of the same settings are copied from {root}.")
 
     def _forget_crashes(self) -> None:
         for spec in self.trials():

@@ -101,7 +101,7 @@ def test_one_teacher_serves_all_seeds_and_the_studies_beside_it(tmp_path):
     assert results["distillation", 1]["record"] == {"teacher_accuracy": accuracy, "share": 0.05}
     assert results["distillation", 1]["words"] == {"teacher": f"{accuracy:.1%}"}
 
-    second = plan("great-sobolev", tmp_path / "second")
+    second = plan("great-sobolev-5", tmp_path / "second")
     again = [spec for spec in second.trials() if spec.arm == TEACHER]
     assert again[0].folder == teachers[0].folder
     assert again[0].folder.is_relative_to(tmp_path / "prerequisites")

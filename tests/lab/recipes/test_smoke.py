@@ -20,7 +20,6 @@ SLOW = {
     "great-defense-cifar",
     "great-defense-svhn",
     "great-saliency",
-    "great-sobolev",
     "great-sobolev-5",
     "great-distill-mini-5",
     "great-distill-mini-224",

@@ -55,6 +55,26 @@ def test_the_small_network_has_four_convolutions_and_three_poolings():
     assert sizes == [(16, 36, 36), (16, 18, 18), (48, 16, 16), (48, 8, 8), (64, 6, 6), (64, 3, 3), (64, 2, 2)]
 
 
+def test_the_pooled_activation_is_that_of_the_paper():
+    """The largest |tanh x| of each pool, and its gradient, though the tanh comes after the pool."""
+    encoder = tcdcn.encoder(40, 4).double()
+    x = torch.randn(3, 1, 40, 40, dtype=torch.float64)
+    expected, pooled = x, 0
+    for layer in encoder:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            expected = layer(expected).tanh().abs()
+            if isinstance(layer, nn.Conv2d) and pooled < 3:
+                expected, pooled = nn.functional.max_pool2d(expected, 2), pooled + 1
+            elif isinstance(layer, nn.Conv2d):
+                expected = expected.flatten(1)
+    features = encoder(x)
+    torch.testing.assert_close(features, expected)
+    gradients = [
+        torch.autograd.grad(each.square().sum(), list(encoder.parameters())) for each in (features, expected)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
 def test_another_size_is_refused():
     with pytest.raises(LabError, match=r"no TCDCN for faces of 80 pixels\. Known: 40, 160"):
         tcdcn.encoder(80)

@@ -5,12 +5,16 @@ In GradNorm's words (supplement 7.2), the layers of 40x40 are
 [CONV-5-16][POOL-2][CONV-3-32]^2[POOL-2][CONV-3-64]^2[POOL-2][CONV-3-128]^2[POOL-2]^2[CONV-3-128]^2[FC-100].
 The small one has no padding and |tanh|, as TCDCN. Without padding nothing would be left of the large one's
 image, so it is padded; it has ReLU. The initial weights are Xavier's and He's.
+
+As |tanh x| = tanh |x| rises with |x|, the maximum of a pool is taken before the tanh, of which a quarter is
+left to compute. The weights are channels last, for which pools are faster on a CPU, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from manyloss.lab import checks
@@ -19,12 +23,12 @@ FEATURES = 100
 WIDTH = 16
 
 
-class AbsoluteTanh(nn.Module):
-    """|tanh(x)|, TCDCN's activation."""
+class Absolute(nn.Module):
+    """|x|, before the tanh of TCDCN's activation."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Element by element."""
-        return x.tanh().abs()
+        return x.abs()
 
 
 def encoder(size: int = 40, width: int = WIDTH) -> nn.Sequential:
@@ -39,9 +43,9 @@ def encoder(size: int = 40, width: int = WIDTH) -> nn.Sequential:
     layers: list[nn.Module] = []
     if size == 40:
         for inputs, outputs, kernel in ((1, width, 5), (width, 3 * width, 3), (3 * width, 4 * width, 3)):
-            layers += [nn.Conv2d(inputs, outputs, kernel), AbsoluteTanh(), nn.MaxPool2d(2)]
-        layers += [nn.Conv2d(4 * width, 4 * width, 2), AbsoluteTanh(), nn.Flatten()]
-        layers += [nn.Linear(4 * width * 2 * 2, FEATURES), AbsoluteTanh()]
+            layers += [nn.Conv2d(inputs, outputs, kernel), Absolute(), nn.MaxPool2d(2), nn.Tanh()]
+        layers += [nn.Conv2d(4 * width, 4 * width, 2), Absolute(), nn.Tanh(), nn.Flatten()]
+        layers += [nn.Linear(4 * width * 2 * 2, FEATURES), Absolute(), nn.Tanh()]
         return _initialised(nn.Sequential(*layers), nn.init.xavier_normal_)
     if size == 160:
         layers += [nn.Conv2d(1, width, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
@@ -60,4 +64,4 @@ def _initialised(layers: nn.Sequential, weights: Callable[[Tensor], Tensor]) -> 
             weights(layer.weight)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
-    return layers
+    return layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -181,6 +181,8 @@ class Problem:
     tested_last: tuple[str, ...] = ()
     #: In so many first epochs the losses' gradients are measured at every step, after that now and then.
     measured_epochs: float = 0
+    #: Train the model with channels last: convolutions and pools are often faster so, on a CPU, too.
+    channels_last: bool = False
     #: How many test examples the report shows, by `pictures`.
     shown: int = 0
 

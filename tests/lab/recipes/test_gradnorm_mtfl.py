@@ -115,3 +115,23 @@ def test_uncertainty_knows_which_loss_is_a_regression():
     multi = choose_arm("uncertainty", problem).build(ArmContext(problem.loss_names, 0))
     kinds = multi.weighting.kinds
     assert [name for name, kind in kinds.items() if kind == "regression"] == ["landmarks"]
+
+
+def test_channels_last_learns_the_same():
+    """One epoch in PyTorch's other layout ends with the same weights, but for the order of sums."""
+    weights = []
+    for channels_last in (True, False):
+        problem = one_batch()
+        assert problem.channels_last
+        problem.epochs, problem.channels_last = 1, channels_last
+        problem.optimizer = lambda params: torch.optim.SGD(params, lr=0.05)  # Adam's first step is a sign
+        arm = choose_arm("gradnorm", problem)
+        training = Training(problem, arm, 0, lambda _, p=problem: ArmContext(p.active_names, 0, problem=p))
+        kernel = training.model.encoder[4].weight
+        assert kernel.is_contiguous(memory_format=torch.channels_last) is channels_last
+        before = kernel.detach().clone()
+        list(training.epochs())
+        assert float((kernel.detach() - before).abs().max()) > 1e-3
+        weights.append([p.detach().clone() for p in training.model.parameters()])
+    for one, other in zip(*weights, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-5)

@@ -7,14 +7,13 @@ The small one has no padding and |tanh|, as TCDCN. Without padding nothing would
 image, so it is padded; it has ReLU. The initial weights are Xavier's and He's.
 
 As |tanh x| = tanh |x| rises with |x|, the maximum of a pool is taken before the tanh, of which a quarter is
-left to compute. The weights are channels last, for which pools are faster on a CPU, too.
+left to compute.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from manyloss.lab import checks
@@ -64,4 +63,4 @@ def _initialised(layers: nn.Sequential, weights: Callable[[Tensor], Tensor]) -> 
             weights(layer.weight)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
-    return layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return layers

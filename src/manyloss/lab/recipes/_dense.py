@@ -194,6 +194,7 @@ class DenseRooms(Problem):
     sources: tuple[str, ...] = ("rooms", "nyuv2")
     epochs = 20
     evaluation_batch_size = 32
+    channels_last = True
     shown = 4
 
     def __init__(

@@ -146,6 +146,7 @@ class PapersTraining(Problem):
 
     batch_size = 128
     keep_last = True
+    channels_last = True
 
     def schedule(self, optimizer: Optimizer) -> LambdaLR:
         """(1 - e/E)^0.9."""

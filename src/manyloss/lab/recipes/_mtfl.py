@@ -77,6 +77,7 @@ class MtflFaces(Problem):
     epochs = 30
     batch_size = 64
     evaluation_batch_size = 500
+    channels_last = True
     losses: Mapping[str, Callable[[Any, Any], Tensor]] = {
         "landmarks": squared_distance,
         **dict.fromkeys(mtfl.ATTRIBUTES, F.cross_entropy),

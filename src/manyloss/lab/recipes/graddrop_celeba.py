@@ -112,6 +112,7 @@ class Attributes(Problem):
     name = "graddrop-celeba"
     epochs = 10
     evaluation_batch_size = 500
+    channels_last = True
 
     def __init__(
         self,

@@ -142,6 +142,7 @@ class Transfer(Problem):
     name = "graddrop-transfer"
     epochs = 20
     evaluation_batch_size = 500
+    channels_last = True
     drawn_against: Mapping[str, str] = {"transfer/loss": "source_leak"}
     losses: Mapping[str, Callable[[Any, Any], Tensor]] = dict.fromkeys(TASKS, F.cross_entropy)
     arms: Mapping[str, Arm] = {

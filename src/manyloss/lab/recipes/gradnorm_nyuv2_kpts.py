@@ -89,6 +89,7 @@ class KeypointRoomsByFcn(KeypointRooms):
     """The same by the thin FCN."""
 
     name = "gradnorm-nyuv2-kpts-resnet"
+    channels_last = False  # which is slower for this network
 
     def encoder(self) -> nn.Module:
         """The FCN up to its last features."""

@@ -100,8 +100,9 @@ class Training:
         self.trainer = MultiLossTrainer(made, problem, self.model) if isinstance(made, MultiLoss) else made
         problem.prepare(self.model, self.trainer)
         self.fast = fast
-        if fast:
+        if fast or problem.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if fast:
             self.compile_parts()
         self.metrics = {name: metric.to(self.device) for name, metric in problem.make_metrics().items()}
         self.order = torch.Generator().manual_seed(seed_for(name, seed, "order"))

@@ -80,6 +80,7 @@ class TwoDigits(Problem):
     name = "cosreg-two-digits"
     epochs = 20
     batch_size = 64
+    channels_last = True
     losses: Mapping[str, Callable[[Any, Any], Tensor]] = {"left": F.cross_entropy, "right": F.cross_entropy}
     metrics: Mapping[str, Callable[[], Metric]] = {
         side: partial(MulticlassAccuracy, num_classes=two_digits.CLASSES, average="micro")

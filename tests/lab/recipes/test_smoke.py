@@ -19,7 +19,6 @@ SLOW = {
     # great-defense-digits has the arms of the defenses, and is fast
     "great-defense-cifar",
     "great-defense-svhn",
-    "great-saliency",
     "great-sobolev-5",
     "great-distill-mini-5",
     "great-distill-mini-224",

@@ -274,9 +274,15 @@ class Problem:
         shared_params: Sequence[Tensor] | None,
     ) -> StepResult:
         """Forward and backward of one batch: leaves gradients in ``.grad``; the trial steps the optimiser."""
-        features, outputs = model(inputs)
-        losses = self.active_losses(self.compute_losses(outputs, targets))
+        features, losses = self.features_and_losses(model, inputs, targets)
         return multi.backward(losses, features=features, shared_params=shared_params)
+
+    def features_and_losses(
+        self, model: nn.Module, inputs: Any, targets: Targets
+    ) -> tuple[Features | None, dict[str, Tensor | None]]:
+        """The forward pass of one batch, with the losses that the arm trains."""
+        features, outputs = model(inputs)
+        return features, self.active_losses(self.compute_losses(outputs, targets))
 
     def measured_losses(
         self, model: nn.Module, inputs: Any, targets: Targets
@@ -285,8 +291,7 @@ class Problem:
 
         Override it together with `training_step`.
         """
-        features, outputs = model(inputs)
-        return features, self.active_losses(self.compute_losses(outputs, targets))
+        return self.features_and_losses(model, inputs, targets)
 
     def collate_fn(self, samples: Sequence[Any]) -> tuple[Any, Targets]:
         """Samples ``(input, {task: target})`` of a split -> one batch; torch's default stacks them."""

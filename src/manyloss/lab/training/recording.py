@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from manyloss import linalg
 from manyloss.diagnostics.purity import purity_of
 from manyloss.diagnostics.running import RunningCosines
-from manyloss.lab.problem import Problem
+from manyloss.lab.problem import Features, Problem
 from manyloss.lab.training.state import Record, State
+
+#: Loss -> its gradient at each of several places, and the places.
+Measured = tuple[Mapping[str, list[Tensor]], Sequence[Tensor]]
 
 #: The name of a curve: what GradDrop passes of the gradients at the features, or would pass (figure 3c).
 PASSED = "share of the gradients that GradDrop passes"
@@ -41,10 +44,9 @@ class Recorder:
         """Where gradients are measured, as the result calls it."""
         return "shared_params" if self.shared_params else "features"
 
-    def record(self, record: Record, state: State, inputs: Any, targets: Any) -> Record:
-        """A step's record, with the gradients of this batch; ``state`` takes their cosines in."""
+    def record(self, record: Record, state: State, measured: Measured | None) -> Record:
+        """A step's record, with the gradients of its batch; ``state`` takes their cosines in."""
         record |= {"norms": None, "cosines": None, "names": list(record["losses"])}
-        measured = self._measure(inputs, targets)
         if measured is None:
             return record
         rows, places = measured
@@ -73,32 +75,51 @@ class Recorder:
         state.cosines.epoch_ended = state.epoch > 0
         state.cosines.add([every.index(name) for name in names], cosines)
 
-    def _measure(
-        self, inputs: Any, targets: Any
-    ) -> tuple[Mapping[str, list[Tensor]], Sequence[Tensor]] | None:
-        """Loss -> tensors, and where they are taken.
+    def measure(self, features: Features | None, losses: Mapping[str, Tensor | None]) -> Measured:
+        """The gradients of losses whose graph is still there, and goes on being."""
+        if self.shared_params:
+            places = list(self.shared_params)
+        else:
+            places = [features] if isinstance(features, Tensor) else list(features or ())
+        return {name: _gradient(loss, places) for name, loss in losses.items() if loss is not None}, places
 
-        The forward pass of its own leaves no trace: random state and buffers are put back.
+    def measure_apart(self, inputs: Any, targets: Any) -> Measured | None:
+        """The gradients of a batch by a forward pass of its own; None where a problem has none to measure.
+
+        It leaves no trace: random state and buffers are put back.
         """
         devices = [self.device] if self.device.type == "cuda" else []
         buffers = [(buffer, buffer.detach().clone()) for buffer in self.model.buffers()]
         eager = torch.compiler.set_stance("force_eager") if self.fast else nullcontext()
         with torch.random.fork_rng(devices=devices), torch.enable_grad(), eager:
             try:
-                measured = self.problem.measured_losses(self.model, inputs, targets)
-                if measured is None:
-                    return None
-                features, found = measured
-                if self.shared_params:
-                    places = list(self.shared_params)
-                else:
-                    places = [features] if isinstance(features, Tensor) else list(features or ())
-                rows = {name: _gradient(loss, places) for name, loss in found.items() if loss is not None}
-                return rows, places
+                found = self.problem.measured_losses(self.model, inputs, targets)
+                return None if found is None else self.measure(*found)
             finally:
                 with torch.no_grad():
                     for buffer, value in buffers:
                         buffer.copy_(value)
+
+
+class Look:
+    """Measures a step's losses between its forward and its backward pass, if anyone calls it there.
+
+    Attributes:
+        measured: what was measured; None before that.
+        seconds: how long it took.
+
+    """
+
+    def __init__(self, recorder: Recorder, clock: Callable[[], float]) -> None:
+        self.recorder, self.clock = recorder, clock
+        self.measured: Measured | None = None
+        self.seconds = 0.0
+
+    def __call__(self, features: Features | None, losses: Mapping[str, Tensor | None]) -> None:
+        """Measure."""
+        begin = self.clock()
+        self.measured = self.recorder.measure(features, losses)
+        self.seconds = self.clock() - begin
 
 
 def _gradient(loss: Tensor, places: Sequence[Tensor]) -> list[Tensor]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from manyloss import MultiLoss
 from manyloss.lab.optimizer import OptimizerSettings
-from manyloss.lab.problem import Problem
+from manyloss.lab.problem import Features, Problem
 from manyloss.result import StepResult
+
+#: Is shown features and losses after a forward pass, before anything is differentiated.
+Look = Callable[[Features | None, Mapping[str, Tensor | None]], None]
 
 
 class Trainer(ABC):
@@ -28,6 +31,16 @@ class Trainer(ABC):
     @abstractmethod
     def step(self, model: nn.Module, inputs: Any, targets: Mapping[str, Any]) -> StepResult:
         """Leave gradients in the model's ``.grad``; the training steps its optimiser."""
+
+    def step_watched(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        targets: Mapping[str, Any],
+        look: Look,
+    ) -> StepResult:
+        """`step`, with a look at its losses where there is one moment for it."""
+        return self.step(model, inputs, targets)
 
     def differentiated_once(self, model: nn.Module) -> Sequence[nn.Module]:
         """The modules whose graph a step goes through one time only: torch.compile allows no more."""
@@ -60,6 +73,18 @@ class MultiLossTrainer(Trainer):
     def step(self, model: nn.Module, inputs: Any, targets: Mapping[str, Any]) -> StepResult:
         """`Problem.training_step`."""
         return self.problem.training_step(model, self.multi, inputs, targets, self.shared_params)
+
+    def step_watched(
+        self, model: nn.Module, inputs: Any, targets: Mapping[str, Any], look: Look
+    ) -> StepResult:
+        """`Problem.training_step`; what a problem's own one does, no one knows."""
+        own = type(self.problem)
+        plain = own.training_step is Problem.training_step and own.measured_losses is Problem.measured_losses
+        if not plain:
+            return self.step(model, inputs, targets)
+        features, losses = self.problem.features_and_losses(model, inputs, targets)
+        look(features, losses)
+        return self.multi.backward(losses, features=features, shared_params=self.shared_params)
 
     def differentiated_once(self, model: nn.Module) -> Sequence[nn.Module]:
         """The encoder of a method that reads nothing at its layers; a whole network with one loss.

@@ -24,7 +24,7 @@ from manyloss.lab.problem import EncoderWithHeads, FinalEvaluation, Problem
 from manyloss.lab.training.batches import take_batch, to_device
 from manyloss.lab.training.evaluation import decisions, evaluate
 from manyloss.lab.training.randomness import random_states, seed_everything, seed_for, set_random_states
-from manyloss.lab.training.recording import PASSED, Recorder
+from manyloss.lab.training.recording import PASSED, Look, Measured, Recorder
 from manyloss.lab.training.state import Means, Record, State, failure
 from manyloss.lab.training.trainer import MultiLossTrainer, TrainedArm
 
@@ -234,15 +234,20 @@ class Training:
     def _step(self, step: int, inputs: Any, targets: Any, losses: Means) -> float:
         """One step; its milliseconds, without what is only measured."""
         state = self.state
+        due = step % self.record_every == 0 or state.epoch < self.measured_epochs
+        look = Look(self.recorder, self._clock)
         begin = self._clock()
         self.optimizer.zero_grad(set_to_none=True)
         where = f"epoch {state.epoch + 1}, step {step + 1}"
         try:
             with self._precision(), self.problem.training_precision(self.device):
-                result = self.trainer.step(self.model, inputs, targets)
+                if due and not self.fast:  # a compiled graph cannot be gone through once per loss
+                    result = self.trainer.step_watched(self.model, inputs, targets, look)
+                else:
+                    result = self.trainer.step(self.model, inputs, targets)
         except NotFiniteError as error:
             raise DivergedError(f"{where}: {error}") from error
-        spent = self._clock() - begin
+        spent = self._clock() - begin - look.seconds
         values = {name: float(value) for name, value in result.losses.items()}
         weights = {name: float(value) for name, value in (result.weights or {}).items()}
         for name, value in values.items():
@@ -253,9 +258,10 @@ class Training:
         for name, value in weights.items():
             state.weight_sums[name] = state.weight_sums.get(name, 0.0) + value
         state.weight_steps += 1
-        if step % self.record_every == 0 or state.epoch < self.measured_epochs:
+        if due:
             # Between backward and step: the parameters are still this step's, and ``.grad`` stays.
-            self.step_records.append(self._record(step, values, weights, inputs, targets))
+            measured = look.measured or self.recorder.measure_apart(inputs, targets)
+            self.step_records.append(self._record(step, values, weights, measured))
         begin = self._clock()
         if self.problem.clip_gradients is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.problem.clip_gradients)
@@ -263,7 +269,11 @@ class Training:
         return 1000 * (spent + self._clock() - begin)
 
     def _record(
-        self, step: int, losses: Mapping[str, float], weights: Mapping[str, float], inputs: Any, targets: Any
+        self,
+        step: int,
+        losses: Mapping[str, float],
+        weights: Mapping[str, float],
+        measured: Measured | None,
     ) -> Record:
         record: Record = {
             "step": step + 1,
@@ -273,7 +283,7 @@ class Training:
         }
         if self.trainer.watched:
             record["watched"] = dict(self.trainer.watched)
-        return self.recorder.record(record, self.state, inputs, targets)
+        return self.recorder.record(record, self.state, measured)
 
     def compile_parts(self) -> None:
         """Compile, in place, what a step goes through once."""

@@ -88,6 +88,21 @@ def test_every_file_of_the_root_is_explained():
     assert not unexplained, f"say in docs/tables.py (TOP_LEVEL) what these are for: {', '.join(unexplained)}"
 
 
+def test_every_data_set_that_users_copy_is_listed():
+    """What is told when it is missing stands in the tables of data, too."""
+    sources = [path.read_text() for path in (ROOT / "src" / "manyloss" / "lab").rglob("*.py")]
+    asked = {
+        name for text in sources for name in re.findall(r'(?:find_file|missing_files)\("([\w-]+)"', text)
+    }
+    assert {"nyuv2", "camvid", "school"} < asked
+    pages = "".join((ROOT / "docs" / page).read_text() for page in ("lab.md", "board.md"))
+    first_cells = re.findall(r"^\| ([^|]+) \|", pages, re.MULTILINE)
+    rows = {re.sub(r"[^a-z0-9]", "", cell.lower()) for cell in first_cells}
+    downloaded = {"mnist"}
+    names = {name.replace("-", "") for name in asked - downloaded}
+    assert sorted(name for name in names if not any(row.startswith(name) for row in rows)) == []
+
+
 def test_every_public_method_has_its_page():
     for method, module in tables.public_methods():
         page = ROOT / "docs" / "methods" / f"{tables.page(method)}.md"

@@ -1,8 +1,11 @@
 """CamVid and NYUv2: read in their layouts, whole or not at all."""
 
+import io
 import os
+import tarfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -91,6 +94,114 @@ def test_a_part_of_nyuv2_is_refused_and_what_is_missing_is_named(tmp_path):
         nyuv2.Arrays(tmp_path, "val")[2]
 
 
+def png(array):
+    content = io.BytesIO()
+    Image.fromarray(array).save(content, "png")
+    return content.getvalue()
+
+
+def write_classes(archive, classes):
+    """``classes``: number of a picture -> its classes from 1 (0: unlabelled)."""
+    with tarfile.open(archive, "w:gz") as made:
+        for number, array in classes.items():
+            content = array if isinstance(array, bytes) else png(array)
+            member = tarfile.TarInfo(f"new_nyu_class13_{number:04d}.png")
+            member.size = len(content)
+            made.addfile(member, io.BytesIO(content))
+
+
+def write_labelled(folder, train=(2, 3, 5), test=(1, 4), size=(24, 32)):
+    """The official file as MATLAB writes it, columns first, and the two archives of classes."""
+    generator = np.random.default_rng(0)
+    height, width = size
+    count = len(train) + len(test)
+    content = {
+        "images": generator.integers(0, 256, (count, 3, width, height), np.uint8),
+        "depths": generator.uniform(1, 4, (count, width, height)).astype(np.float32),
+    }
+    folder.mkdir(exist_ok=True)
+    with h5py.File(folder / nyuv2.LABELLED, "w") as made:
+        for name, array in content.items():
+            made[name] = array
+    classes = {number: generator.integers(0, 14, size).astype(np.uint8) for number in sorted((*train, *test))}
+    for split, numbers in (("train", train), ("test", test)):
+        write_classes(folder / nyuv2.CLASSES[split], {number: classes[number] for number in numbers})
+    return content, classes
+
+
+def test_the_official_nyuv2_is_read_with_its_classes_and_fitted_normals(tmp_path):
+    content, classes = write_labelled(tmp_path / "nyuv2")
+    train, test = (nyuv2.load(tmp_path, split) for split in ("train", "test"))
+    assert (train.numbers, test.numbers) == ([2, 3, 5], [1, 4])
+    scene = test[1]
+    assert scene.image[7, 9].tolist() == pytest.approx((content["images"][3, :, 9, 7] / 255).tolist())
+    assert scene.depth[7, 9] == content["depths"][3, 9, 7]
+    np.testing.assert_array_equal(scene.classes, classes[4].astype(int) - 1)
+    assert nyuv2.UNLABELLED in scene.classes
+    np.testing.assert_array_equal(scene.normals, nyuv2.normals_of(scene.depth, nyuv2.CAMERA))
+    # Unpacked is as good.
+    (tmp_path / "nyuv2" / nyuv2.CLASSES["test"]).unlink()
+    unpacked = tmp_path / "nyuv2" / "nyuv2_test_class13"
+    unpacked.mkdir()
+    for number in (1, 4):
+        (unpacked / f"new_nyu_class13_{number:04d}.png").write_bytes(png(classes[number]))
+    np.testing.assert_array_equal(nyuv2.load(tmp_path, "test")[1].classes, scene.classes)
+
+
+def test_a_part_of_the_official_nyuv2_is_refused(tmp_path):
+    write_labelled(tmp_path)
+    archive = tmp_path / nyuv2.CLASSES["test"]
+    whole = archive.read_bytes()
+    archive.unlink()
+    with pytest.raises(DataError, match=r"nyuv2 is in none of .*: nyuv2_test_class13.tgz must be there"):
+        nyuv2.load(tmp_path, "train")  # which of the pictures are tested decides what is trained on
+    archive.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"nyuv2_test_class13.tgz is damaged"):
+        nyuv2.load(tmp_path, "train")
+    array = np.zeros((24, 32), np.uint8)
+    for wrong, known in (({1: array}, 4), ({1: array, 4: array, 5: array}, 5), ({1: array, 6: array}, 4)):
+        write_classes(archive, wrong)
+        with pytest.raises(DataError, match=rf"labeled.mat has 5 pictures; of {known} of them the classes"):
+            nyuv2.load(tmp_path, "test")
+    write_classes(archive, {1: np.zeros((2, 3), np.uint8), 4: b"half"})
+    test = nyuv2.load(tmp_path, "test")
+    with pytest.raises(DataError, match=r"picture 1: photo, depth and classes have the shapes .*\[2, 3\]"):
+        test[0]
+    with pytest.raises(DataError, match=r"nyuv2_test_class13.tgz is damaged: cannot identify"):
+        test[1]
+    archive.write_bytes(whole)
+    with h5py.File(tmp_path / nyuv2.LABELLED, "a") as content:
+        del content["depths"]
+    with pytest.raises(DataError, match=r"labeled.mat is damaged: .*depths"):
+        nyuv2.load(tmp_path, "test")[0]
+    mat = tmp_path / nyuv2.LABELLED
+    mat.write_bytes(mat.read_bytes()[:500])
+    with pytest.raises(DataError, match=r"labeled.mat is damaged: .*truncated"):
+        nyuv2.load(tmp_path, "test")
+    mat.unlink()
+    with pytest.raises(DataError, match=r"nyuv2 is in none of .*: nyu_depth_v2_labeled.mat, nyuv2_train"):
+        nyuv2.Labelled(tmp_path)
+
+
+@pytest.mark.skipif(not (DATA / nyuv2.CLASSES["test"]).exists(), reason="NYUv2's classes are not here")
+def test_the_real_classes_name_the_654_official_test_pictures(tmp_path):
+    with h5py.File(tmp_path / nyuv2.LABELLED, "w") as made:  # nothing is allocated for it
+        made.create_dataset("images", (1449, 3, 640, 480), np.uint8, chunks=(1, 3, 640, 480))
+        made.create_dataset("depths", (1449, 640, 480), np.float32, chunks=(1, 640, 480))
+    archive = tmp_path / nyuv2.CLASSES["test"]
+    archive.symlink_to((DATA / archive.name).resolve())
+    with tarfile.open(archive) as opened:
+        tested = {int(name[-8:-4]) for name in opened.getnames()}
+    rest = {number: b"" for number in range(1, 1450) if number not in tested}
+    write_classes(tmp_path / nyuv2.CLASSES["train"], rest)
+    test = nyuv2.load(tmp_path, "test")
+    assert (len(test), len(nyuv2.load(tmp_path, "train"))) == (654, 795)
+    scene = test[0]
+    assert test.numbers[:5] == [1, 2, 9, 14, 15]
+    assert set(np.unique(scene.classes)) <= {nyuv2.UNLABELLED, *range(13)}
+    assert scene.classes.shape == (480, 640)
+
+
 def test_nyuv2_pictures_are_scaled_and_incomplete_scenes_left_out(tmp_path):
     with pytest.raises(DataError, match=r"nyuv2 is in none of .*: NAME.png, depth_gt_NAME.png"):
         nyuv2.pictures(tmp_path)
@@ -119,10 +230,15 @@ def test_real_nyuv2_samples_hold_metres_and_unit_vectors():
         assert np.median(lengths[lengths > 0.5]) == pytest.approx(1, abs=0.02)
 
 
-def test_the_official_nyuv2_file_alone_is_not_enough(tmp_path):
+def test_both_ways_to_have_nyuv2_are_named(tmp_path):
+    with pytest.raises(DataError) as error:
+        nyuv2.load(tmp_path, "test")
+    official = "nyu_depth_v2_labeled.mat, nyuv2_train_class13.tgz, nyuv2_test_class13.tgz"
+    wanted = f"{tmp_path / 'nyuv2'}: {official}, or else val/image/0.npy ..., val/depth/0.npy ..., "
+    assert wanted in str(error.value)
     (tmp_path / nyuv2.LABELLED).write_bytes(b"MATLAB 7.3 MAT-file")
-    with pytest.raises(DataError, match=r"labeled.mat has neither surface normals nor the 13 classes\. Put"):
-        nyuv2.Arrays(tmp_path)
+    with pytest.raises(DataError, match=r"nyuv2 is in none of .*: nyuv2_train_class13.tgz must be there"):
+        nyuv2.load(tmp_path, "train")
 
 
 def write_sunrgbd(folder, train=2, test=3):

@@ -33,7 +33,7 @@ from manyloss.lab.recipes.gradnorm_nyuv2_kpts import KeypointRooms, KeypointRoom
 from manyloss.lab.recipes.gradnorm_nyuv2_seg import Rooms
 from manyloss.lab.recipes.great_mtl_nyuv2 import AlignedRooms, HeatMapError
 from manyloss.lab.training import Training
-from tests.lab.datasets.test_scenes import write_nyuv2
+from tests.lab.datasets.test_scenes import write_labelled, write_nyuv2
 
 PROBLEMS = (
     Rooms, KeypointRooms, KeypointRoomsByFcn, CosRegRooms, CoarseAndFine,
@@ -187,6 +187,17 @@ def test_nyuv2_in_the_layout_of_arrays_is_read_in_place_of_rooms(tmp_path):
     assert splits.test.inputs.dtype == torch.uint8
 
 
+def test_the_official_nyuv2_is_trained_on(tmp_path):
+    _, classes = write_labelled(tmp_path, train=tuple(range(1, 11)), test=(11, 12))
+    problem = small(Rooms, data="nyuv2", data_root=str(tmp_path), train=100, test=100)
+    splits = problem.datasets(0)
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [9, 1, 2]
+    assert splits.test.targets["segmentation"][1, 0, 0] == int(classes[12][0, 0]) - 1
+    lengths = splits.train.targets["normals"].norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones_like(lengths))
+    assert problem.datasets(1).train is splits.train  # read and fitted once per process
+
+
 def test_coarse_classes_follow_from_fine_ones_and_flips_move_both():
     problem = small(CoarseAndFine)
     train = problem.datasets(0).train
@@ -262,7 +273,7 @@ def test_one_step_at_full_size(name):
 @pytest.mark.slow
 def test_rooms_are_learned_and_their_tasks_compete():
     """A narrow net that learns depth, too, is worse at classes than one that learns them alone."""
-    found = {}
+    found, depths = {}, {}
     for arm in ("single:depth", "single:segmentation", "equal"):
         for seed in (0, 1):
             problem = small(Rooms, stride=2, width=4, train=64, test=48, batch_size=8, lr=3e-3)
@@ -272,6 +283,9 @@ def test_rooms_are_learned_and_their_tasks_compete():
             training, _ = trained(problem, arm, 12, seed)
             found[arm, seed], _ = training.evaluate(training.splits.test)
             truth = training.splits.test.targets
+            with torch.no_grad():
+                images, _ = training.splits.test.batch(torch.arange(48), None)
+                depths[arm, seed] = training.model.eval()(images)[1].get("depth")
             iou = problem.make_metrics().get("segmentation/100-IoU")
             if iou is not None:
                 iou.update(
@@ -289,9 +303,9 @@ def test_rooms_are_learned_and_their_tasks_compete():
     alone = mean("single:segmentation", "segmentation/100-IoU")
     assert alone < mean("constant", "segmentation/100-IoU") - 0.05
     assert mean("equal", "segmentation/100-IoU") > alone + 0.02
-    assert all(
-        abs(found["equal", s]["depth/RMS"] - found["single:depth", s]["depth/RMS"]) > 0.01 for s in (0, 1)
-    )
+    for seed in (0, 1):  # as good at depth, by other answers
+        apart = (depths["equal", seed] - depths["single:depth", seed]).square().mean().sqrt()
+        assert apart > 0.2
 
 
 def test_cosreg_knows_the_cosine_of_every_step_and_one_loss_alone_has_none():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,15 +38,15 @@ def find_file(name: str, file: str, data_root: str | os.PathLike[str], page: str
     return found
 
 
-def read_picture(path: Path) -> npt.NDArray[np.generic]:
-    """The pixels of a picture, [H, W] or [H, W, C].
+def read_picture(path: Path, content: bytes | None = None) -> npt.NDArray[np.generic]:
+    """The pixels of a picture, [H, W] or [H, W, C]; ``content`` is the file's, where it is in an archive.
 
     Raises:
         DataError: it cannot be read.
 
     """
     try:
-        with Image.open(path) as opened:
+        with Image.open(path if content is None else io.BytesIO(content)) as opened:
             return np.asarray(opened)
     except OSError as error:
         raise checks.damaged_data(path, str(error)) from error

@@ -14,6 +14,7 @@ import colorsys
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -153,10 +154,12 @@ def resized(values: Tensor, side: int) -> Tensor:
     return F.interpolate(values.double(), size, mode="nearest-exact").to(values.dtype)
 
 
-def photographed(scenes: Iterable[nyuv2.Scene], image: int, output: int) -> DenseSplit:
+@lru_cache(maxsize=3)
+def photographed(root: Path, split: str, places: range, image: int, output: int) -> DenseSplit:
     """NYUv2's scenes at these sizes."""
     images, parts = [], []
-    for scene in scenes:
+    found = nyuv2.load(root, split)
+    for scene in (found[place] for place in places):
         colours = torch.from_numpy((255 * scene.image).round().astype(np.uint8)).permute(2, 0, 1)
         images.append(resized(colours[None], image))
         parts.append(
@@ -178,7 +181,7 @@ class DenseRooms(Problem):
     """What is known of a room, from one picture.
 
     Args:
-        data: "rooms", made ones; or "nyuv2", in the layout of arrays (`datasets.nyuv2`).
+        data: "rooms", made ones; or "nyuv2", the official file or arrays (`datasets.nyuv2`).
         data_root: the folder that has nyuv2.
         image: the side of the images.
         stride: the outputs have image / stride pixels a side, 4 in the papers.
@@ -227,13 +230,13 @@ class DenseRooms(Problem):
         """Other rooms for every seed; of NYUv2, the last tenth of the training photos is for validation."""
         if self.data == "nyuv2":
             root = default_data_root(self.data_root)
-            train, test = nyuv2.Arrays(root, "train"), nyuv2.Arrays(root, "val")
-            read = partial(photographed, image=self.image, output=self.output)
-            held_out = len(train) - max(1, len(train) // 10)
+            train, test = (len(nyuv2.load(root, split)) for split in ("train", "test"))
+            read = partial(photographed, root, image=self.image, output=self.output)
+            held_out = train - max(1, train // 10)
             return Splits(
-                read(train[place] for place in range(min(held_out, self.train))),
-                read(train[place] for place in range(held_out, len(train))),
-                read(test[place] for place in range(min(len(test), self.test))),
+                read("train", range(min(held_out, self.train))),
+                read("train", range(held_out, train)),
+                read("test", range(min(test, self.test))),
             )
         make = partial(made_rooms, seed, image=self.image, output=self.output)
         return Splits(

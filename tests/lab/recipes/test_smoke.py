@@ -13,6 +13,7 @@ SLOW = {
     "cosreg-sigma",
     "cosreg-sunrgbd",
     "cosreg-sunrgbd-streets",
+    "graddrop-celeba-faces",
     "graddrop-synergy",
     "gradnorm-alpha-rooms",
     "gradnorm-nyuv2-kpts-resnet",

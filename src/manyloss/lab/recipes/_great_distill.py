@@ -31,6 +31,8 @@ from manyloss.lab.recipes._great import GreatProblem, crop_and_flip, splits_of
 
 BASELINE, TEACHER = "baseline", "teacher"
 ROWS = (BASELINE, "distillation", "great")
+#: Exploratory: a discriminator that does not win, and a student that learns even where it does.
+SLOWER = "great:adversarial=non_saturating:discriminator_lr=0.0001"
 #: The smoke scale of the recipes on 32x32 images.
 SMOKE: Mapping[str, Any] = {
     "epochs": 1,

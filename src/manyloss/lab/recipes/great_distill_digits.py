@@ -21,7 +21,7 @@ from manyloss.lab.datasets.images import stratified
 from manyloss.lab.problem import Splits
 from manyloss.lab.recipes import Recipe
 from manyloss.lab.recipes._great import OPEN, ByteImages, random_crop, splits_of
-from manyloss.lab.recipes._great_distill import PAPER, ROWS, DistillationProblem, distillation_arms
+from manyloss.lab.recipes._great_distill import PAPER, ROWS, SLOWER, DistillationProblem, distillation_arms
 from manyloss.lab.recipes._small_digits import CLASSES, LEAKY, perceptron, small_digits
 
 #: How often an epoch goes through the student's few images.
@@ -86,9 +86,6 @@ class SmallDigitDistillation(DistillationProblem):
         """Never: the paper has CIFAR-10, CNN-5 and ResNet-18."""
         return False
 
-
-#: A discriminator that does not win, and a student that learns even where it does.
-SLOWER = "great:adversarial=non_saturating:discriminator_lr=0.0001"
 
 recipe = Recipe(
     name="great-distill-digits",

@@ -303,7 +303,9 @@ def test_trials_of_another_folder_are_taken_over(finished, tmp_path):
         "mgda seed 0", "mgda seed 1", "equal seed 2", "mgda seed 2",
     ]  # fmt: skip
     assert study.notes["taken over"] == {"run": 2}
-    assert study.remarks[-1] == f"2 finished trials of the same settings are copied from {finished}."
+    (commit,) = storage.read_json(finished / "study.json")["environment"]["commits"] or [None]
+    trained = f", trained at {commit}" if commit else ""
+    assert study.remarks[-1] == f"2 finished trials of the same settings are copied from {finished}{trained}."
     copied, original = (storage.trial_folder(root, "equal", 1) for root in (study.root, finished))
     assert_same_trial(copied, original)
     study.run(silent())

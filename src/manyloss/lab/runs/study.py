@@ -374,8 +374,12 @@ class Study:
         if taken:
             self.notes[TAKEN_OVER] = {**self.notes.get(TAKEN_OVER, {}), root.name: taken}
             self.data = {**data, **self.data}
-            self.commits = list(dict.fromkeys([*self.commits, *about.get("commits", [])]))
-            self.remarks.append(f"{taken} finished trials of the same settings are copied from {root}.")
+            commits = about.get("commits", [])
+            self.commits = list(dict.fromkeys([*self.commits, *commits]))
+            trained = f", trained at {', '.join(commits)}" if commits else ""
+            self.remarks.append(
+                f"{taken} finished trials of the same settings are copied from {root}{trained}."
+            )
 
     def _forget_crashes(self) -> None:
         for spec in self.trials():

@@ -144,7 +144,7 @@ def _scales(image_size: int) -> Mapping[str, Mapping[str, Any]]:
     epochs = 50 if image_size == 64 else 30
     return {
         "smoke": {"epochs": 1, "seeds": 1, "width": 4, "teacher_epochs": 1, "per_class": 42, **made},
-        "small": {"epochs": 5, "seeds": 2, "width": 8, "teacher_epochs": 5, "per_class": 100, **made},
+        "small": {"epochs": 5, "seeds": 3, "width": 8, "teacher_epochs": 5, "per_class": 100, **made},
         "full": {"epochs": epochs, "seeds": 1},
     }
 

@@ -62,7 +62,7 @@ recipes = tuple(
             "smoke": SMOKE,
             "small": {
                 "epochs": 10,
-                "seeds": 2,
+                "seeds": 3,
                 "width": 8,
                 "train": 5000,
                 "validation": 1000,

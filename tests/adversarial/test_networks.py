@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from manyloss.adversarial import networks
+from tests.forkserver import CONTEXT, ended, started
 
 
 def count(model):
@@ -67,3 +68,30 @@ def test_cnn5_is_the_supplements():
 
 def test_mlp_takes_any_shape():
     assert networks.mlp(12, 3)(torch.rand(2, 3, 4)).shape == (2, 3)
+
+
+def shortcuts_with_channels_last(answer):
+    """In a process of its own: torch's strided convolution would end it."""
+    torch.manual_seed(0)
+    strided = nn.Conv2d(8, 16, 1, 2, bias=False)
+    same = networks.EveryNth(8, 16, 2)
+    same.load_state_dict(strided.state_dict())
+    x = torch.randn(2, 8, 64, 64)
+    found = []
+    for layer, layout in ((strided, torch.contiguous_format), (same, torch.channels_last)):
+        inputs = x.to(memory_format=layout, copy=True).requires_grad_()
+        outputs = layer.to(memory_format=layout)(inputs)
+        gradients = torch.autograd.grad(outputs.square().sum(), [inputs, layer.weight])
+        found.append([each.detach().contiguous() for each in (outputs, *gradients)])
+    answer.put([float((a - b).abs().max() / a.abs().max()) for a, b in zip(*found, strict=True)])
+
+
+def test_a_shortcut_is_a_strided_convolution_in_any_layout():
+    answer = CONTEXT.SimpleQueue()
+    process = started(shortcuts_with_channels_last, answer)
+    assert ended([process]) == [0]
+    differences = answer.get()
+    assert len(differences) == 3
+    assert max(differences) < 1e-5
+    assert isinstance(networks.shortcut(8, 8, 1), nn.Identity)
+    assert networks.shortcut(8, 8, 2)(torch.randn(1, 8, 5, 4)).shape == (1, 8, 3, 2)

@@ -46,6 +46,31 @@ def _activation(slope: float) -> nn.Module:
     return nn.LeakyReLU(slope) if slope else nn.ReLU()
 
 
+class EveryNth(nn.Conv2d):
+    """A 1x1 convolution without bias of every n-th pixel: [N, inputs, H, W] -> [N, outputs, H / n, W / n].
+
+    It is ``nn.Conv2d(inputs, outputs, 1, n, bias=False)``, but that torch is given no stride: on a CPU torch
+    2.13 writes outside its memory in the backward pass of a strided one, where images are channels last, have
+    48 pixels or more and up to 8 channels.
+    """
+
+    def __init__(self, inputs: int, outputs: int, n: int) -> None:
+        super().__init__(inputs, outputs, 1, bias=False)
+        self.n = n
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take the pixels, then convolve."""
+        convolved: Tensor = super().forward(x[:, :, :: self.n, :: self.n])
+        return convolved
+
+
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """A residual module's skip connection: nothing, or `EveryNth` with BatchNorm if the shape changes."""
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(EveryNth(inputs, outputs, stride), nn.BatchNorm2d(outputs))
+
+
 class ResidualModule(nn.Module):
     """`convolutions` 3x3 convolutions with BatchNorm, and a skip connection (1x1 where the shape changes)."""
 
@@ -60,11 +85,7 @@ class ResidualModule(nn.Module):
                 _activation(slope),
             ]
         self.body = nn.Sequential(*layers[:-1])
-        self.skip: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.skip = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.skip = shortcut(inputs, outputs, stride)
         self.activation = _activation(slope)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from manyloss.adversarial.networks import shortcut
+
 #: Per level: channels in multiples of the first layer's, modules, stride, dilation, skip connections.
 LEVELS = (
     (1, 1, 1, 1, True),
@@ -37,14 +39,7 @@ class DilatedModule(nn.Module):
             nn.Conv2d(outputs, outputs, 3, 1, dilation, dilation, bias=False),
             nn.BatchNorm2d(outputs),
         )
-        self.skip: nn.Module | None = None
-        if skips:
-            changes = stride != 1 or inputs != outputs
-            self.skip = (
-                nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-                if changes
-                else nn.Identity()
-            )
+        self.skip = shortcut(inputs, outputs, stride) if skips else None
         self.activation = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from manyloss.adversarial.networks import ResidualModule, resnet11
+from manyloss.adversarial.networks import ResidualModule, resnet11, shortcut
 from manyloss.lab import checks
 
 __all__ = ["Bottleneck", "resnet11", "resnet18", "resnet18_encoder", "resnet50", "resnet152", "stem"]
@@ -35,11 +35,7 @@ class Bottleneck(nn.Module):
             nn.Conv2d(width, outputs, 1, bias=False),
             nn.BatchNorm2d(outputs),
         )
-        self.skip: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.skip = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.skip = shortcut(inputs, outputs, stride)
         self.activation = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:

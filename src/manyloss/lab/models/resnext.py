@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from manyloss.adversarial.networks import shortcut
+
 STAGES = 3
 MODULES_PER_STAGE = 3
 
@@ -23,11 +25,7 @@ class GroupedBottleneck(nn.Module):
             nn.Conv2d(inside, outputs, 1, bias=False),
             nn.BatchNorm2d(outputs),
         )
-        self.skip: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.skip = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.skip = shortcut(inputs, outputs, stride)
         self.activation = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:

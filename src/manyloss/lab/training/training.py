@@ -100,7 +100,7 @@ class Training:
         self.trainer = MultiLossTrainer(made, problem, self.model) if isinstance(made, MultiLoss) else made
         problem.prepare(self.model, self.trainer)
         self.fast = fast
-        if fast or problem.channels_last:
+        if fast or (problem.channels_last and self._may_be_channels_last()):
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if fast:
             self.compile_parts()
@@ -284,6 +284,13 @@ class Training:
         if self.trainer.watched:
             record["watched"] = dict(self.trainer.watched)
         return self.recorder.record(record, self.state, measured)
+
+    def _may_be_channels_last(self) -> bool:
+        """Not on a CPU with a strided 1x1 convolution: see `manyloss.adversarial.networks.EveryNth`."""
+        return self.device.type != "cpu" or not any(
+            isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) != module.stride
+            for module in self.model.modules()
+        )
 
     def compile_parts(self) -> None:
         """Compile, in place, what a step goes through once."""

@@ -319,6 +319,10 @@ def test_trials_of_another_folder_are_taken_over(finished, tmp_path):
 
 
 def test_trials_of_other_settings_or_data_are_not_taken_over(finished, run, tmp_path):
+    (storage.trial_folder(run, "equal", 0) / "result.json").write_text("{")
+    beside = plan(tmp_path / "beside")
+    beside.take_over([run])  # what is damaged there is trained here
+    assert [spec.label for spec in beside.missing()] == ["equal seed 0"]
     longer = plan(tmp_path / "longer", epochs=4)
     longer.take_over([finished])
     assert len(longer.missing()) == len(longer.trials())

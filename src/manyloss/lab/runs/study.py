@@ -358,14 +358,17 @@ class Study:
                 self._take_over(root)
 
     def _take_over(self, root: Path) -> None:
-        about = (known_in(root) or {}).get("environment", {})
+        about = (storage.read_json(root / "study.json") or {}).get("environment", {})
         data = about.get("data", {})
         if any(self.data.get(seed, said) != said for seed, said in data.items()):
             return
         taken = 0
         for spec in self.missing():
             there = storage.trial_folder(root, spec.arm, spec.seed)
-            known, result = storage.read_json(there / "settings.json"), storage.read_result(there)
+            try:
+                known, result = storage.read_json(there / "settings.json"), storage.read_result(there)
+            except checks.StorageError:
+                continue  # what is damaged there is trained here
             finished = result is not None and result["status"] == "finished"
             settings = storage.fingerprint(trial_of(spec).settings())
             if finished and known is not None and known.get("hash") == settings:

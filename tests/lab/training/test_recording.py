@@ -35,7 +35,7 @@ def test_measured_in_the_step_or_apart_is_the_same(arm, at, monkeypatch):
     )
     inside, _ = trained(arm, at)
     in_the_step = len(passes)
-    monkeypatch.setattr(MultiLossTrainer, "step_watched", Trainer.step_watched)
+    monkeypatch.setattr(MultiLossTrainer, "step_measured", Trainer.step_measured)
     apart, _ = trained(arm, at)
     steps = len(inside.step_records)
     assert steps == len(apart.step_records) > 1

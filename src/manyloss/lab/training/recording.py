@@ -101,7 +101,7 @@ class Recorder:
                         buffer.copy_(value)
 
 
-class Look:
+class Measuring:
     """Measures a step's losses between its forward and its backward pass, if anyone calls it there.
 
     Attributes:

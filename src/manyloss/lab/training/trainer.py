@@ -13,8 +13,8 @@ from manyloss.lab.optimizer import OptimizerSettings
 from manyloss.lab.problem import Features, Problem
 from manyloss.result import StepResult
 
-#: Is shown features and losses after a forward pass, before anything is differentiated.
-Look = Callable[[Features | None, Mapping[str, Tensor | None]], None]
+#: Is given features and losses after a forward pass, before anything is differentiated.
+Measure = Callable[[Features | None, Mapping[str, Tensor | None]], None]
 
 
 class Trainer(ABC):
@@ -32,14 +32,14 @@ class Trainer(ABC):
     def step(self, model: nn.Module, inputs: Any, targets: Mapping[str, Any]) -> StepResult:
         """Leave gradients in the model's ``.grad``; the training steps its optimiser."""
 
-    def step_watched(
+    def step_measured(
         self,
         model: nn.Module,
         inputs: Any,
         targets: Mapping[str, Any],
-        look: Look,
+        measure: Measure,
     ) -> StepResult:
-        """`step`, with a look at its losses where there is one moment for it."""
+        """`step`, with its losses measured where there is a moment for it."""
         return self.step(model, inputs, targets)
 
     def differentiated_once(self, model: nn.Module) -> Sequence[nn.Module]:
@@ -74,8 +74,8 @@ class MultiLossTrainer(Trainer):
         """`Problem.training_step`."""
         return self.problem.training_step(model, self.multi, inputs, targets, self.shared_params)
 
-    def step_watched(
-        self, model: nn.Module, inputs: Any, targets: Mapping[str, Any], look: Look
+    def step_measured(
+        self, model: nn.Module, inputs: Any, targets: Mapping[str, Any], measure: Measure
     ) -> StepResult:
         """`Problem.training_step`; what a problem's own one does, no one knows."""
         own = type(self.problem)
@@ -83,7 +83,7 @@ class MultiLossTrainer(Trainer):
         if not plain:
             return self.step(model, inputs, targets)
         features, losses = self.problem.features_and_losses(model, inputs, targets)
-        look(features, losses)
+        measure(features, losses)
         return self.multi.backward(losses, features=features, shared_params=self.shared_params)
 
     def differentiated_once(self, model: nn.Module) -> Sequence[nn.Module]:

@@ -24,7 +24,7 @@ from manyloss.lab.problem import EncoderWithHeads, FinalEvaluation, Problem
 from manyloss.lab.training.batches import take_batch, to_device
 from manyloss.lab.training.evaluation import decisions, evaluate
 from manyloss.lab.training.randomness import random_states, seed_everything, seed_for, set_random_states
-from manyloss.lab.training.recording import PASSED, Look, Measured, Recorder
+from manyloss.lab.training.recording import PASSED, Measured, Measuring, Recorder
 from manyloss.lab.training.state import Means, Record, State, failure
 from manyloss.lab.training.trainer import MultiLossTrainer, TrainedArm
 
@@ -235,19 +235,19 @@ class Training:
         """One step; its milliseconds, without what is only measured."""
         state = self.state
         due = step % self.record_every == 0 or state.epoch < self.measured_epochs
-        look = Look(self.recorder, self._clock)
+        measuring = Measuring(self.recorder, self._clock)
         begin = self._clock()
         self.optimizer.zero_grad(set_to_none=True)
         where = f"epoch {state.epoch + 1}, step {step + 1}"
         try:
             with self._precision(), self.problem.training_precision(self.device):
                 if due and not self.fast:  # a compiled graph cannot be gone through once per loss
-                    result = self.trainer.step_watched(self.model, inputs, targets, look)
+                    result = self.trainer.step_measured(self.model, inputs, targets, measuring)
                 else:
                     result = self.trainer.step(self.model, inputs, targets)
         except NotFiniteError as error:
             raise DivergedError(f"{where}: {error}") from error
-        spent = self._clock() - begin - look.seconds
+        spent = self._clock() - begin - measuring.seconds
         values = {name: float(value) for name, value in result.losses.items()}
         weights = {name: float(value) for name, value in (result.weights or {}).items()}
         for name, value in values.items():
@@ -260,7 +260,7 @@ class Training:
         state.weight_steps += 1
         if due:
             # Between backward and step: the parameters are still this step's, and ``.grad`` stays.
-            measured = look.measured or self.recorder.measure_apart(inputs, targets)
+            measured = measuring.measured or self.recorder.measure_apart(inputs, targets)
             self.step_records.append(self._record(step, values, weights, measured))
         begin = self._clock()
         if self.problem.clip_gradients is not None:

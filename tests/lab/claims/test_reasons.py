@@ -53,6 +53,20 @@ def test_a_difference_that_would_have_been_seen_is_smaller_here():
     assert said.startswith("Smaller here than in the paper, if there at all: in 1 of 1")
 
 
+@pytest.mark.parametrize("outcome", ["unclear", "holds", "fails"])
+def test_rows_that_are_equal_in_every_seed_say_nothing_about_the_paper(outcome):
+    (said,) = reasons([finding(outcome, 0.0, 0.0, relation="near", within=0.005)], PAPER)
+    assert said.startswith("Nothing to compare: in 1 of 1 check both sides are equal in every seed")
+    said = reasons([finding(outcome, 0.0, 0.0), finding("unclear", 0.001, 0.005)], PAPER)
+    assert said[0].startswith("Nothing to compare: in 1 of 2 checks")
+    assert said[1].startswith("Smaller here than in the paper, if there at all: in 1 of 1 unclear")
+
+
+def test_one_seed_that_is_equal_may_be_chance():
+    (said,) = reasons([finding("unclear", 0.0, None, seeds=1)], PAPER)
+    assert said.startswith("Too few seeds")
+
+
 @pytest.mark.parametrize("than", ["someone", 0.5])
 def test_without_a_number_of_the_paper_it_is_not_known_what_to_look_for(than):
     paper = {} if than == 0.5 else PAPER

@@ -42,18 +42,26 @@ def reasons(
     """Sentences, one for each kind of reason that there is.
 
     A difference as large as the paper's is seen where the interval's half width is smaller than it. What is
-    not seen then is not as large here; what could not be seen says nothing about the paper.
+    not seen then is not as large here; what could not be seen says nothing about the paper. Nor does a check
+    whose two sides are equal to the last bit in every seed, as they are at a floor or a ceiling.
     """
-    failing = [each for each in findings if each.outcome == "fails"]
-    unclear = [(each, _of_paper(each, paper_numbers)) for each in findings if each.outcome == "unclear"]
+    alike = [each for each in findings if _alike(each)]
+    others = [each for each in findings if not _alike(each)]
+    failing = [each for each in others if each.outcome == "fails"]
+    unclear = [(each, _of_paper(each, paper_numbers)) for each in others if each.outcome == "unclear"]
     wide = [(each, paper) for each, paper in unclear if paper is not None and _half(each) >= abs(paper)]
     narrow = [each for each, paper in unclear if paper is not None and _half(each) < abs(paper)]
     unknown = [each for each, paper in unclear if paper is None]
     said = []
+    if alike:
+        said.append(
+            f"Nothing to compare: in {len(alike)} of {_checks(len(findings))} both sides are equal in every "
+            "seed, as they are at a floor or a ceiling (nothing was learned, or no image withstands)."
+        )
     if failing:
         elsewhere = "" if papers_setting else "; another network, more data or longer training might"
         said.append(
-            f"Contradicted here: {_checks(len(failing))} by more than noise, which more seeds would not "
+            f"Contradicted here: {_checks_fail(len(failing))} by more than noise, which more seeds would not "
             f"change{elsewhere}."
         )
     if wide:
@@ -97,6 +105,11 @@ def _of_paper(finding: Finding, paper_numbers: Mapping[str, Mapping[str, float]]
     return None if own is None or other is None else own - other
 
 
+def _alike(finding: Finding) -> bool:
+    difference = finding.difference
+    return difference is not None and difference.mean == 0 and difference.half_width == 0
+
+
 def _half(finding: Finding) -> float:
     half = None if finding.difference is None else finding.difference.half_width
     return math.inf if half is None else half
@@ -125,4 +138,8 @@ def _enough(seeds: Sequence[int | None]) -> str:
 
 
 def _checks(count: int) -> str:
-    return f"{count} check fails" if count == 1 else f"{count} checks fail"
+    return f"{count} check" if count == 1 else f"{count} checks"
+
+
+def _checks_fail(count: int) -> str:
+    return f"{_checks(count)} {'fails' if count == 1 else 'fail'}"

@@ -202,6 +202,20 @@ def test_pictures_are_scaled_and_cropped(folders, size):
     assert torch.equal(split.batch(indices, None)[0], split.batch(indices, None)[0])
 
 
+@pytest.mark.parametrize(("spread", "low", "high"), [(0.0, 0.9, 1.0), (0.3, 0.2, 0.6)])
+def test_made_classes_overlap_as_much_as_they_are_asked_to(spread, low, high):
+    """Told apart by the nearest mean colour alone, of which stripes without a spread keep nearly all."""
+    found = mini_imagenet.made(10, 20, spread=spread)
+    assert len(found.train) == len(found.test) == 200
+    assert not np.array_equal(found.train[0], found.test[0])
+    colours, others = (np.array([p.mean((0, 1)) for p in part]) for part in (found.train, found.test))
+    means = np.array([colours[found.train_labels == label].mean(0) for label in range(10)])
+    nearest = ((others[:, None] - means) ** 2).sum(2).argmin(1)
+    assert low <= (nearest == found.test_labels).mean() <= high
+    again = mini_imagenet.made(10, 20, spread=spread)
+    assert all(np.array_equal(a, b) for a, b in zip(found.train, again.train, strict=True))
+
+
 def test_evaluation_takes_the_middle():
     picture = np.zeros((70, 140, 3), np.uint8)
     picture[3:67, 38:102] = 255

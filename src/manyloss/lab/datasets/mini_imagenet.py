@@ -58,17 +58,29 @@ def load(data_root: str | os.PathLike[str]) -> Pictures:
     raise checks.missing_files("mini-imagenet", ["train/CLASS/*.JPEG", "test/CLASS/*.JPEG"], folders)
 
 
-def made(classes: int, per_class: int, *, seed: int = 0) -> Pictures:
-    """Stripes of a colour, a direction and a width per class, under noise; the pictures differ in shape."""
+def made(classes: int, per_class: int, *, spread: float = 0.0, seed: int = 0) -> Pictures:
+    """Stripes of a direction, a width and a colour per class, under noise; the pictures differ in shape.
+
+    Args:
+        classes: how many.
+        per_class: pictures of each in the training set; the test set has as many.
+        spread: standard deviation of a picture's direction (over half a turn), width and colour about its
+            class's, which are uniform in 0..1. Classes begin to overlap at about 0.1.
+        seed: of the pictures.
+
+    """
     generator = np.random.default_rng(seed)
     styles = generator.random((classes, 5))
+    labels = np.repeat(np.arange(classes), per_class)
 
-    def pictures(count: int) -> tuple[list[Picture], npt.NDArray[np.int64]]:
-        labels = np.repeat(np.arange(classes), count)
-        return [_striped(styles[label], generator) for label in labels], labels
+    def picture(label: int) -> Picture:
+        style = styles[label] + spread * generator.standard_normal(5)
+        style[1:] = style[1:].clip(0, 1)  # the direction is periodic
+        return _striped(style, generator)
 
+    train, test = ([picture(label) for label in labels.tolist()] for _ in range(2))
     names = tuple(f"class {number:03}" for number in range(classes))
-    return Pictures(*pictures(per_class), *pictures(max(1, per_class // 4)), names)
+    return Pictures(train, labels, test, labels, names)
 
 
 def _striped(style: npt.NDArray[np.float64], generator: np.random.Generator) -> npt.NDArray[np.uint8]:

@@ -9,6 +9,7 @@ from manyloss.lab.arms import ArmContext, choose_arms
 from manyloss.lab.checks import LabError
 from manyloss.lab.datasets import mini_imagenet
 from manyloss.lab.recipes import all_recipes, recipe_named
+from manyloss.lab.recipes._adversarial_training import Classifier
 from manyloss.lab.recipes._great_distill import ROWS, TEACHER
 from manyloss.lab.recipes.great_distill_cnn import CnnFromResNet
 from manyloss.lab.recipes.great_distill_digits import PASSES, SmallDigitDistillation
@@ -17,6 +18,7 @@ from manyloss.lab.recipes.great_distill_resnext import ResNetFromResNeXt
 from manyloss.lab.runs.source import Source
 from manyloss.lab.runs.study import Study
 from manyloss.lab.runs.trial import Trial
+from manyloss.lab.training import Training
 from tests.lab.recipes.made_cifar import write
 
 RECIPES = [name for name in all_recipes() if name.startswith(("great-distill", "great-sobolev"))]
@@ -157,6 +159,36 @@ def test_every_row_learns_one_batch_by_heart(arm, monkeypatch):
             way.step(model, x, {"class": y})
         optimizer.step()
     assert (model.network(x).argmax(1) == y).all()
+
+
+@pytest.mark.parametrize(
+    ("arm", "own"), [("baseline", False), ("distillation", False), ("great", True), ("sobolev", True)]
+)
+def test_only_what_differentiates_twice_keeps_pytorchs_own_layout(arm, own, tmp_path):
+    """Teacher and discriminator are channels last in every row."""
+    problem = CnnFromResNet(data="digits", width=4, train=200, validation=100, test=50, batch_size=20)
+    problem.epochs = 1
+    saved = tmp_path / "teacher.pt"
+    torch.save({"state": {"best": {"model": Classifier(problem.teacher()).state_dict()}}}, saved)
+    (chosen,) = choose_arms([arm], problem)
+    chosen.apply(problem)
+
+    def context(model):
+        return ArmContext(("class",), 0, problem=problem, model=model, checkpoints={TEACHER: saved})
+
+    training = Training(problem, chosen, 0, context)
+    for _ in training.epochs():
+        pass
+
+    def is_last(network):
+        first = next(each for each in network.modules() if isinstance(each, torch.nn.Conv2d))
+        return first.weight.is_contiguous(memory_format=torch.channels_last)
+
+    assert is_last(training.model) is not own
+    if arm != "baseline":
+        assert is_last(training.trainer.method.teacher)
+    if arm == "great":
+        assert is_last(training.trainer.method.discriminator)
 
 
 # -- pictures from folders ----------------------------------------------------------------------------------

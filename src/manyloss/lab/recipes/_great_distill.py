@@ -28,9 +28,12 @@ from manyloss.lab.datasets import default_data_root, images
 from manyloss.lab.problem import FinalEvaluation, Splits
 from manyloss.lab.recipes._adversarial_training import Classifier, LibraryMethod, network_of
 from manyloss.lab.recipes._great import GreatProblem, crop_and_flip, splits_of
+from manyloss.lab.training import to_channels_last
 
 BASELINE, TEACHER = "baseline", "teacher"
 ROWS = (BASELINE, "distillation", "great")
+#: What differentiates the student's input gradients is faster in PyTorch's own layout, and all else is not.
+OWN_LAYOUT: Mapping[str, Any] = {"channels_last": False}
 #: Exploratory: a discriminator that does not win, and a student that learns even where it does.
 SLOWER = "great:adversarial=non_saturating:discriminator_lr=0.0001"
 #: The smoke scale of the recipes on 32x32 images.
@@ -83,6 +86,7 @@ class DistillationProblem(GreatProblem):
         """The prerequisite's network, with its weights."""
         model = Classifier(self.teacher()).to(context.device)
         model.load_state_dict(context.weights_of(TEACHER))
+        to_channels_last(model, context.device)
         return model.network.eval()
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -127,6 +131,7 @@ def _great(
     problem = context.problem
     if isinstance(problem, DistillationProblem) and TEACHER in context.checkpoints:
         discriminator = problem.discriminator().to(context.device)
+        to_channels_last(discriminator, context.device)
     else:
         discriminator = nn.Identity()
     return LibraryMethod(
@@ -173,6 +178,7 @@ def distillation_arms(*, alpha: float, temperature: float) -> dict[str, Arm]:
                 "discriminator_lr": 1e-3,
                 "teacher_gradient": "loss",
             },
+            problem=OWN_LAYOUT,
             search={"alpha": (0.01, 0.1, 0.5), "adversarial": ("minimax", "non_saturating")},
             requires=needs,
         ),
@@ -181,6 +187,7 @@ def distillation_arms(*, alpha: float, temperature: float) -> dict[str, Arm]:
             "Sobolev training: the squared distance of the input gradients.",
             _sobolev,
             {"weight": 1.0},
+            problem=OWN_LAYOUT,
             search={"weight": (0.01, 0.1, 1.0, 10.0, 100.0)},
             requires=needs,
         ),

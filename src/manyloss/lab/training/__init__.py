@@ -6,6 +6,7 @@ recording   the losses' gradients, measured now and then
 """
 
 from manyloss.lab.training.batches import take_batch
+from manyloss.lab.training.layout import to_channels_last
 from manyloss.lab.training.randomness import random_states, seed_for, set_random_states
 from manyloss.lab.training.recording import PASSED
 from manyloss.lab.training.state import failure
@@ -26,4 +27,5 @@ __all__ = [
     "set_random_states",
     "silent",
     "take_batch",
+    "to_channels_last",
 ]

@@ -23,6 +23,7 @@ from manyloss.lab.pictures import Pictures
 from manyloss.lab.problem import EncoderWithHeads, FinalEvaluation, Problem
 from manyloss.lab.training.batches import take_batch, to_device
 from manyloss.lab.training.evaluation import decisions, evaluate
+from manyloss.lab.training.layout import to_channels_last
 from manyloss.lab.training.randomness import random_states, seed_everything, seed_for, set_random_states
 from manyloss.lab.training.recording import PASSED, Measured, Measuring, Recorder
 from manyloss.lab.training.state import Means, Record, State, failure
@@ -100,8 +101,8 @@ class Training:
         self.trainer = MultiLossTrainer(made, problem, self.model) if isinstance(made, MultiLoss) else made
         problem.prepare(self.model, self.trainer)
         self.fast = fast
-        if fast or (problem.channels_last and self._may_be_channels_last()):
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if fast or problem.channels_last:
+            to_channels_last(self.model, self.device)
         if fast:
             self.compile_parts()
         self.metrics = {name: metric.to(self.device) for name, metric in problem.make_metrics().items()}
@@ -284,13 +285,6 @@ class Training:
         if self.trainer.watched:
             record["watched"] = dict(self.trainer.watched)
         return self.recorder.record(record, self.state, measured)
-
-    def _may_be_channels_last(self) -> bool:
-        """Not on a CPU with a strided 1x1 convolution: see `manyloss.adversarial.networks.EveryNth`."""
-        return self.device.type != "cpu" or not any(
-            isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) != module.stride
-            for module in self.model.modules()
-        )
 
     def compile_parts(self) -> None:
         """Compile, in place, what a step goes through once."""

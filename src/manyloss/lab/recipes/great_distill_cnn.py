@@ -74,7 +74,6 @@ SCALES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             "width": 16,
             "train": 10_000,
             "validation": 1000,
-            "test": 2000,
             "teacher_epochs": 10,
             "batch_size": 64,
         },

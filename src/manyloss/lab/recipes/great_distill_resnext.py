@@ -67,7 +67,6 @@ recipes = tuple(
                 "width": 8,
                 "train": 5000,
                 "validation": 1000,
-                "test": 2000,
                 "teacher_epochs": 10,
                 "batch_size": 64,
             },

@@ -33,6 +33,18 @@ def test_random_weights_are_compared_with_one_gradnorm_network(tmp_path):
         assert result["test"]["gain"] == pytest.approx(1 - sum(ratios) / len(ratios), rel=1e-4)
 
 
+def test_a_gradnorm_network_for_every_seed_is_compared_with_the_same_one(tmp_path):
+    study = Study.plan(Source("gradnorm-static", MADE), ["gradnorm"], [0, 1], tmp_path / "run", epochs=1)
+    results = {(spec.arm, spec.seed): Trial(spec).run() for spec in study.trials()}
+    reference = results.pop(("gradnorm-reference", 0))
+    gains = [results["gradnorm", seed]["test"]["gain"] for seed in (0, 1)]
+    assert all("distance from E_t[w]" not in results["gradnorm", seed]["test"] for seed in (0, 1))
+    own = results["gradnorm", 1]["test_losses"]
+    ratios = [own[name] / value for name, value in reference["test_losses"].items()]
+    assert gains[1] == pytest.approx(1 - sum(ratios) / len(ratios), rel=1e-4)
+    assert gains[0] != gains[1]
+
+
 def test_every_alpha_is_compared_with_the_equal_weights_of_its_seed(tmp_path):
     arms = ["equal", "gradnorm:alpha=0"]
     study = Study.plan(Source("gradnorm-alpha", MADE), arms, [0], tmp_path / "run", epochs=1)

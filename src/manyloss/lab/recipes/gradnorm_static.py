@@ -7,8 +7,8 @@ GradNorm's, and that they are the worse the farther their weights lie from the a
 **gain** is the mean over the losses of 1 - L_i / L_i(GradNorm) on the test images; 0 is figure 4's reference
 line. The paper's data is NYUv2 with keypoints, of which no copy can be had; here it is MTFL at 40x40.
 
-One network may be lucky. The row gradnorm, which is not in the paper, is a GradNorm network for every seed: it
-starts from the weights that the seed's random-static starts from, and its gain is over the same reference.
+One network may be lucky. The row gradnorm, not in the paper, is a GradNorm network for every seed: it starts
+from the weights that the seed's random-static starts from, and its gain is over the same reference.
 """
 
 from __future__ import annotations

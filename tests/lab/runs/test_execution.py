@@ -24,12 +24,22 @@ def said(shown):
 
 
 @pytest.mark.parametrize(("trials", "jobs"), [(1, None), (30, None), (30, 1), (3, 100)])
-def test_cores_are_shared(trials, jobs):
+def test_cores_are_shared(trials, jobs, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     processes, threads = share_cores(trials, jobs)
     assert 1 <= processes <= trials
     assert threads >= 1
     assert processes * threads <= max(cores(), processes)
     assert processes == min(trials, jobs or cores())
+
+
+@pytest.mark.parametrize(
+    ("limit", "threads"), [("1", 1), ("3", 3), ("100", 8), ("", 8), ("0", 8), ("4,2", 8), ("many", 8)]
+)
+def test_the_usual_variable_limits_threads(monkeypatch, limit, threads):
+    monkeypatch.setattr("manyloss.lab.runs.execution.cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    assert share_cores(30, 1) == (1, threads)
 
 
 def test_trials_run_crash_and_are_lost_each_for_itself(tmp_path, shown):

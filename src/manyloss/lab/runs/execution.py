@@ -32,9 +32,14 @@ def cores() -> int:
 
 
 def share_cores(trials: int, jobs: int | None) -> tuple[int, int]:
-    """Processes, and threads in each: never more threads than cores, unless more jobs are asked for."""
+    """Processes, and threads in each: never more threads than cores, unless more jobs are asked for.
+
+    ``OMP_NUM_THREADS``, where it is set, is a limit, as it is of torch itself.
+    """
     processes = max(1, min(jobs or cores(), trials))
-    return processes, max(1, cores() // processes)
+    threads = max(1, cores() // processes)
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return processes, min(threads, int(limit)) if limit.isdecimal() and int(limit) else threads
 
 
 class FruitlessError(Exception):

@@ -156,7 +156,7 @@ def _scales(image_size: int, share: float) -> Mapping[str, Mapping[str, Any]]:
         },
         "small": {
             "epochs": 50 if share < 1 else 5,
-            "seeds": 3,
+            "seeds": 10 if image_size == 64 else 3,
             "width": 8,
             "classes": 10,
             "per_class": 100,

@@ -26,6 +26,7 @@ from manyloss.lab.recipes._mtfl import OPEN, MtflFaces, method_arms
 from manyloss.weighting import Static
 
 REFERENCE = "gradnorm-reference"
+GRADNORM = method_arms(alpha=0.3)["gradnorm"]
 
 
 def drawn_weights(names: Sequence[str], seed: int) -> dict[str, float]:
@@ -50,8 +51,8 @@ class RandomStaticWeights(AgainstAReference, MtflFaces):
         REFERENCE: Arm(
             REFERENCE,
             "GradNorm, once: the network and the weights that all others are compared with.",
-            method_arms(alpha=0.3)["gradnorm"].method,
-            method_arms(alpha=0.3)["gradnorm"].options,
+            GRADNORM.method,
+            GRADNORM.options,
             shared=True,
         ),
         "random-static": Arm(
@@ -60,9 +61,7 @@ class RandomStaticWeights(AgainstAReference, MtflFaces):
             _random_static,
             requires=(REFERENCE,),
         ),
-        "gradnorm": replace(
-            method_arms(alpha=0.3)["gradnorm"], problem={"drawn": False}, requires=(REFERENCE,)
-        ),
+        "gradnorm": replace(GRADNORM, problem={"drawn": False}, requires=(REFERENCE,)),
     }
 
     def fixed_weights(self, context: ArmContext) -> Mapping[str, float] | None:

@@ -11,7 +11,7 @@ The images are read from folders (`datasets.mini_imagenet`); smoke makes its own
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,9 @@ from manyloss.lab.recipes._great_distill import (
     DistillationProblem,
     distillation_arms,
 )
+
+#: Every trial of a process trains on the same ones.
+made_pictures = lru_cache(maxsize=1)(mini_imagenet.made)
 
 CLASSES = 200
 SOURCES = ("folders", "made")
@@ -98,7 +101,7 @@ class MiniImageNet(DistillationProblem):
 
     def _pictures(self) -> Pictures:
         if self.data == "made":
-            return mini_imagenet.made(self.classes, self.per_class, spread=self.spread)
+            return made_pictures(self.classes, self.per_class, spread=self.spread)
         found = mini_imagenet.load(default_data_root(self.data_root))
         if len(found.classes) != self.classes:
             raise checks.DataError(

@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from manyloss.diagnostics import diagnose
+from manyloss import MultiLoss
+from manyloss.diagnostics import ConflictRecorder, diagnose
 from manyloss.diagnostics.summary import half_interval
+from manyloss.weighting import GradNorm
 
 
 def record(number: int, cosine: float, *, norms=(1.0, 1.0), layers=None, names=("a", "b"), passed=0.8):
@@ -114,6 +118,73 @@ def test_a_few_of_many_pairs_are_chance() -> None:
     for one in records:
         one["cosines"] |= {f"c{i}|d": -0.1 for i in range(5)}
     assert diagnose(records).answer == "Yes: the losses conflict strongly, in 6 of 61 pairs."
+
+
+def with_weights(records, shares, norms, numbers="weights"):
+    """Loss "a" has these shares of the weight and these norms."""
+    for one, share, norm in zip(records, shares, norms, strict=True):
+        one["weights"] = {"a": 2 * share, "b": 2 * (1 - share)}
+        one["norms"] = {"a": norm, "b": 1.0}
+        one["numbers"] = numbers
+    return records
+
+
+def test_a_loss_that_is_learned_by_heart_takes_all_weight() -> None:
+    shares, norms = [0.5] * 20 + [0.7] * 20 + [0.95] * 20, [1.0] * 20 + [0.1] * 20 + [0.02] * 20
+    records = with_weights(noisy(0.1, 0.1), shares, norms)
+    assert (
+        "'a' seems learned by heart: from the first third to the last its gradient shrinks to 0.02 of what "
+        "it was, and its share of the weights grows from 50% to 95%." in str(diagnose(records))
+    )
+
+
+@pytest.mark.parametrize(
+    ("share", "norm", "numbers"),
+    [
+        (0.95, 1.0, "weights"),  # a loss of a small scale needs much weight
+        (0.7, 0.02, "weights"),
+        (0.95, 0.02, "projection coefficients"),
+    ],
+)
+def test_much_weight_alone_is_no_finding(share, norm, numbers) -> None:
+    records = with_weights(noisy(0.1, 0.1), [0.5] * 40 + [share] * 20, [1.0] * 40 + [norm] * 20, numbers)
+    assert "by heart" not in str(diagnose(records))
+
+
+def test_a_loss_that_comes_late_was_not_learned_by_heart() -> None:
+    records = with_weights(noisy(0.1, 0.1), [0.95] * 60, [0.02] * 60)
+    for one in records[:20]:
+        one["weights"], one["norms"] = {"b": 1.0}, {"b": 1.0}
+    assert "by heart" not in str(diagnose(records))
+
+
+@pytest.mark.filterwarnings("ignore:.*less than 1 %")
+def test_gradnorm_and_a_loss_that_is_learned_by_heart() -> None:
+    """As on the faces of MTFL; the way out that is named gives the others their weight back."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 8)
+    trunk, heads = nn.Linear(8, 16), nn.ModuleDict({name: nn.Linear(16, 1) for name in ("known", "a", "b")})
+    optimizer = torch.optim.Adam([*trunk.parameters(), *heads.parameters()], lr=0.01)
+
+    def step(multi, names):
+        optimizer.zero_grad()
+        z = trunk(x)
+        targets = {"known": x[:, :1], "a": torch.randn(64, 1), "b": torch.randn(64, 1)}
+        losses = {name: (heads[name](z) - targets[name]).square().mean() for name in names}
+        result = multi.backward(losses, features=z, shared_params=trunk.parameters())
+        optimizer.step()
+        return result.weights
+
+    multi = MultiLoss(GradNorm(alpha=0.0, lr=0.05))
+    with ConflictRecorder(multi, every=5) as recorder:
+        for _ in range(600):
+            weights = step(multi, heads)
+    assert "'known' seems learned by heart" in str(recorder.diagnose())
+    assert weights["known"] > 2.4
+    others = MultiLoss(GradNorm(alpha=0.0, lr=0.05))
+    for _ in range(100):
+        weights = step(others, ("a", "b"))
+    assert all(weight > 0.5 for weight in weights.values())
 
 
 def test_purity_is_said() -> None:

@@ -10,6 +10,8 @@ The thresholds are conventions, chosen so that noise is not called conflict, and
   in more than `OVERRULED` of the records the plain sum of the gradients points against it.
 - Norms are *uneven* when the largest mean share is more than `UNEVEN` times the smallest.
 - With many pairs a few conflict by chance: up to `BY_CHANCE` of them count as none.
+- A loss is *learned by heart* when from the first to the last third of the records its gradient shrinks below
+  `VANISHED` of what it was, and its share of the weights grows above `MOST`.
 - Fewer than `FEWEST` records say nothing.
 """
 
@@ -27,6 +29,8 @@ STRONG = -0.2
 OVERRULED = 0.25
 UNEVEN = 10.0
 BY_CHANCE = 0.025
+VANISHED = 0.1
+MOST = 0.8
 FEWEST = 10
 #: A change of the share of negative cosines from the first to the last third that is worth a sentence.
 CHANGE = 0.15
@@ -148,6 +152,7 @@ def diagnose(records: Iterable[Mapping[str, Any]]) -> Diagnosis:
         *_of_purity(records),
         *_of_separated(apart),
         norms,
+        *_of_weights(records, names),
     ]
     return Diagnosis(
         verdict,
@@ -375,6 +380,45 @@ def _norms(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[
         ),
         uneven,
     )
+
+
+def _of_weights(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Finding]:
+    """A method that evens out norms gives all weight to a loss that has no gradient left."""
+    third = len(records) // 3
+    weighted = all(record.get("numbers") == "weights" for record in records)
+    if third < FEWEST // 2 or not weighted:
+        return []
+    early, late = (_shares_and_norms(part, names) for part in (records[:third], records[-third:]))
+    most = max(late, key=lambda name: late[name][0])
+    share, norm = late[most]
+    share_before, norm_before = early.get(most, (math.inf, 0.0))
+    if not (share >= MOST and share > share_before and norm < VANISHED * norm_before):
+        return []
+    return [
+        Finding(
+            f"{most!r} seems learned by heart: from the first third to the last its gradient shrinks to "
+            f"{norm / norm_before:.2g} of what it was, and its share of the weights grows from "
+            f"{share_before:.0%} to {share:.0%}. The other losses hardly train any more: stop earlier, or go "
+            "on with a new MultiLoss of the other losses.",
+            {"share before": share_before, "share": share, "norm before": norm_before, "norm": norm},
+        )
+    ]
+
+
+def _shares_and_norms(
+    records: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """Loss -> its mean share of the weights' sizes, and the mean norm of its gradient."""
+    shares: dict[str, list[float]] = {name: [] for name in names}
+    norms: dict[str, list[float]] = {name: [] for name in names}
+    for record in records:
+        total = sum(abs(weight) for weight in record["weights"].values())
+        for name, weight in record["weights"].items():
+            shares[name].append(abs(weight) / total if total else 0.0)
+            norms[name].append(record["norms"][name])
+    return {
+        name: (float(np.mean(shares[name])), float(np.mean(norms[name]))) for name in names if norms[name]
+    }
 
 
 def _advice(verdict: Verdict, uneven: bool) -> str:

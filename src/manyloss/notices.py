@@ -17,10 +17,15 @@ EVERY, LOOKS = 10, 20
 
 
 class Notices:
-    """What this run has warned of already, and what is watched for a warning to come."""
+    """What this run has warned of already, and what is watched for a warning to come.
+
+    Attributes:
+        given: what a warning is about -> its text.
+
+    """
 
     def __init__(self) -> None:
-        self._already: set[str] = set()
+        self.given: dict[str, str] = {}
         self._steps = 0
         self._low: dict[str, int] = {}
 
@@ -32,8 +37,8 @@ class Notices:
             text: of the warning.
 
         """
-        if what not in self._already:
-            self._already.add(what)
+        if what not in self.given:
+            self.given[what] = text
             warnings.warn(text, stacklevel=5)
 
     def of_sums(self, names: Sequence[str], contains: Sequence[tuple[int, int]]) -> None:
@@ -93,7 +98,7 @@ class Notices:
             if self._low[name] == LOOKS:
                 self.once(
                     "neglect",
-                    f"Loss {name!r} has held less than 1 % of {who}'s weight for {EVERY * LOOKS} steps (now "
-                    f"{size / sum(sizes):.2g}): it hardly trains what the losses share. If it is the one "
-                    f"that matters, keep it whole with MultiLoss(Primary({name!r})).",
+                    f"Loss {name!r} has held less than 1 % of {who}'s weight for {EVERY * LOOKS} steps: it "
+                    f"hardly trains what the losses share. If it is the one that matters, keep it whole with "
+                    f"MultiLoss(Primary({name!r})).",
                 )

@@ -167,6 +167,37 @@ def test_a_script_is_compared(tmp_path):
         lab.compare(SCRIPT, ["equal"], seeds=1, out=tmp_path / "run", metrics=METRICS)
 
 
+NEGLECTS = """
+import torch
+from manyloss import lab
+
+multi = lab.method()
+torch.manual_seed(lab.seed(default=0))
+layer = torch.nn.Linear(4, 4)
+optimizer = torch.optim.SGD(layer.parameters(), lr=lab.learning_rate(1e-3))
+for epoch in range(1, 4):
+    for _ in range(80):
+        optimizer.zero_grad()
+        z = layer(torch.ones(2, 4))
+        multi.backward({"faint": 1e-4 * z.sum(), "loud": 100 * (z[:, 0] - 9).square().mean()}, features=z)
+        optimizer.step()
+    lab.log({"val/error": (z[:, 0] - 9).abs().mean()}, epoch=epoch)
+"""
+
+
+def test_what_a_method_warned_of_in_a_script_stands_below_the_table(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(NEGLECTS)
+    table = lab.compare(
+        script, ["equal", "mgda"], seeds=2, out=tmp_path / "run", metrics=["val/error:min"], jobs=2
+    ).table
+    assert table.remarks == [
+        "mgda: Loss 'loud' has held less than 1 % of MGDA's weight for 200 steps: it hardly trains what the "
+        "losses share. If it is the one that matters, keep it whole with MultiLoss(Primary('loud')). (warned "
+        "once in training)"
+    ]
+
+
 def test_a_script_that_keeps_checkpoints_goes_on(tmp_path):
     arguments = ["--keep", "--stop-once"]
     settings = {"seeds": 1, "out": tmp_path / "run", "metrics": METRICS, "arguments": arguments, "jobs": 1}

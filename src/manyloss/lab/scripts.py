@@ -201,6 +201,8 @@ class _Session:
         last = None if self.multi is None else self.multi.last
         if last is not None:
             record["losses"] = {name: float(value) for name, value in last.losses.items()}
+        if self.multi is not None and self.multi.notices.given:
+            record["warnings"] = [*self.multi.notices.given.values()]
         storage.append_lines(self.folder / "log.jsonl", [record])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from manyloss import notices
 from manyloss.lab import LabError
 from manyloss.lab.analysis.results import read_trial
 from manyloss.lab.checks import StorageError
@@ -125,6 +126,17 @@ def test_a_resumed_trial_is_the_same_bit_for_bit(arm, tmp_path):
     # Before the first step, right after the first checkpoint, and after it in the one that follows.
     run_with_stops(broken, 0.0, 1.0, 2.0)
     assert_same_trial(whole.folder, broken.folder)
+
+
+@pytest.mark.filterwarnings("ignore:Loss .* has held less than 1 %")
+def test_what_a_method_warned_of_is_in_the_result_of_a_resumed_trial_too(monkeypatch, tmp_path):
+    monkeypatch.setattr(notices, "LOOKS", 2)  # 1 % of the weight is little for 20 steps already
+    said = Trial(spec(tmp_path / "whole", "mgda")).run()["warnings"]
+    assert [text.partition(": ")[0] for text in said] == [
+        "Loss 'digit' has held less than 1 % of MGDA's weight for 20 steps"
+    ]
+    broken = run_with_stops(spec(tmp_path / "broken", "mgda"), 1.0, 2.0)
+    assert broken["warnings"] == said == dict.fromkeys(said, 1)
 
 
 def test_what_lies_beyond_the_checkpoint_is_cut_off(tmp_path):

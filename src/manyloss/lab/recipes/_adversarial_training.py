@@ -172,9 +172,9 @@ class LibraryMethod(Trainer):
             for name, value in self.method.state_dict().items()
             if name.partition(".")[0] not in ("model", "student", "teacher")
         }
-        return {"method": kept, "steps": self.steps, "warnings": dict(self.warnings)}
+        return {"method": kept, "steps": self.steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was called."""
         self.method.load_state_dict(state["method"], strict=False)
-        self.steps, self.warnings = state["steps"], dict(state["warnings"])
+        self.steps = state["steps"]

@@ -21,7 +21,8 @@ class Trainer(ABC):
     """Makes the step of one batch, with its own state: a MultiLoss, or a defense or distiller in its place.
 
     ``watched`` are numbers of the last step that are worth a look (the accuracy of an adversary), recorded
-    now and then; ``warnings`` counts sentences about what went wrong, each under its own words.
+    now and then; ``warnings`` counts sentences about what went wrong, each under its own words. The training
+    keeps them in its checkpoints.
     """
 
     def __init__(self) -> None:
@@ -105,8 +106,9 @@ class MultiLossTrainer(Trainer):
         self.multi.set_progress(fraction)
 
     def end_epoch(self) -> None:
-        """Pass it on."""
+        """Pass it on, and keep what was warned of, which a MultiLoss does once in a training."""
         self.multi.end_epoch()
+        self.warnings |= dict.fromkeys(self.multi.notices.given.values(), 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Of the MultiLoss."""

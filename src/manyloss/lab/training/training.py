@@ -146,6 +146,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "method": self.trainer.state_dict(),
+            "warnings": dict(self.trainer.warnings),
             "order": self.order.get_state(),
             "random": random_states(),
         }
@@ -159,6 +160,7 @@ class Training:
         if self.scheduler is not None:
             self.scheduler.load_state_dict(saved["scheduler"])
         self.trainer.load_state_dict(saved["method"])
+        self.trainer.warnings = dict(saved.get("warnings", {}))
         self.order.set_state(saved["order"].cpu())
         set_random_states(saved["random"])
         self.state = State.from_dict(saved["state"])

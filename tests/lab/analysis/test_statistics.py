@@ -294,6 +294,20 @@ def test_two_seeds_have_an_interval_and_no_verdict():
     assert answer == "Two seeds are too few for a verdict: run more (`--seeds 5`)."
 
 
+def test_a_seed_in_which_the_baseline_is_0_is_named():
+    """The table counts its trial, the mean change cannot."""
+    told, _ = sentences(
+        {
+            "equal": seeds((0.8, 0.5), (0.0, 0.5), (0.8, 0.5)),
+            "a": seeds((0.88, 0.55), (0.88, 0.55), (0.89, 0.55)),
+        }
+    )
+    assert told["a"].endswith(
+        "over 2 seeds: not tested, two seeds are too few for a verdict; without seed 1: left of equal is 0, "
+        "and nothing is relative to 0."
+    )
+
+
 def test_less_than_one_test_example_is_no_difference_whatever_p_says():
     values = {"equal": BASE, "a": shifted(0.0010, 0.0011, 0.0009, 0.0010)}
     assert compare(values, UP, "equal")["a"].outcome == "better"

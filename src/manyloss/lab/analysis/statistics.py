@@ -380,6 +380,9 @@ def explain(row: Comparison, baseline: str, planned: int, reason: str | None = N
     if row.change is None:
         why = next(iter(row.undefined.values()), row.test.reason)
         return f"{row.arm}: cannot be compared with {against}, {why}{missing}."
+    for why in dict.fromkeys(row.undefined.values()):
+        seeds = [str(seed) for seed, its in row.undefined.items() if its == why]
+        missing += f"; without seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}: {why}"
     digits = percent_digits(row.change)
     change = f"{row.arm}: {percent(row.change.mean, digits=digits)} against {against}"
     if row.change.low is None or row.change.high is None:

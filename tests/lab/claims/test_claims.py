@@ -69,7 +69,7 @@ def claim():
     return claims.read_rule("made.toml", RULE)
 
 
-def write_run(root, claim, accuracies, weight=1.2, rule=None):
+def write_run(root, claim, accuracies, weight=1.2, rule=None, warned=None):
     root.mkdir(parents=True, exist_ok=True)
     source = {"recipe": "made", "options": {"width": 8, "data_root": "/somewhere"}}
     settings = {"rule": rule or claim.rule, "source": source}
@@ -85,6 +85,7 @@ def write_run(root, claim, accuracies, weight=1.2, rule=None):
                 "seconds": 2.0,
                 "remarks": ["masking suspected"] if arm == "b" else [],
                 "words": {"gradient masking": "suspected"} if arm == "b" else {},
+                "warnings": (warned or {}).get(seed, {}) if arm == "b" else {},
             }
             storage.write_json(folder / "result.json", result)
     return root
@@ -103,6 +104,14 @@ def test_what_holds_on_a_substitute_agrees(tmp_path, claim):
     assert [finding.outcome for finding in verdict.findings] == ["holds", "holds"]
     assert verdict.word == "on substitute: agrees"
     assert verdict.findings[0].difference.mean == pytest.approx(0.09667, abs=1e-4)
+
+
+def test_what_warned_in_training_is_among_the_reasons(tmp_path, claim):
+    said = "The discriminator is right on … of the gradients."
+    warned = {0: {said: 40}, 2: {said: 42}}
+    why = judged(write_run(tmp_path, claim, WORSE, warned=warned), claim).why
+    assert why[0].startswith("Contradicted here")
+    assert why[-1] == f"b: {said} (warned 40 to 42 times in training) (seed 0, 2)"
 
 
 def test_what_fails_on_a_substitute_disagrees(tmp_path, claim):

@@ -212,11 +212,21 @@ def remarks_of(trials: Sequence[TrialRecord]) -> tuple[str, ...]:
     for trial in trials:
         for text in trial.remarks:
             said.setdefault(text, []).append(trial.seed)
+    return (*_with_seeds(said, trials), *warnings_of(trials))
+
+
+def warnings_of(trials: Sequence[TrialRecord]) -> tuple[str, ...]:
+    """What warned in training and how often, with the seeds where they differ."""
+    said: dict[str, list[int]] = {}
     for warning in dict.fromkeys(warning for trial in trials for warning in trial.warnings):
         counts = {trial.seed: count for trial in trials if (count := trial.warnings.get(warning))}
         fewest, most = min(counts.values()), max(counts.values())
         often = "once" if most == 1 else f"{fewest if fewest == most else f'{fewest} to {most}'} times"
         said[f"{warning} (warned {often} in training)"] = list(counts)
+    return _with_seeds(said, trials)
+
+
+def _with_seeds(said: Mapping[str, Sequence[int]], trials: Sequence[TrialRecord]) -> tuple[str, ...]:
     return tuple(
         text if len(seeds) == len(trials) else f"{text} (seed {', '.join(map(str, seeds))})"
         for text, seeds in said.items()

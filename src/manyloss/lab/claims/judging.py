@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from manyloss.lab.analysis.results import TrialRecord, read_trial
 from manyloss.lab.analysis.statistics import Interval, mean_interval, rank_correlation
+from manyloss.lab.analysis.table import warnings_of
 from manyloss.lab.checks import LabError
 from manyloss.lab.claims.reasons import Late, reasons
 from manyloss.lab.claims.rule import SIGMA, Check, Claim
@@ -118,11 +119,14 @@ def judge(claim: Claim, root: Path, problem: Problem, *, scale: str | None, seed
         word=word_for(findings, papers_setting),
         findings=findings,
         measured=measured(claim, results),
-        why=reasons(
-            findings,
-            claim.paper_numbers,
-            late=None if problem.keep_last else _late([results[arm] for arm in claim.arms]),
-            papers_setting=papers_setting,
+        why=(
+            *reasons(
+                findings,
+                claim.paper_numbers,
+                late=None if problem.keep_last else _late([results[arm] for arm in claim.arms]),
+                papers_setting=papers_setting,
+            ),
+            *(f"{arm}: {text}" for arm in claim.arms for text in warnings_of([*results[arm].values()])),
         ),
     )
 

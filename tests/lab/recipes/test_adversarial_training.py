@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from manyloss.adversarial import GradientDefense, GradientDistillation, networks
+from manyloss.adversarial import GradientDefense, GradientDistillation, PlainTraining, networks
 from manyloss.lab.recipes._adversarial_training import (
+    COSINE_EVERY,
     AdversarialTraining,
     Classifier,
     LibraryMethod,
@@ -147,6 +148,16 @@ def test_the_networks_that_the_trial_keeps_are_not_kept_twice(kind):
     kept = WAYS[kind](model).state_dict()["method"]
     assert not [name for name in kept if name.startswith(("model.", "student.", "teacher."))]
     assert any(name.startswith("adversary.") for name in kept)
+
+
+def test_untrained_averages_of_batchnorm_are_no_finding(batch):
+    """In the first step they are of no image, and the gradients of both modes have nothing in common."""
+    x, targets = batch
+    model = Classifier(small_network())
+    way = LibraryMethod(PlainTraining(model.network))
+    for step in range(1, COSINE_EVERY + 2):
+        way.step(model, x, targets)
+        assert ("batchnorm cosine" in way.watched) == (step == COSINE_EVERY)
 
 
 def test_what_a_method_measures_is_watched_and_its_warnings_are_counted(batch):

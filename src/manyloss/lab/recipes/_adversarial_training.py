@@ -143,8 +143,9 @@ class LibraryMethod(Trainer):
 
     def step(self, model: nn.Module, inputs: Tensor, targets: Mapping[str, Tensor]) -> StepResult:
         """One step of the method; it holds the model itself."""
-        measured = self.steps % COSINE_EVERY == 0
         self.steps += 1
+        # Not in the first steps, when BatchNorm's running averages are of nothing yet.
+        measured = self.steps % COSINE_EVERY == 0
         result = self.method.backward(inputs, targets[self.task], batchnorm_cosine=measured)
         values = {field.name: getattr(result, field.name) for field in fields(result)}
         self.watched = {

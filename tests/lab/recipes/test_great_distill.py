@@ -115,6 +115,23 @@ def test_one_teacher_serves_all_seeds_and_the_studies_beside_it(tmp_path):
     assert [spec.folder for spec in reading.trials() if spec.arm == TEACHER] == [teachers[0].folder]
 
 
+def test_what_a_recipe_sets_of_itself_makes_another_teacher(tmp_path):
+    """Both are of one class and have the same options; one's images are larger, and so are its networks."""
+    names = (
+        "great-distill-mini",
+        "great-distill-mini-5",
+        "great-distill-mini-224",
+        "great-distill-mini-224-5",
+    )
+    folders = [
+        spec.folder
+        for name in names
+        for spec in plan(name, tmp_path / name, ["great"]).trials()
+        if spec.arm == TEACHER
+    ]
+    assert folders[0] == folders[1] != folders[2] == folders[3]
+
+
 def test_another_teacher_lives_elsewhere(tmp_path):
     one = plan("great-distill-cnn", tmp_path / "one", ["great"])
     options = {**one.source.options, "teacher_epochs": 7}

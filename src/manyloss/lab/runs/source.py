@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -184,6 +185,13 @@ class Source:
             problem.name = problem.name or self.where
         set_defaults(problem, of_arms)
         return problem
+
+    def all_options(self) -> dict[str, Any]:
+        """What the problem is made with: what its recipe sets of itself, and ``options``."""
+        if self.script is not None or self.is_file:
+            return dict(self.options)
+        make = recipe_named(self.where).problem
+        return {**(make.keywords if isinstance(make, partial) else {}), **self.options}
 
     @contextmanager
     def on_path(self) -> Iterator[None]:

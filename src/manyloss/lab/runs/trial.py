@@ -96,7 +96,7 @@ def spec_of(spec: TrialSpec, arm: ChosenArm, problem: Problem) -> TrialSpec:
 def _shared_identity(spec: TrialSpec, arm: ChosenArm, problem: Problem) -> dict[str, Any]:
     """What decides a shared trial, whichever recipe of the same problem class asks for it."""
     options = {
-        name: value for name, value in spec.source.options.items() if name not in arm.arm.shared_despite
+        name: value for name, value in spec.source.all_options().items() if name not in arm.arm.shared_despite
     }
     file = {"source": {**spec.source.identity(), "options": options}} if spec.source.is_file else {}
     return {

@@ -99,6 +99,6 @@ class Notices:
                 self.once(
                     "neglect",
                     f"Loss {name!r} has held less than 1 % of {who}'s weight for {EVERY * LOOKS} steps: it "
-                    f"hardly trains what the losses share. If it is the one that matters, keep it whole with "
+                    "hardly trains what the losses share. If it is the one that matters, keep it whole with "
                     f"MultiLoss(Primary({name!r})).",
                 )

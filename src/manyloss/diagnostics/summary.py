@@ -219,6 +219,14 @@ def _layers(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[PairSummary
     }
 
 
+def _thirds(
+    records: Sequence[Mapping[str, Any]],
+) -> tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]] | None:
+    """The first and the last third of the records; None where they are too short to compare."""
+    third = len(records) // 3
+    return None if third < FEWEST // 2 else (records[:third], records[-third:])
+
+
 def negative_share(pairs: Sequence[PairSummary]) -> float:
     """Share of negative cosines over all pairs and records."""
     total = sum(pair.records for pair in pairs)
@@ -324,8 +332,8 @@ def _of_layers(layers: Mapping[str, tuple[PairSummary, ...]]) -> list[Finding]:
 
 
 def _of_time(records: Sequence[Mapping[str, Any]], opposed: Sequence[PairSummary]) -> list[Finding]:
-    third = len(records) // 3
-    if third < FEWEST // 2 or not opposed:
+    thirds = _thirds(records)
+    if thirds is None or not opposed:
         return []
     chosen = {summary.pair for summary in opposed}
 
@@ -333,7 +341,7 @@ def _of_time(records: Sequence[Mapping[str, Any]], opposed: Sequence[PairSummary
         signs = [c < 0 for record in part for pair, c in record["cosines"].items() if pair in chosen]
         return float(np.mean(signs)) if signs else 0.0
 
-    early, late = share(records[:third]), share(records[-third:])
+    early, late = map(share, thirds)
     figures = {"first third": early, "last third": late}
     if abs(late - early) < CHANGE:
         return []
@@ -384,11 +392,11 @@ def _norms(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[
 
 def _of_weights(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Finding]:
     """A method that evens out norms gives all weight to a loss that has no gradient left."""
-    third = len(records) // 3
+    thirds = _thirds(records)
     weighted = all(record.get("numbers") == "weights" for record in records)
-    if third < FEWEST // 2 or not weighted:
+    if thirds is None or not weighted:
         return []
-    early, late = (_shares_and_norms(part, names) for part in (records[:third], records[-third:]))
+    early, late = (_shares_and_norms(part, names) for part in thirds)
     most = max(late, key=lambda name: late[name][0])
     share, norm = late[most]
     share_before, norm_before = early.get(most, (math.inf, 0.0))

@@ -187,14 +187,14 @@ class ScriptTrial:
                 process = record.get("process")
                 epochs = {number: kept for number, kept in epochs.items() if number < int(record["epoch"])}
             kept = epochs.setdefault(
-                int(record["epoch"]), {"metrics": {}, "step_ms": None, "losses": {}, "warnings": {}}
+                int(record["epoch"]), {"metrics": {}, "step_ms": None, "losses": {}, "warnings": []}
             )
             kept["metrics"] |= {
                 name: math.nan if value is None else float(value) for name, value in record["metrics"].items()
             }
             kept["step_ms"] = record.get("step_ms") or kept["step_ms"]
             kept["losses"] = record.get("losses") or kept["losses"]
-            kept["warnings"] |= dict.fromkeys(record.get("warnings", ()), 1)
+            kept["warnings"] = record.get("warnings") or kept["warnings"]
         return dict(sorted(epochs.items()))
 
     def _latest(self) -> tuple[int, dict[str, float]]:
@@ -241,7 +241,7 @@ class ScriptTrial:
         complete = tested or complete
         best = max(complete, key=lambda number: _score(complete[number], complete, choosing))
         last = {name: value for epoch in epochs.values() for name, value in epoch["metrics"].items()}
-        warned = {text: count for epoch in epochs.values() for text, count in epoch["warnings"].items()}
+        warned = [text for epoch in epochs.values() for text in epoch["warnings"]]
         times = [epoch["step_ms"] for epoch in epochs.values() if epoch["step_ms"]]
         return {
             "status": "finished",
@@ -251,7 +251,7 @@ class ScriptTrial:
             # A test that the script makes once, at its end, is of no epoch in particular.
             "test": {name: epochs[best]["metrics"].get(name, last[name]) for name in shown},
             "step_ms": statistics.median(times) if times else None,
-            **({"warnings": warned} if warned else {}),
+            **({"warnings": dict.fromkeys(warned, 1)} if warned else {}),
         }
 
     def why(self, code: int, log: Path | None = None) -> dict[str, Any]:

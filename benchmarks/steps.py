@@ -45,6 +45,13 @@ class Setup:
         }
         return features, losses
 
+    def to(self, device: str) -> Setup:
+        """All of it there."""
+        self.encoder.to(device)
+        self.heads.to(device)
+        self.inputs, self.targets = self.inputs.to(device), self.targets.to(device)
+        return self
+
 
 def linear_heads(batch: int) -> Setup:
     """40 heads Linear 512 -> 64 -> 1 on pooled features."""
@@ -77,13 +84,16 @@ def setup_of(name: str, encoder: nn.Module, heads: list[nn.Module], batch: int) 
 
 
 def time_of(step: Callable[[], object]) -> float:
+    """Seconds, until a GPU is done too."""
     start = time.perf_counter()
     step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
-def measure(setup: Setup, rounds: int) -> list[dict[str, object]]:
-    """Median paired ratio of each method on each path over the plain step."""
+def measure(setup: Setup, rounds: int, **more: object) -> list[dict[str, object]]:
+    """Median paired ratio of each method on each path over the plain step; ``more`` stands in every row."""
     parameters = [*setup.encoder.parameters(), *setup.heads.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=1e-4)
     last_layer = [p for p in setup.encoder.parameters() if p.dim() == 4][-1]
@@ -127,6 +137,7 @@ def measure(setup: Setup, rounds: int) -> list[dict[str, object]]:
                     "path": path,
                     "ratio": round(statistics.median(ratios), 3),
                     "plain_ms": round(1000 * statistics.median(plains), 1),
+                    **more,
                 }
             )
             print(json.dumps(rows[-1]), flush=True)

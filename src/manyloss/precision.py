@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -37,3 +38,37 @@ def usual_modes() -> AbstractContextManager[Any]:
     for device in on:
         stack.enter_context(torch.autocast(device, enabled=False))
     return stack
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Products of float32 are float32 inside, on GPUs too.
+
+    There PyTorch rounds what enters a convolution to TF32, 10 bits, unless it is told not to, and what enters
+    a matrix product where it is told to.
+    """
+    switches = [
+        _tf32_switch(torch.backends.cudnn, "conv"),
+        _tf32_switch(torch.backends.cuda, "matmul"),
+    ]
+    before = [getattr(place, name) for place, name, _ in switches]
+    try:
+        for place, name, off in switches:
+            setattr(place, name, off)
+        yield
+    finally:
+        for (place, name, _), value in zip(switches, before, strict=True):
+            setattr(place, name, value)
+
+
+def _tf32_switch(library: Any, operation: str) -> tuple[Any, str, Any]:
+    """Where it is set, its name there, and its value for off.
+
+    Torch has an old switch and, from 2.9 on, a new one, and refuses to read the old where the new was used.
+    """
+    place = library.matmul if operation == "matmul" else library
+    try:
+        place.allow_tf32  # noqa: B018  refused in its reading
+    except RuntimeError:
+        return getattr(library, operation), "fp32_precision", "ieee"
+    return place, "allow_tf32", False

@@ -44,7 +44,8 @@ def programs() -> list[str]:
 def run(names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """Run the named benchmarks, or all, one after the other; yields each figure as it comes.
 
-    ``results.json`` holds the last figures of every benchmark, with date and machine.
+    ``results.json`` holds the last figures of every benchmark, with date and machine; one that gives none,
+    for want of a GPU, keeps those it had.
     """
     known = programs()
     for name in names:
@@ -65,6 +66,8 @@ def run(names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
             raise checks.LabError(
                 f"Benchmark {name!r} ended with exit code {process.returncode}; its output is above."
             )
+        if not rows:
+            continue  # it needs what is not here, and says so
         results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         results[name] = {
             "date": datetime.date.today().isoformat(),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from manyloss import checks
 from manyloss.input_gradients import gradient_of_score, ordinary
+from manyloss.precision import without_tf32
 from manyloss.restore import modes_restored
 from manyloss.robustness.attacks import checked_logits
 from manyloss.robustness.masking import masking_verdict
@@ -132,7 +133,8 @@ def evaluate(
     """Attack a model and say how far to trust the result.
 
     Args:
-        model: x [B, ...] in [0, 1] -> logits [B, C]. Runs in eval mode; nothing of it is changed.
+        model: x [B, ...] in [0, 1] -> logits [B, C]. Runs in eval mode and, on a GPU, without TF32, whose
+            rounding would hide gradients; nothing of it is changed.
         data: a DataLoader or any iterable of (x, y), a pair of tensors, or x alone.
         labels: y, when data is x alone.
         eps: radius of the ball in pixel units: [0, 1], and from 0 on in the L2 norm.
@@ -170,7 +172,8 @@ def evaluate(
     every_gpu = list(range(torch.cuda.device_count()))
 
     tally, done = _Tally(), 0
-    with modes_restored(model), torch.random.fork_rng(devices=every_gpu), _reporting(progress) as report:
+    reproducible = torch.random.fork_rng(devices=every_gpu)
+    with modes_restored(model), reproducible, without_tf32(), _reporting(progress) as report:
         torch.manual_seed(seed)
         model.eval()
         if surrogate is not None:

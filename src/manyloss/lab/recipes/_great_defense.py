@@ -43,6 +43,7 @@ from manyloss.lab.recipes._adversarial_training import (
     trades,
 )
 from manyloss.lab.recipes._great import GreatProblem, as_bytes, crop, splits_of
+from manyloss.precision import without_tf32
 from manyloss.restore import modes_restored
 from manyloss.robustness import (
     Attack,
@@ -296,15 +297,16 @@ class DefenseProblem(GreatProblem):
 
     def course(self, network: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
         """What stands up to three attacks, how large logits are, and where their loss has no gradient."""
-        attacked = {
-            "FGSM": fgsm(network, x, y, self.eps),
-            "iFGSM": ifgsm(network, x, y, self.eps, steps=self.attack_steps),
-            "PGD margin": pgd(network, x, y, self.eps, steps=self.pgd_steps, loss="margin"),
-        }
-        with modes_restored(network), torch.no_grad():
-            found = {f"under {name}": accuracy(network, images, y) for name, images in attacked.items()}
-            sizes = network(x).abs().amax(1)
-            gradientless = float(without_gradient(network, x, y).double().mean())
+        with without_tf32():
+            attacked = {
+                "FGSM": fgsm(network, x, y, self.eps),
+                "iFGSM": ifgsm(network, x, y, self.eps, steps=self.attack_steps),
+                "PGD margin": pgd(network, x, y, self.eps, steps=self.pgd_steps, loss="margin"),
+            }
+            with modes_restored(network), torch.no_grad():
+                found = {f"under {name}": accuracy(network, images, y) for name, images in attacked.items()}
+                sizes = network(x).abs().amax(1)
+                gradientless = float(without_gradient(network, x, y).double().mean())
         sized = {"largest logit": float(sizes.max()), "median largest logit": float(sizes.median())}
         return {**found, **sized, ZERO_GRADIENT: gradientless}
 

@@ -64,11 +64,23 @@ recipe = Recipe(
         *DEPARTURES,
         "Of saliency the paper shows three maps and speaks of them; the three numbers here are ours.",
         OPEN,
-        "Small scale: an eighth of the width, 4,000 images, 10 epochs, batches of 64, 200 test images.",
+        "Small scale: an eighth of the width, 4,000 images, 10 epochs (630 steps), batches of 64, 200 test "
+        "images. Medium, for a GPU: half the width, all images, 10 epochs (7,740 steps), batches of 64, 500 "
+        "test images, no AutoAttack.",
     ),
     scales={
         "smoke": {**SMOKE, "sweep": (0.05,)},
         "small": {**SMALL, "train": 4000, "sweep": SWEEP},
+        "medium": {
+            "epochs": 10,
+            "seeds": 3,
+            "width": 32,
+            "validation": 500,
+            "test": 500,
+            "batch_size": 64,
+            "sweep": SWEEP,
+        },
         "full": {**FULL, "sweep": SWEEP},
     },
+    gpu_scales=("medium", "full"),
 )

@@ -359,17 +359,28 @@ def measured(name: str) -> dict[str, Any] | None:
 
 def costs() -> str:
     """Step times of the methods over a plain step, on both paths."""
-    run = measured("steps")
+    return _costs("steps", ("setup", "method"), ("model", "method"))
+
+
+def costs_on_a_gpu() -> str:
+    """The same on a GPU, at two sizes of batch."""
+    return _costs("gpu", ("setup", "batch", "method"), ("model", "batch", "method"))
+
+
+def _costs(benchmark: str, keys: tuple[str, ...], titles: tuple[str, ...]) -> str:
+    run = measured(benchmark)
     if run is None:
         return "Not measured yet: `make bench` measures, `make docs` writes it here."
     steps = [row for row in run["figures"] if "method" in row]
-    ratio = {(row["setup"], row["method"], row["path"]): row["ratio"] for row in steps}
-    rows = ["| model | method | in one backward | per loss |", "| --- | --- | --- | --- |"]
-    for setup, method in dict.fromkeys((setup, method) for setup, method, _ in ratio):
-        times = [ratio.get((setup, method, path)) for path in ("one_backward", "per_loss")]
-        shown = " | ".join("–" if time is None else f"{time:.2f}" for time in times)
-        rows.append(f"| {cell(setup)} | {cell(method)} | {shown} |")
-    return "\n".join(rows) + f"\n\n{_when(run)}"
+    ratio = {(*(row[key] for key in keys), row["path"]): row["ratio"] for row in steps}
+    rows = [f"| {' | '.join((*titles, 'in one backward', 'per loss'))} |"]
+    rows.append("| " + " | ".join("---" for _ in (*titles, 1, 2)) + " |")
+    for place in dict.fromkeys(each[:-1] for each in ratio):
+        times = [ratio.get((*place, path)) for path in ("one_backward", "per_loss")]
+        shown = ["–" if time is None else f"{time:.2f}" for time in times]
+        rows.append(f"| {' | '.join((*(cell(str(each)) for each in place), *shown))} |")
+    on = {row["gpu"] for row in steps if "gpu" in row}
+    return "\n".join(rows) + f"\n\n{_when(run)}" + "".join(f" GPU: {name}." for name in sorted(on))
 
 
 def overhead() -> str:
@@ -722,6 +733,7 @@ def cell(text: str) -> str:
 GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/quickstart.md", "problem"): problem,
     ("docs/benchmarks.md", "costs"): costs,
+    ("docs/benchmarks.md", "costs-on-a-gpu"): costs_on_a_gpu,
     ("docs/lab.md", "commands"): commands,
     ("docs/contributing.md", "files"): files,
     ("docs/benchmarks.md", "benchmarks"): benchmarks,

@@ -336,6 +336,13 @@ class Problem:
         """
         return None
 
+    def reasons(self, trials: Mapping[str, Sequence[Any]]) -> Sequence[str]:
+        """Why a claim's numbers are what they are, where the problem knows: sentences beside the verdict.
+
+        ``trials`` are the finished ones of every arm, each a `TrialRecord`.
+        """
+        return ()
+
     # -- read by the lab ---------------------------------------------------------------------------------
 
     @property

@@ -15,7 +15,7 @@ THRESHOLDS: Mapping[str, float] = {
     "accuracy_at_eps_one": 0.05,
     "black_box_minus_white_box": 0.01,
     "cross_entropy_minus_margin": 0.03,
-    "one_step_minus_half_step": 0.02,
+    "one_step_minus_half_step": 0.10,
     "own_precision_minus_float64": 0.10,
     "zero_gradients": 0.10,
 }

@@ -114,6 +114,15 @@ def test_what_warned_in_training_is_among_the_reasons(tmp_path, claim):
     assert why[-1] == f"b: {said} (warned 40 to 42 times in training) (seed 0, 2)"
 
 
+def test_what_the_problem_knows_is_among_the_reasons(tmp_path, claim):
+    class Knowing(Substitute):
+        def reasons(self, trials):
+            return [f"{arm}: {len(found)} seeds" for arm, found in trials.items()]
+
+    why = judged(write_run(tmp_path, claim, WORSE), claim, problem=Knowing).why
+    assert why[-2:] == ("a: 3 seeds", "b: 3 seeds")
+
+
 def test_what_fails_on_a_substitute_disagrees(tmp_path, claim):
     verdict = judged(write_run(tmp_path, claim, WORSE), claim)
     assert verdict.findings[0].outcome == "fails"

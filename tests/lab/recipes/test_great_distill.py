@@ -1,10 +1,13 @@
 """The distillation recipes: the papers' networks and numbers, one teacher for all, pictures from folders."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from manyloss.lab.analysis.results import TrialRecord
 from manyloss.lab.arms import ArmContext, choose_arms
 from manyloss.lab.checks import LabError
 from manyloss.lab.datasets import mini_imagenet
@@ -113,6 +116,20 @@ def test_one_teacher_serves_all_seeds_and_the_studies_beside_it(tmp_path):
     options = {**first.source.options, "great.teacher_gradient": "output"}
     reading = Study.plan(Source("great-distill-cnn-5", options), ["great"], [0], tmp_path / "third", epochs=1)
     assert [spec.folder for spec in reading.trials() if spec.arm == TEACHER] == [teachers[0].folder]
+
+
+@pytest.mark.parametrize(("teacher", "said"), [(0.70, True), (0.71, True), (0.73, False)])
+def test_a_verdict_says_when_the_teacher_had_nothing_to_teach(teacher, said):
+    def trial(arm, seed, accuracy, record=None):
+        folder, test = Path("nowhere"), {"class/accuracy": accuracy}
+        return TrialRecord(arm, seed, folder, "finished", test=test, record=record or {})
+
+    alone = [trial("baseline", 0, 0.69), trial("baseline", 1, 0.73)]
+    taught = [trial("great", 0, 0.7, {"teacher_accuracy": teacher, "share": 1.0})]
+    found = CnnFromResNet().reasons({"baseline": alone, "great": taught})
+    expected = f"the teacher is right on {teacher:.1%} of the test images, the student alone on 71.0%."
+    assert [expected in each for each in found] == [True] * said
+    assert CnnFromResNet().reasons({"baseline": alone}) == ()
 
 
 def test_what_a_recipe_sets_of_itself_makes_another_teacher(tmp_path):

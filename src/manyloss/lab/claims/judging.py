@@ -126,6 +126,7 @@ def judge(claim: Claim, root: Path, problem: Problem, *, scale: str | None, seed
                 late=None if problem.keep_last else _late([results[arm] for arm in claim.arms]),
                 papers_setting=papers_setting,
             ),
+            *problem.reasons({arm: [*trials.values()] for arm, trials in results.items()}),
             *(f"{arm}: {text}" for arm in claim.arms for text in warnings_of([*results[arm].values()])),
         ),
     )

@@ -11,8 +11,9 @@ every study whose run folders lie side by side.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -49,6 +50,10 @@ SMOKE: Mapping[str, Any] = {
     "batch_size": 32,
 }
 SPARSE = 0.05
+#: In a trial's record: the teacher's share of right answers on the test images.
+TAUGHT_BY = "teacher_accuracy"
+#: A teacher who is no further ahead of the student alone has nothing to show that one could see.
+HARDLY_BETTER = 0.01
 
 
 class DistillationProblem(GreatProblem):
@@ -105,7 +110,19 @@ class DistillationProblem(GreatProblem):
             return None
         accuracy = context.prerequisites[TEACHER]["test"]["class/accuracy"]
         return FinalEvaluation(
-            words={"teacher": f"{accuracy:.1%}"}, record={"teacher_accuracy": accuracy, "share": self.share}
+            words={"teacher": f"{accuracy:.1%}"}, record={TAUGHT_BY: accuracy, "share": self.share}
+        )
+
+    def reasons(self, trials: Mapping[str, Sequence[Any]]) -> Sequence[str]:
+        """Nobody learns from a teacher who knows no more."""
+        everyone = [each for found in trials.values() for each in found]
+        taught = [each.record[TAUGHT_BY] for each in everyone if TAUGHT_BY in each.record]
+        alone = [each.test["class/accuracy"] for each in trials.get(BASELINE, ())]
+        if not taught or not alone or fmean(taught) > fmean(alone) + HARDLY_BETTER:
+            return ()
+        return (
+            f"Hardly anything to teach: the teacher is right on {fmean(taught):.1%} of the test images, the "
+            f"student alone on {fmean(alone):.1%}.",
         )
 
 

@@ -64,3 +64,10 @@ def test_nothing_is_timed_before_it_has_finished(tmp_path):
     study = Study.plan(Source(PROBLEM), ["equal"], [0], tmp_path / "run", epochs=1)
     timing.time_the_steps(study)  # nothing has finished: nothing is written
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_trials_of_a_gpu_are_not_timed_without_one(study, monkeypatch):
+    monkeypatch.setattr(study, "device", "cuda")
+    timing.time_the_steps(study)
+    assert not (study.root / "step_time.json").exists()

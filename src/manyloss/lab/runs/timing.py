@@ -32,9 +32,10 @@ FEWEST, MOST, SECONDS = 5, 200, 1.0
 def time_the_steps(study: Study) -> None:
     """Measure every arm that was not measured yet, and keep the ratios in the run folder.
 
-    An arm that fails here, or whose seed has no finished trial to show that it works, has none.
+    An arm that fails here, or whose seed has no finished trial to show that it works, has none. Trials that
+    came from a GPU are not timed where there is none.
     """
-    if study.source.script is not None:
+    if study.source.script is not None or (study.device != "cpu" and not torch.cuda.is_available()):
         return
     path = study.root / FILE
     known = storage.read_json(path) or {}

@@ -326,7 +326,10 @@ def _options(given: list[str] | None) -> dict[str, Any]:
 @app.command()
 def reproduce(
     claim: Annotated[str | None, typer.Argument(help="Which claim; without one they are listed.")] = None,
-    scale: Annotated[str, typer.Option(help="smoke, small, or full: the paper's own size.")] = "small",
+    scale: Annotated[
+        str,
+        typer.Option(help="smoke, small, or full: the paper's own size; some have medium, for a GPU."),
+    ] = "small",
     readings: Annotated[
         str | None,
         typer.Option(

@@ -114,7 +114,7 @@ class DistillationProblem(GreatProblem):
         )
 
     def reasons(self, trials: Mapping[str, Sequence[Any]]) -> Sequence[str]:
-        """Nobody learns from a teacher who knows no more."""
+        """Whether the teacher knew more than the student learns alone."""
         everyone = [each for found in trials.values() for each in found]
         taught = [each.record[TAUGHT_BY] for each in everyone if TAUGHT_BY in each.record]
         alone = [each.test["class/accuracy"] for each in trials.get(BASELINE, ())]

@@ -65,7 +65,7 @@ recipe = Recipe(
         "Of saliency the paper shows three maps and speaks of them; the three numbers here are ours.",
         OPEN,
         "Small scale: an eighth of the width, 4,000 images, 10 epochs (630 steps), batches of 64, 200 test "
-        "images. Medium, for a GPU: half the width, all images, 10 epochs (7,740 steps), batches of 64, 500 "
+        "images. Medium, for a GPU: half the width, all images, 10 epochs (7,730 steps), batches of 64, 500 "
         "test images, no AutoAttack.",
     ),
     scales={

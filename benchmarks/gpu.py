@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
 from steps import heavy_heads, linear_heads, measure
@@ -20,4 +22,4 @@ if __name__ == "__main__":
             for make in (linear_heads, heavy_heads):
                 measure(make(batch).to("cuda"), ROUNDS, batch=batch, gpu=name)
     else:
-        print("No GPU: nothing is measured.")
+        print("No GPU: nothing is measured.", file=sys.stderr)

@@ -373,8 +373,8 @@ def _costs(benchmark: str, keys: tuple[str, ...], titles: tuple[str, ...]) -> st
         return "Not measured yet: `make bench` measures, `make docs` writes it here."
     steps = [row for row in run["figures"] if "method" in row]
     ratio = {(*(row[key] for key in keys), row["path"]): row["ratio"] for row in steps}
-    rows = [f"| {' | '.join((*titles, 'in one backward', 'per loss'))} |"]
-    rows.append("| " + " | ".join("---" for _ in (*titles, 1, 2)) + " |")
+    columns = (*titles, "in one backward", "per loss")
+    rows = [f"| {' | '.join(columns)} |", "| " + " | ".join("---" for _ in columns) + " |"]
     for place in dict.fromkeys(each[:-1] for each in ratio):
         times = [ratio.get((*place, path)) for path in ("one_backward", "per_loss")]
         shown = ["–" if time is None else f"{time:.2f}" for time in times]

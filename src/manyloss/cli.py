@@ -241,7 +241,7 @@ def compare(
     scale: Annotated[
         str | None,
         typer.Option(
-            help="A recipe's size: smoke, small or full; default: the recipe's own, see its docstring."
+            help="A recipe's size: smoke, small, medium or full; default: the recipe's own (its docstring)."
         ),
     ] = None,
     device: _Device = "cpu",
@@ -454,7 +454,7 @@ def diagnose(
     data: _Data = None,
     data_root: _DataRoot = None,
     option: _Options = None,
-    scale: Annotated[str | None, typer.Option(help="A recipe's size: smoke, small or full.")] = None,
+    scale: Annotated[str | None, typer.Option(help="A recipe's size: smoke, small, medium or full.")] = None,
     device: _Device = "cpu",
     layers: Annotated[bool, typer.Option(help="Also look at the encoder's layers.")] = True,
     launch: _Launch = "",

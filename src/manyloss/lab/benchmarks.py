@@ -67,7 +67,7 @@ def run(names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
                 f"Benchmark {name!r} ended with exit code {process.returncode}; its output is above."
             )
         if not rows:
-            continue  # it needs what is not here, and says so
+            continue  # it needs what is not here
         results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         results[name] = {
             "date": datetime.date.today().isoformat(),

@@ -179,12 +179,11 @@ def test_the_full_scale_path_learns_one_batch_by_heart():
     optimizer = torch.optim.Adam(context.model.parameters(), lr=3e-4)
     way.set_progress(0.3)
     losses = []
-    for _ in range(12):
+    for _ in range(18):
         optimizer.zero_grad()
         losses.append(float(way.step(context.model, x, {"class": y}).losses["class"]))
         optimizer.step()
-    assert min(losses) < 0.1 * losses[0]  # single steps go up and down, by how much differs between machines
-    assert losses[-1] < 0.5 * losses[0]
+    assert max(losses[-3:]) < 0.1 * losses[0]  # single steps go up and down
 
 
 @pytest.fixture(scope="module")

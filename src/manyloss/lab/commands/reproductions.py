@@ -41,9 +41,10 @@ def reproduce(
 ) -> tuple[Verdict, ComparedMethods]:
     """Run a paper's experiment, and judge its claim by a rule that was written beforehand.
 
-    Args: as of `compare`; ``scale`` is smoke, small, or full: the paper's own size. ``readings`` also tries
-    other answers to what the paper leaves open: "all" of those that the claim lists, or so many, drawn with a
-    fixed seed; the verdict then says under how many the claim holds, and ``readings.html`` draws them.
+    Args: as of `compare`; ``scale`` is smoke, small, medium (where a recipe has it) or full: the paper's own
+    size. ``readings`` also tries other answers to what the paper leaves open: "all" of those that the claim
+    lists, or so many, drawn with a fixed seed; the verdict then says under how many the claim
+    holds, and ``readings.html`` draws them.
 
     Trials that another claim on the same experiment has finished, in a run folder beside ``out``, are copied
     if they have the same settings and this claim's rule was there when that folder was begun.

@@ -337,6 +337,10 @@ def reproduce(
             metavar="N",
         ),
     ] = None,
+    reading_seeds: Annotated[
+        int | None,
+        typer.Option(help="Seeds of each reading but the recipe's own; default: those of --seeds.", min=1),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; default: runs/CLAIM-SCALE.")] = None,
     data: _Data = None,
     data_root: _DataRoot = None,
@@ -365,6 +369,7 @@ def reproduce(
         claim,
         scale=scale,
         readings=readings,
+        reading_seeds=reading_seeds,
         seeds=None if seeds is None else lab.choose_seeds(seeds),
         jobs=jobs,
         out=out,

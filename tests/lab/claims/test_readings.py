@@ -41,7 +41,7 @@ def opens():
 
 
 def judged(settings, margin, holds=False):
-    return readings.Judged(settings, "on substitute: unclear", holds, margin, 0.1)
+    return readings.Judged(settings, "on substitute: unclear", holds, margin, 0.1, 3)
 
 
 def test_the_grid_starts_with_the_reading_in_force_and_a_sample_is_seeded(opens):
@@ -85,6 +85,21 @@ def test_the_sentence_counts_what_holds_and_names_what_decides(opens):
     assert drawn.endswith("of the variance; in a draw the shares overlap)")
     same = [judged(each, 1.0, True) for each in readings.chosen(opens, None)]
     assert str(readings.summed_up(opens, same)) == "holds under 6 of 6 readings"
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ([5, 5], ""),
+        ([3, 3], ", with 3 seeds each and 5 for the recipe's own"),
+        ([1, 1], ", with 1 seed each and 5 for the recipe's own"),
+        ([3, 4], ", with 3 to 4 seeds each and 5 for the recipe's own"),
+    ],
+)
+def test_the_sentence_says_where_readings_have_fewer_seeds(opens, others, said):
+    grid = readings.chosen(opens, 3)
+    found = [replace(judged(each, 1.0), seeds=n) for each, n in zip(grid, [5, *others], strict=True)]
+    assert str(readings.summed_up(opens, found)) == f"holds under 0 of 3 readings, drawn from 6{said}"
 
 
 def finding(relation, difference, against, within=0.0, outcome="holds"):
@@ -210,17 +225,34 @@ def test_readings_are_asked_for_by_a_number_or_all():
         lab.reproduce("graddrop-sines", readings="some")
 
 
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"reading_seeds": 2}, "--reading-seeds is for --readings, which is not given"),
+        ({"readings": 2, "reading_seeds": 3}, "--reading-seeds 3 is not between 1 and the run's 2 seeds"),
+        ({"readings": 2, "reading_seeds": 0}, "--reading-seeds 0 is not between 1 and the run's 2 seeds"),
+    ],
+)
+def test_seeds_of_readings_are_among_those_of_the_run(asked, reason, tmp_path):
+    with pytest.raises(LabError, match=reason):
+        lab.reproduce("graddrop-sines", scale="smoke", seeds=2, out=tmp_path / "sines", **asked)
+    assert not (tmp_path / "sines").exists()
+
+
 @pytest.mark.slow
 def test_readings_are_run_judged_recorded_and_resumed(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "sines"
-    words = ["reproduce", "graddrop-sines", "--scale", "smoke", "--seeds", "2", "--out", str(folder)]
+    words = ["reproduce", "graddrop-sines", "--scale", "smoke", "--seeds", "3", "--out", str(folder)]
+    words += ["--reading-seeds", "2"]
     monkeypatch.setattr(sys, "argv", ["manyloss", *words, "--jobs", "1", "--readings", "2"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 0
-    assert "of 2 readings, drawn from 9" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "of 2 readings, drawn from 9, with 2 seeds each and 3 for the recipe's own" in said
     record = json.loads((folder / "claim.json").read_text())["readings"]
-    assert [len(each) for each in record["judged"]] == [5, 5]
+    assert [len(each) for each in record["judged"]] == [6, 6]
+    assert [each[-1] for each in record["judged"]] == [3, 2]
     assert record["judged"][0][:2] == [10.0, 1]
     (other,) = (folder / "readings").iterdir()
     made = {path: path.stat().st_mtime_ns for path in other.rglob("result.json")}

@@ -49,7 +49,8 @@ class Judged:
     """What became of a claim under one reading.
 
     ``margin`` is that of its weakest check: how far the means differ in the claimed direction, relative to
-    what is compared with; below 0 they differ in the other one. None without a result.
+    what is compared with; below 0 they differ in the other one. None without a result. ``seeds`` is how many
+    it was judged with.
     """
 
     settings: Settings
@@ -57,6 +58,7 @@ class Judged:
     holds: bool
     margin: float | None
     half_width: float | None
+    seeds: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Readings:
         with_result = [each for each in self.judged if each.margin is not None]
         held = sum(each.holds for each in with_result)
         more = "" if self.of == len(self.judged) else f", drawn from {self.of}"
-        text = f"holds under {held} of {len(with_result)} readings{more}"
+        text = f"holds under {held} of {len(with_result)} readings{more}{self._seeds()}"
         if lost := len(self.judged) - len(with_result):
             text += f" ({lost} more without a result)"
         if not self.decides:
@@ -89,6 +91,14 @@ class Readings:
         overlap = "; in a draw the shares overlap" if more else ""
         share = f"{self.decides[option]:.0%} of the variance{overlap}"
         return f"{text}; what decides most is {says} ({share})"
+
+    def _seeds(self) -> str:
+        """Said where the readings have other seeds than the run that they are read beside."""
+        own, others = self.judged[0].seeds, {each.seeds for each in self.judged[1:]}
+        if not others - {own}:
+            return ""
+        count = f"{min(others)}" if len(others) == 1 else f"{min(others)} to {max(others)}"
+        return f", with {count} {'seed' if count == '1' else 'seeds'} each and {own} for the recipe's own"
 
 
 def readings_of(claim: str) -> tuple[Open, ...]:
@@ -168,6 +178,7 @@ def judged(settings: Settings, verdict: Verdict) -> Judged:
         holds=bool(verdict.findings) and all(each.outcome == "holds" for each in verdict.findings),
         margin=None if weakest is None else weakest[0],
         half_width=None if weakest is None else weakest[1],
+        seeds=verdict.seeds,
     )
 
 
@@ -211,7 +222,8 @@ def record_of_readings(readings: Readings) -> dict[str, Any]:
             for each in readings.opens
         },
         "judged": [
-            [*each.settings.values(), each.word, each.margin, each.half_width] for each in readings.judged
+            [*each.settings.values(), each.word, each.margin, each.half_width, each.seeds]
+            for each in readings.judged
         ],
     }
 

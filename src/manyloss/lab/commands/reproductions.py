@@ -25,6 +25,7 @@ def reproduce(
     *,
     scale: str = "small",
     readings: int | str | None = None,
+    reading_seeds: int | None = None,
     seeds: int | Sequence[int] | None = None,
     jobs: int | None = None,
     out: str | Path | None = None,
@@ -44,7 +45,8 @@ def reproduce(
     Args: as of `compare`; ``scale`` is smoke, small, medium (where a recipe has it) or full: the paper's own
     size. ``readings`` also tries other answers to what the paper leaves open: "all" of those that the claim
     lists, or so many, drawn with a fixed seed; the verdict then says under how many the claim
-    holds, and ``readings.html`` draws them.
+    holds, and ``readings.html`` draws them. ``reading_seeds`` trains every reading but the recipe's own
+    with the first so many seeds.
 
     Trials that another claim on the same experiment has finished, in a run folder beside ``out``, are copied
     if they have the same settings and this claim's rule was there when that folder was begun.
@@ -77,6 +79,7 @@ def reproduce(
             },
         },
     )
+    few = _seeds_of_readings(reading_seeds, readings, experiment.seeds)
     experiment.first.take_over(claims.folders_of_other_claims(chosen, root))
     run_trials(experiment, retry=retry, timeout=trial_timeout, executor=executor, console=console)
     study = experiment.first
@@ -88,7 +91,7 @@ def reproduce(
     results = show_results(experiment, console)
     if readings is not None:
         tried = _try_readings(
-            chosen, verdict, count, experiment, retry=retry, timeout=trial_timeout, executor=executor,
+            chosen, verdict, count, few, experiment, retry=retry, timeout=trial_timeout, executor=executor,
             console=console,
         )  # fmt: skip
         verdict = replace(verdict, readings=tried)
@@ -116,10 +119,27 @@ def _how_many_readings(asked: int | str | None) -> int | None:
     )
 
 
+def _seeds_of_readings(few: int | None, readings: int | str | None, seeds: Sequence[int]) -> Sequence[int]:
+    """The first ``few`` of the run's seeds; all of them when None."""
+    if few is None:
+        return seeds
+    if readings is None:
+        raise checks.LabError(
+            "--reading-seeds is for --readings, which is not given. Add --readings 24 or all."
+        )
+    if not 1 <= few <= len(seeds):
+        raise checks.LabError(
+            f"--reading-seeds {few} is not between 1 and the run's {len(seeds)} seeds. "
+            "Leave it out, and every reading has them all; or give the run more: --seeds."
+        )
+    return seeds[:few]
+
+
 def _try_readings(
     claim: Claim,
     in_force: Verdict,
     count: int | None,
+    seeds: Sequence[int],
     experiment: Experiment,
     *,
     retry: bool,
@@ -150,7 +170,7 @@ def _try_readings(
         claims.check_folder(claim, root)
         notes = {**experiment.common["notes"], "reading": settings}
         common = {**experiment.common, "epochs": epochs, "notes": notes}
-        planned = Experiment(source, claim.arms, study.seeds, root, common=common).first
+        planned = Experiment(source, claim.arms, seeds, root, common=common).first
         words = ", ".join(f"{name} {value}" for name, value in settings.items())
         say.print(f"\nReading {number} of {len(wanted)}: {words}", markup=False)
         planned.take_over(roots)
@@ -161,7 +181,7 @@ def _try_readings(
             executor=None if isinstance(executor, str) else executor,
         )
         roots.append(root)
-        verdict = claims.judge(claim, root, planned.problem, scale=in_force.scale, seeds=study.seeds)
+        verdict = claims.judge(claim, root, planned.problem, scale=in_force.scale, seeds=seeds)
         found.append(readings.judged(settings, verdict))
     tried = readings.summed_up(opens, found)
     page = write_readings(study.root, claim, tried)

@@ -23,6 +23,7 @@ from manyloss.lab.runs.study import Study
 from manyloss.lab.runs.trial import Trial
 from manyloss.lab.training import Training
 from tests.lab.recipes.made_cifar import write
+from tests.lab.runs.test_trial import assert_same_trial
 
 RECIPES = [name for name in all_recipes() if name.startswith(("great-distill", "great-sobolev"))]
 
@@ -116,6 +117,14 @@ def test_one_teacher_serves_all_seeds_and_the_studies_beside_it(tmp_path):
     options = {**first.source.options, "great.teacher_gradient": "output"}
     reading = Study.plan(Source("great-distill-cnn-5", options), ["great"], [0], tmp_path / "third", epochs=1)
     assert [spec.folder for spec in reading.trials() if spec.arm == TEACHER] == [teachers[0].folder]
+
+    below = plan("great-distill-cnn-5", first.root / "readings" / "one")  # a study of a reading lies there
+    assert TEACHER in [spec.arm for spec in below.missing()]
+    below.take_over([first.root])
+    assert {spec.label for spec in below.missing()} == {"great seed 0"}
+    (copied,) = [spec.folder for spec in below.trials() if spec.arm == TEACHER]
+    assert copied.is_relative_to(first.root / "readings" / "prerequisites")
+    assert_same_trial(copied, teachers[0].folder)
 
 
 @pytest.mark.parametrize(("teacher", "said"), [(0.70, True), (0.71, True), (0.73, False)])

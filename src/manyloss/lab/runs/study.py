@@ -28,7 +28,7 @@ from manyloss.lab.runs.executors.processes import Processes
 from manyloss.lab.runs.progress import Display
 from manyloss.lab.runs.script_trial import trial_of
 from manyloss.lab.runs.source import Source, as_kept
-from manyloss.lab.runs.trial import TrialSpec, environment, spec_of
+from manyloss.lab.runs.trial import TrialSpec, environment, shared_root, spec_of
 from manyloss.lab.scripts import chosen_on_what_is_shown
 
 FORMAT = 1
@@ -364,7 +364,8 @@ class Study:
             return
         taken = 0
         for spec in self.missing():
-            there = storage.trial_folder(root, spec.arm, spec.seed)
+            its_root = root if spec.root == self.root else shared_root(root, spec.root.name)
+            there = storage.trial_folder(its_root, spec.arm, spec.seed)
             try:
                 known, result = storage.read_json(there / "settings.json"), storage.read_result(there)
             except checks.StorageError:

@@ -90,7 +90,12 @@ def spec_of(spec: TrialSpec, arm: ChosenArm, problem: Problem) -> TrialSpec:
         return replace(spec, arm=arm.name, epochs=epochs)
     alone = replace(spec, arm=arm.name, epochs=epochs, seed=0)
     name = f"{arm.name}-{storage.fingerprint(_shared_identity(alone, arm, problem))}"
-    return replace(alone, root=spec.root.absolute().parent / "prerequisites" / name)
+    return replace(alone, root=shared_root(spec.root, name))
+
+
+def shared_root(run_folder: Path, name: str) -> Path:
+    """Where a shared trial of this name lies for a run folder and those beside it."""
+    return run_folder.absolute().parent / "prerequisites" / name
 
 
 def _shared_identity(spec: TrialSpec, arm: ChosenArm, problem: Problem) -> dict[str, Any]:

@@ -518,7 +518,22 @@ def _readings(record: dict[str, Any]) -> str:
         share = each["share of the variance"]
         values = cell(", ".join(map(str, each["values"])))
         rows.append(f"| {cell(each['open'])} | {values} | {'–' if share is None else f'{share:.0%}'} |")
-    return f"The claim {cell(found['says'])}.\n\n" + "\n".join(rows)
+    parts = [f"The claim {cell(found['says'])}.", "\n".join(rows)]
+    if found.get("checks"):
+        parts.append("\n".join(_checks_over_readings(found)))
+    return "\n\n".join(parts)
+
+
+def _checks_over_readings(found: dict[str, Any]) -> list[str]:
+    """Under how many readings each check holds, and what decides that."""
+    rows = ["| check | ✓ | ✗ | ? | what decides most |", "| --- | --- | --- | --- | --- |"]
+    for check in found["checks"]:
+        shares = check["share of the variance"]
+        option = max(shares, key=shares.get, default=None)
+        decides = "–" if option is None else f"{found['open'][option]['open']} ({shares[option]:.0%})"
+        counts = " | ".join(str(check[outcome]) for outcome in ("holds", "fails", "unclear"))
+        rows.append(f"| {cell(check['says'])} | {counts} | {cell(decides)} |")
+    return rows
 
 
 def _checks(record: dict[str, Any]) -> str:

@@ -41,7 +41,9 @@ def opens():
 
 
 def judged(settings, margin, holds=False):
-    return readings.Judged(settings, "on substitute: unclear", holds, margin, 0.1, 3)
+    outcome = "no result" if margin is None else "holds" if holds else "unclear"
+    check = readings.JudgedCheck("it holds", outcome, margin, 0.1)
+    return readings.Judged(settings, "on substitute: unclear", 3, (check,))
 
 
 def test_the_grid_starts_with_the_reading_in_force_and_a_sample_is_seeded(opens):
@@ -100,6 +102,56 @@ def test_the_sentence_says_where_readings_have_fewer_seeds(opens, others, said):
     grid = readings.chosen(opens, 3)
     found = [replace(judged(each, 1.0), seeds=n) for each, n in zip(grid, [5, *others], strict=True)]
     assert str(readings.summed_up(opens, found)) == f"holds under 0 of 3 readings, drawn from 6{said}"
+
+
+def of_two_checks(opens):
+    """The first check holds where the optimiser is sgd, the second fails by the rate."""
+    found = []
+    for number, settings in enumerate(readings.chosen(opens, None)):
+        sgd = settings["optimizer"] == "sgd"
+        first = readings.JudgedCheck("it is better", "holds" if sgd else "unclear", 1.0 if sgd else -0.1, 0.2)
+        second = readings.JudgedCheck("it is best", "fails", -settings["rate"], 0.01)
+        lost = readings.JudgedCheck("it is best", "no result", None, None)
+        found.append(readings.Judged(settings, "unclear", 3, (first, lost if number == 5 else second)))
+    return readings.summed_up(opens, found)
+
+
+def test_each_check_is_counted_over_the_readings_by_itself(opens):
+    tried = of_two_checks(opens)
+    assert str(tried).startswith(
+        "holds under 0 of 5 readings (1 more without a result); what decides most is"
+    )
+    first, second = tried.by_check().values()
+    assert [first.count(each) for each in readings.OUTCOMES] == [3, 0, 3, 0]
+    assert [second.count(each) for each in readings.OUTCOMES] == [0, 5, 0, 1]
+    assert first.decides_most() == ("the optimiser of w", pytest.approx(1.0))
+    assert second.decides_most()[0] == "the learning rate"
+    assert first.by_check() == {}
+    assert readings.summed_up(opens, first.judged).by_check() == {}
+    record = readings.record_of_readings(tried)
+    better, best = record["checks"]
+    assert (better["says"], better["holds"], better["unclear"]) == ("it is better", 3, 3)
+    assert better["margins"] == [each.checks[0].margin for each in tried.judged]
+    assert best["share of the variance"] == dict(second.decides)
+    assert tried.judged[-1].of_check("another").margin is None
+    json.dumps(record)
+
+
+def test_a_verdict_says_each_check_over_its_readings(opens, tmp_path):
+    claim = claims.claim_named("gradnorm-toy-2")
+    tried = of_two_checks(opens)
+    said = claims.lines_of(Verdict(claim, "small", False, 3, "unclear", (), readings=tried))
+    assert said[-3] == f"The claim {tried}."
+    assert said[-2] == "  holds 3, fails 0 of 6, mostly by the optimiser of w (100%): it is better"
+    assert said[-1].startswith("  holds 0, fails 5 of 6, mostly by the learning rate (")
+    page = Page(write_readings(tmp_path, claim, tried).read_text())
+    labels = [each["aria-label"] for each in page.all("div", role="img")]
+    assert [label.partition(" by reading")[0] for label in labels] == [
+        "Margin of the weakest check",
+        "Margin of the check 'it is better'",
+        "Margin of the check 'it is best'",
+    ]
+    assert "Check by check" in page.words()
 
 
 def finding(relation, difference, against, within=0.0, outcome="holds"):
@@ -210,12 +262,12 @@ def test_every_reading_is_an_option_whose_first_value_is_in_force(name):
 
 def test_the_page_draws_every_reading_and_says_the_sentence(opens, tmp_path):
     found = [judged(each, 0.1 * each["rate"] - 0.02, False) for each in readings.chosen(opens, None)]
-    tried = readings.summed_up(opens, [replace(found[0], margin=None), *found[1:]])
+    tried = readings.summed_up(opens, [judged(found[0].settings, None), *found[1:]])
     page = Page(write_readings(tmp_path, claims.claim_named("gradnorm-toy-2"), tried).read_text())
     assert str(tried) in page.words()
     (label,) = [each["aria-label"] for each in page.all("div", role="img")]
     assert label.count("%") == 5
-    nothing = readings.summed_up(opens, [replace(each, margin=None) for each in found])
+    nothing = readings.summed_up(opens, [judged(each.settings, None) for each in found])
     page = Page(write_readings(tmp_path, claims.claim_named("gradnorm-toy-2"), nothing).read_text())
     assert page.all("div", role="img") == []
 

@@ -20,18 +20,19 @@ import itertools
 import random
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 from manyloss.lab.arms import is_of_an_arm
 from manyloss.lab.checks import LabError
-from manyloss.lab.claims.judging import Finding, Verdict
+from manyloss.lab.claims.judging import Finding, Outcome, Verdict
 
 Settings = Mapping[str, Any]
 FEWEST_VALUES, MOST_VALUES = 2, 4
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,51 @@ class Open:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What became of a claim under one reading.
+class JudgedCheck:
+    """What became of one check under one reading.
 
-    ``margin`` is that of its weakest check: how far the means differ in the claimed direction, relative to
-    what is compared with; below 0 they differ in the other one. None without a result. ``seeds`` is how many
-    it was judged with.
+    ``margin`` is how far the means differ in the claimed direction, relative to what is compared with; below
+    0 they differ in the other one. None without a result.
     """
+
+    says: str
+    outcome: Outcome
+    margin: float | None
+    half_width: float | None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of a claim under one reading: of all its checks, from this many seeds."""
 
     settings: Settings
     word: str
-    holds: bool
-    margin: float | None
-    half_width: float | None
     seeds: int
+    checks: tuple[JudgedCheck, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Does every check?"""
+        return bool(self.checks) and all(check.outcome == "holds" for check in self.checks)
+
+    @property
+    def margin(self) -> float | None:
+        """That of the weakest check; None where one has no result."""
+        return None if (weakest := self._weakest()) is None else weakest[0]
+
+    @property
+    def half_width(self) -> float | None:
+        """Of the weakest check's margin."""
+        return None if (weakest := self._weakest()) is None else weakest[1]
+
+    def of_check(self, says: str) -> Judged:
+        """The reading as if the claim were this one check."""
+        mine = [check for check in self.checks if check.says == says]
+        return replace(self, checks=tuple(mine or [JudgedCheck(says, "no result", None, None)]))
+
+    def _weakest(self) -> tuple[float, float] | None:
+        known = [(each.margin, each.half_width or 0.0) for each in self.checks if each.margin is not None]
+        return min(known) if known and len(known) == len(self.checks) else None
 
 
 @dataclass(frozen=True)
@@ -77,20 +109,36 @@ class Readings:
             count *= len(each.values)
         return count
 
+    def by_check(self) -> dict[str, Readings]:
+        """The same readings of each check alone; nothing where there is but one."""
+        says = [check.says for check in self.judged[0].checks]
+        if len(says) < 2:
+            return {}
+        return {each: summed_up(self.opens, [one.of_check(each) for one in self.judged]) for each in says}
+
+    def count(self, outcome: Outcome) -> int:
+        """Under how many readings some check came out so; for "holds", all of them."""
+        if outcome == "holds":
+            return sum(each.holds for each in self.judged)
+        return sum(any(check.outcome == outcome for check in each.checks) for each in self.judged)
+
     def __str__(self) -> str:
         with_result = [each for each in self.judged if each.margin is not None]
-        held = sum(each.holds for each in with_result)
         more = "" if self.of == len(self.judged) else f", drawn from {self.of}"
-        text = f"holds under {held} of {len(with_result)} readings{more}{self._seeds()}"
+        text = f"holds under {self.count('holds')} of {len(with_result)} readings{more}{self._seeds()}"
         if lost := len(self.judged) - len(with_result):
             text += f" ({lost} more without a result)"
-        if not self.decides:
+        if (most := self.decides_most()) is None:
             return text
-        option = max(self.decides, key=lambda name: self.decides[name])
-        says = next(each.says for each in self.opens if each.option == option)
         overlap = "; in a draw the shares overlap" if more else ""
-        share = f"{self.decides[option]:.0%} of the variance{overlap}"
-        return f"{text}; what decides most is {says} ({share})"
+        return f"{text}; what decides most is {most[0]} ({most[1]:.0%} of the variance{overlap})"
+
+    def decides_most(self) -> tuple[str, float] | None:
+        """What is open that explains most of the margins, and its share; None with too few readings."""
+        if not self.decides:
+            return None
+        option = max(self.decides, key=lambda name: self.decides[name])
+        return next(each.says for each in self.opens if each.option == option), self.decides[option]
 
     def _seeds(self) -> str:
         """Said where the readings have other seeds than the run that they are read beside."""
@@ -169,17 +217,11 @@ def chosen(opens: Sequence[Open], count: int | None, seed: int = 0) -> list[dict
 
 def judged(settings: Settings, verdict: Verdict) -> Judged:
     """One reading's verdict in short."""
-    margins = [_margin(finding) for finding in verdict.findings]
-    known = [margin for margin in margins if margin is not None]
-    weakest = min(known, key=lambda margin: margin[0]) if len(known) == len(margins) and known else None
-    return Judged(
-        settings=dict(settings),
-        word=verdict.word,
-        holds=bool(verdict.findings) and all(each.outcome == "holds" for each in verdict.findings),
-        margin=None if weakest is None else weakest[0],
-        half_width=None if weakest is None else weakest[1],
-        seeds=verdict.seeds,
-    )
+    checks = [
+        JudgedCheck(finding.check.says, finding.outcome, *(_margin(finding) or (None, None)))
+        for finding in verdict.findings
+    ]
+    return Judged(dict(settings), verdict.word, verdict.seeds, tuple(checks))
 
 
 def summed_up(opens: Sequence[Open], found: Sequence[Judged]) -> Readings:
@@ -221,6 +263,15 @@ def record_of_readings(readings: Readings) -> dict[str, Any]:
             }
             for each in readings.opens
         },
+        "checks": [
+            {
+                "says": says,
+                **{outcome: found.count(outcome) for outcome in OUTCOMES},
+                "margins": [each.margin for each in found.judged],
+                "share of the variance": dict(found.decides),
+            }
+            for says, found in readings.by_check().items()
+        ],
         "judged": [
             [*each.settings.values(), each.word, each.margin, each.half_width, each.seeds]
             for each in readings.judged

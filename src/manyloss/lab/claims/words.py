@@ -10,7 +10,7 @@ from typing import Any
 from manyloss.lab.analysis.results import TrialRecord, read_trial
 from manyloss.lab.analysis.statistics import Interval
 from manyloss.lab.claims.judging import Finding, Outcome, Verdict
-from manyloss.lab.claims.readings import record_of_readings
+from manyloss.lab.claims.readings import Readings, record_of_readings
 from manyloss.lab.claims.reasons import reasons
 from manyloss.lab.claims.rule import claim_named
 from manyloss.lab.runs import storage
@@ -45,7 +45,16 @@ def lines_of(verdict: Verdict) -> list[str]:
     seeds = f"{verdict.seeds} seed{'' if verdict.seeds == 1 else 's'}"
     lines += ["", f"Verdict: {verdict.word} ({setting}{scale}, {seeds}, rule {verdict.claim.rule})."]
     lines += verdict.why
-    return lines if verdict.readings is None else [*lines, f"The claim {verdict.readings}."]
+    if verdict.readings is None:
+        return lines
+    checks = [f"  {_over_readings(found)}: {says}" for says, found in verdict.readings.by_check().items()]
+    return [*lines, f"The claim {verdict.readings}.", *checks]
+
+
+def _over_readings(found: Readings) -> str:
+    """One check over all readings."""
+    most = "" if (most := found.decides_most()) is None else f", mostly by {most[0]} ({most[1]:.0%})"
+    return f"holds {found.count('holds')}, fails {found.count('fails')} of {len(found.judged)}{most}"
 
 
 def record_of(verdict: Verdict, root: Path) -> dict[str, Any]:

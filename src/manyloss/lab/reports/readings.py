@@ -5,6 +5,7 @@ Simonsohn, Simmons and Nelson 2020.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,19 @@ def write_readings(folder: Path, claim: Claim, readings: Readings) -> Path:
         claim=claim,
         readings=readings,
         curve=draw_readings(readings),
+        checks=readings.by_check(),
+        curves=[
+            replace(panel, title=says)
+            for says, found in readings.by_check().items()
+            if (panel := draw_readings(found, f"the check {says!r}")) is not None
+        ],
         percent=percent,
     )
     storage.write_bytes(path, page.encode("utf-8"))
     return path
 
 
-def draw_readings(readings: Readings) -> Panel | None:
+def draw_readings(readings: Readings, of: str = "the weakest check") -> Panel | None:
     """The margins in order, each with its interval, above the settings that made them; None without any."""
     drawn = sorted((each for each in readings.judged if each.margin is not None), key=_margin)
     if not drawn:
@@ -79,7 +86,7 @@ def draw_readings(readings: Readings) -> Panel | None:
         shapes=[{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": line}],
     )
     told = ", ".join(percent(_margin(each)) for each in drawn)
-    return Panel(f"Margin of the weakest check by reading, in order: {told}.", figure, height, wide=True)
+    return Panel(f"Margin of {of} by reading, in order: {told}.", figure, height, wide=True)
 
 
 def _points(drawn: list[Judged], holds: bool) -> dict[str, Any]:

@@ -339,7 +339,7 @@ def reproduce(
     ] = None,
     reading_seeds: Annotated[
         int | None,
-        typer.Option(help="Seeds of each reading but the recipe's own; default: those of --seeds.", min=1),
+        typer.Option(help="How many of the seeds each reading is judged with; default: all.", min=1),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; default: runs/CLAIM-SCALE.")] = None,
     data: _Data = None,

@@ -78,30 +78,17 @@ def test_the_sentence_counts_what_holds_and_names_what_decides(opens):
     found = [judged(each, float(better), better) for each, better in zip(grid, sgd, strict=True)]
     found[-1] = judged(grid[-1], None)
     text = str(readings.summed_up(opens, found))
-    assert text.startswith("holds under 2 of 5 readings (1 more without a result)")
+    assert text.startswith("holds under 2 of 5 readings, with 3 seeds each (1 more without a result)")
     assert text.endswith("; what decides most is the optimiser of w (100% of the variance)")
     few = readings.summed_up(opens, found[:4])  # a mean, two effects of the rate, one of the optimiser
-    assert str(few) == "holds under 2 of 4 readings, drawn from 6"
+    assert str(few) == "holds under 2 of 4 readings, drawn from 6, with 3 seeds each"
     drawn = str(readings.summed_up(opens, found[:5]))
-    assert drawn.startswith("holds under 2 of 5 readings, drawn from 6; what decides most is the optimiser")
+    assert drawn.startswith("holds under 2 of 5 readings, drawn from 6, with 3 seeds each; what decides most")
     assert drawn.endswith("of the variance; in a draw the shares overlap)")
     same = [judged(each, 1.0, True) for each in readings.chosen(opens, None)]
-    assert str(readings.summed_up(opens, same)) == "holds under 6 of 6 readings"
-
-
-@pytest.mark.parametrize(
-    ("others", "said"),
-    [
-        ([5, 5], ""),
-        ([3, 3], ", with 3 seeds each and 5 for the recipe's own"),
-        ([1, 1], ", with 1 seed each and 5 for the recipe's own"),
-        ([3, 4], ", with 3 to 4 seeds each and 5 for the recipe's own"),
-    ],
-)
-def test_the_sentence_says_where_readings_have_fewer_seeds(opens, others, said):
-    grid = readings.chosen(opens, 3)
-    found = [replace(judged(each, 1.0), seeds=n) for each, n in zip(grid, [5, *others], strict=True)]
-    assert str(readings.summed_up(opens, found)) == f"holds under 0 of 3 readings, drawn from 6{said}"
+    assert str(readings.summed_up(opens, same)) == "holds under 6 of 6 readings, with 3 seeds each"
+    once = [replace(each, seeds=1) for each in same]
+    assert str(readings.summed_up(opens, once)) == "holds under 6 of 6 readings, with 1 seed each"
 
 
 def of_two_checks(opens):
@@ -119,7 +106,7 @@ def of_two_checks(opens):
 def test_each_check_is_counted_over_the_readings_by_itself(opens):
     tried = of_two_checks(opens)
     assert str(tried).startswith(
-        "holds under 0 of 5 readings (1 more without a result); what decides most is"
+        "holds under 0 of 5 readings, with 3 seeds each (1 more without a result); what decides most is"
     )
     first, second = tried.by_check().values()
     assert [first.count(each) for each in readings.OUTCOMES] == [3, 0, 3, 0]
@@ -301,10 +288,11 @@ def test_readings_are_run_judged_recorded_and_resumed(tmp_path, capsys, monkeypa
         cli.main()
     assert ended.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "of 2 readings, drawn from 9, with 2 seeds each and 3 for the recipe's own" in said
+    assert "of 2 readings, drawn from 9, with 2 seeds each" in said
+    assert "3 seeds, rule" in said
     record = json.loads((folder / "claim.json").read_text())["readings"]
-    assert [len(each) for each in record["judged"]] == [6, 6]
-    assert [each[-1] for each in record["judged"]] == [3, 2]
+    assert [len(each) for each in record["judged"]] == [5, 5]
+    assert record["seeds"] == 2
     assert record["judged"][0][:2] == [10.0, 1]
     (other,) = (folder / "readings").iterdir()
     made = {path: path.stat().st_mtime_ns for path in other.rglob("result.json")}

@@ -122,10 +122,16 @@ class Readings:
             return sum(each.holds for each in self.judged)
         return sum(any(check.outcome == outcome for check in each.checks) for each in self.judged)
 
+    @property
+    def seeds(self) -> int:
+        """That each was judged with."""
+        return self.judged[0].seeds
+
     def __str__(self) -> str:
+        seeds = f"{self.seeds} seed{'' if self.seeds == 1 else 's'}"
         with_result = [each for each in self.judged if each.margin is not None]
         more = "" if self.of == len(self.judged) else f", drawn from {self.of}"
-        text = f"holds under {self.count('holds')} of {len(with_result)} readings{more}{self._seeds()}"
+        text = f"holds under {self.count('holds')} of {len(with_result)} readings{more}, with {seeds} each"
         if lost := len(self.judged) - len(with_result):
             text += f" ({lost} more without a result)"
         if (most := self.decides_most()) is None:
@@ -139,14 +145,6 @@ class Readings:
             return None
         option = max(self.decides, key=lambda name: self.decides[name])
         return next(each.says for each in self.opens if each.option == option), self.decides[option]
-
-    def _seeds(self) -> str:
-        """Said where the readings have other seeds than the run that they are read beside."""
-        own, others = self.judged[0].seeds, {each.seeds for each in self.judged[1:]}
-        if not others - {own}:
-            return ""
-        count = f"{min(others)}" if len(others) == 1 else f"{min(others)} to {max(others)}"
-        return f", with {count} {'seed' if count == '1' else 'seeds'} each and {own} for the recipe's own"
 
 
 def readings_of(claim: str) -> tuple[Open, ...]:
@@ -272,9 +270,9 @@ def record_of_readings(readings: Readings) -> dict[str, Any]:
             }
             for says, found in readings.by_check().items()
         ],
+        "seeds": readings.seeds,
         "judged": [
-            [*each.settings.values(), each.word, each.margin, each.half_width, each.seeds]
-            for each in readings.judged
+            [*each.settings.values(), each.word, each.margin, each.half_width] for each in readings.judged
         ],
     }
 

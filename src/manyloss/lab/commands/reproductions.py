@@ -45,8 +45,8 @@ def reproduce(
     Args: as of `compare`; ``scale`` is smoke, small, medium (where a recipe has it) or full: the paper's own
     size. ``readings`` also tries other answers to what the paper leaves open: "all" of those that the claim
     lists, or so many, drawn with a fixed seed; the verdict then says under how many the claim
-    holds, and ``readings.html`` draws them. ``reading_seeds`` trains every reading but the recipe's own
-    with the first so many seeds.
+    holds, and ``readings.html`` draws them. ``reading_seeds`` judges each reading with the first so many of
+    the seeds; the verdict has them all.
 
     Trials that another claim on the same experiment has finished, in a run folder beside ``out``, are copied
     if they have the same settings and this claim's rule was there when that folder was begun.
@@ -79,7 +79,7 @@ def reproduce(
             },
         },
     )
-    few = _seeds_of_readings(reading_seeds, readings, experiment.seeds)
+    few = _seeds_of_readings(reading_seeds, readings, experiment.first.seeds)
     experiment.first.take_over(claims.folders_of_other_claims(chosen, root))
     run_trials(experiment, retry=retry, timeout=trial_timeout, executor=executor, console=console)
     study = experiment.first
@@ -161,7 +161,8 @@ def _try_readings(
     say, study = console or Console(quiet=True), experiment.first
     opens = claims.readings_of(claim.name)
     wanted = readings.chosen(opens, count)
-    found, roots = [readings.judged(wanted[0], in_force)], [study.root]
+    own = claims.judge(claim, study.root, study.problem, scale=in_force.scale, seeds=seeds)
+    found, roots = [readings.judged(wanted[0], own)], [study.root]
     for number, settings in enumerate(wanted[1:], start=2):
         options = {**experiment.source.options, **readings.options_of_reading(opens, settings)}
         source = Source(experiment.source.where, options)

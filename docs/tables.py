@@ -530,7 +530,10 @@ def _checks_over_readings(found: dict[str, Any]) -> list[str]:
     for check in found["checks"]:
         shares = check["share of the variance"]
         option = max(shares, key=shares.get, default=None)
-        decides = "–" if option is None else f"{found['open'][option]['open']} ({shares[option]:.0%})"
+        if option is None:
+            decides = "nothing beyond noise" if check["alike"] else "–"
+        else:
+            decides = f"{found['open'][option]['open']} ({shares[option]:.0%})"
         counts = " | ".join(str(check[outcome]) for outcome in ("holds", "fails", "unclear"))
         rows.append(f"| {cell(check['says'])} | {counts} | {cell(decides)} |")
     return rows

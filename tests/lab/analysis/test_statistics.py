@@ -13,6 +13,7 @@ from manyloss.lab.analysis.statistics import (
     holm,
     mean_interval,
     mean_ranks,
+    means_differ,
     paired_test,
     percent,
     relative_change,
@@ -59,6 +60,19 @@ def test_interval_by_hand():
 def test_one_value_has_no_interval():
     interval = mean_interval([0.5])
     assert (interval.mean, interval.half_width, interval.low, interval.high) == (0.5, None, None, None)
+
+
+def test_means_differ_is_scipys_analysis_of_variance():
+    rng = np.random.default_rng(0)
+    for sizes in ((3, 3, 3), (2, 5, 9, 4), (20, 3)):
+        groups = [rng.normal(0.3 * place, 1 + 0.1 * place, size) for place, size in enumerate(sizes)]
+        expected = stats.f_oneway(*groups).pvalue
+        assert means_differ([mean_interval(list(group)) for group in groups]) == pytest.approx(expected)
+    flat = [Interval(1.0, 0.0, 3), Interval(2.0, 0.0, 3)]
+    assert means_differ(flat) == 0.0
+    assert means_differ(flat[:1] * 2) == 1.0
+    assert means_differ(flat[:1]) is None
+    assert means_differ([Interval(1.0, None, 1), *flat]) is None
 
 
 def test_no_values_are_an_error():

@@ -86,8 +86,12 @@ def test_the_sentence_counts_what_holds_and_names_what_decides(opens):
     assert drawn.startswith("holds under 2 of 5 readings, drawn from 6, with 3 seeds each; what decides most")
     assert drawn.endswith("of the variance; in a draw the shares overlap)")
     same = [judged(each, 1.0, True) for each in readings.chosen(opens, None)]
-    assert str(readings.summed_up(opens, same)) == "holds under 6 of 6 readings, with 3 seeds each"
-    once = [replace(each, seeds=1) for each in same]
+    alike = "holds under 6 of 6 readings, with 3 seeds each; they differ by no more than noise"
+    assert str(readings.summed_up(opens, same)) == alike
+    once = [
+        replace(each, seeds=1, checks=tuple(replace(check, half_width=None) for check in each.checks))
+        for each in same
+    ]
     assert str(readings.summed_up(opens, once)) == "holds under 6 of 6 readings, with 1 seed each"
 
 
@@ -101,6 +105,28 @@ def of_two_checks(opens):
         lost = readings.JudgedCheck("it is best", "no result", None, None)
         found.append(readings.Judged(settings, "unclear", 3, (first, lost if number == 5 else second)))
     return readings.summed_up(opens, found)
+
+
+def test_nothing_decides_where_readings_differ_by_no_more_than_noise(opens, tmp_path):
+    """A half width of 0.1 over 3 seeds is a deviation of 0.04."""
+    grid = readings.chosen(opens, None)
+    for size, alike in ((0.05, True), (0.3, False)):
+        found = [judged(each, size * (each["optimizer"] == "sgd")) for each in grid]
+        tried = readings.summed_up(opens, found)
+        assert (tried.alike, tried.decides == {}) == (alike, alike)
+        assert str(tried).endswith("; they differ by no more than noise") == alike
+        assert readings.record_of_readings(tried)["alike"] is alike
+    two = [
+        replace(each, checks=(*each.checks, replace(each.checks[0], says="it is best", margin=1.0)))
+        for each in found
+    ]
+    tried = readings.summed_up(opens, two)
+    said = claims.lines_of(
+        Verdict(claims.claim_named("gradnorm-toy-2"), "small", False, 3, "unclear", (), readings=tried)
+    )
+    assert said[-1] == "  holds 0, fails 0 of 6, alike but for noise: it is best"
+    page = Page(write_readings(tmp_path, claims.claim_named("gradnorm-toy-2"), tried).read_text())
+    assert "nothing beyond noise" in page.words()
 
 
 def test_each_check_is_counted_over_the_readings_by_itself(opens):

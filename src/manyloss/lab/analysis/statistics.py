@@ -117,6 +117,28 @@ def rank_correlation(values: Sequence[float], others: Sequence[float]) -> Interv
     return Interval(r, max(r - math.tanh(z - reach), math.tanh(z + reach) - r), count)
 
 
+def means_differ(groups: Sequence[Interval]) -> float | None:
+    """The p-value of all groups having one mean: the F-test of a one-way analysis of variance.
+
+    Of means with their 95 % intervals over ``count`` values each. None for fewer than two groups, or where a
+    group has no interval.
+    """
+    if len(groups) < 2 or any(each.half_width is None for each in groups):
+        return None
+    values = sum(each.count for each in groups)
+    grand = math.fsum(each.count * each.mean for each in groups) / values
+    between = math.fsum(each.count * (each.mean - grand) ** 2 for each in groups)
+    within = math.fsum(
+        (each.count - 1) * each.count * (half / _quantile((1 + CONFIDENCE) / 2, each.count - 1)) ** 2
+        for each in groups
+        if (half := each.half_width) is not None
+    )
+    if between <= 0 or within <= 0:
+        return 1.0 if between <= 0 else 0.0
+    freedom = len(groups) - 1, values - len(groups)
+    return float(stats.f.sf((between / freedom[0]) / (within / freedom[1]), *freedom))
+
+
 @cache
 def _quantile(level: float, freedom: int) -> float:
     """Of the t-distribution; a report asks for the same one at every point of every curve."""

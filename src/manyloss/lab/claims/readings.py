@@ -23,9 +23,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from importlib.resources import files
+from operator import itemgetter
 from statistics import fmean
 from typing import Any, get_args
 
+from manyloss.lab.analysis.statistics import CONFIDENCE, Interval, means_differ
 from manyloss.lab.arms import is_of_an_arm
 from manyloss.lab.checks import LabError
 from manyloss.lab.claims.judging import Finding, Outcome, Verdict
@@ -88,18 +90,22 @@ class Judged:
         mine = [check for check in self.checks if check.says == says]
         return replace(self, checks=tuple(mine or [JudgedCheck(says, "no result", None, None)]))
 
-    def _weakest(self) -> tuple[float, float] | None:
-        known = [(each.margin, each.half_width or 0.0) for each in self.checks if each.margin is not None]
-        return min(known) if known and len(known) == len(self.checks) else None
+    def _weakest(self) -> tuple[float, float | None] | None:
+        known = [(each.margin, each.half_width) for each in self.checks if each.margin is not None]
+        return min(known, key=itemgetter(0)) if known and len(known) == len(self.checks) else None
 
 
 @dataclass(frozen=True)
 class Readings:
-    """All that was judged, the reading in force first; ``decides`` is each open thing's share of variance."""
+    """All that was judged, the reading in force first; ``decides`` is each open thing's share of variance.
+
+    It is empty where the margins are ``alike``: they differ by no more than those of single seeds do.
+    """
 
     opens: tuple[Open, ...]
     judged: tuple[Judged, ...]
     decides: Mapping[str, float]
+    alike: bool = False
 
     @property
     def of(self) -> int:
@@ -134,6 +140,8 @@ class Readings:
         text = f"holds under {self.count('holds')} of {len(with_result)} readings{more}, with {seeds} each"
         if lost := len(self.judged) - len(with_result):
             text += f" ({lost} more without a result)"
+        if self.alike:
+            return f"{text}; they differ by no more than noise"
         if (most := self.decides_most()) is None:
             return text
         overlap = "; in a draw the shares overlap" if more else ""
@@ -223,8 +231,11 @@ def judged(settings: Settings, verdict: Verdict) -> Judged:
 
 
 def summed_up(opens: Sequence[Open], found: Sequence[Judged]) -> Readings:
-    """The readings with what decides: eta squared of each open thing."""
-    return Readings(tuple(opens), tuple(found), eta_squared(opens, found))
+    """The readings with what decides: eta squared of each open thing, if they differ beyond noise."""
+    known = [Interval(each.margin, each.half_width, each.seeds) for each in found if each.margin is not None]
+    p = means_differ(known)
+    alike = p is not None and p >= 1 - CONFIDENCE
+    return Readings(tuple(opens), tuple(found), {} if alike else eta_squared(opens, found), alike)
 
 
 def eta_squared(opens: Sequence[Open], found: Sequence[Judged]) -> dict[str, float]:
@@ -266,24 +277,26 @@ def record_of_readings(readings: Readings) -> dict[str, Any]:
                 "says": says,
                 **{outcome: found.count(outcome) for outcome in OUTCOMES},
                 "margins": [each.margin for each in found.judged],
+                "alike": found.alike,
                 "share of the variance": dict(found.decides),
             }
             for says, found in readings.by_check().items()
         ],
         "seeds": readings.seeds,
+        "alike": readings.alike,
         "judged": [
             [*each.settings.values(), each.word, each.margin, each.half_width] for each in readings.judged
         ],
     }
 
 
-def _margin(finding: Finding) -> tuple[float, float] | None:
+def _margin(finding: Finding) -> tuple[float, float | None] | None:
     """How far a check holds by its means, relative to what it is compared with, and its half width."""
     difference, against = finding.difference, finding.against
     if difference is None or against is None:
         return None
     size = abs(against) or 1.0
-    half = (difference.half_width or 0.0) / size
+    half = None if difference.half_width is None else difference.half_width / size
     if finding.check.relation == "near":
         return (finding.check.within - abs(difference.mean)) / size, half
     sign = -1.0 if finding.check.relation == "lower" else 1.0

@@ -99,7 +99,12 @@ def _points(drawn: list[Judged], holds: bool) -> dict[str, Any]:
         "name": "holds" if holds else "does not hold",
         "mode": "markers",
         "marker": {"color": colour, "size": 9, "symbol": "circle" if holds else "x"},
-        "error_y": {"type": "data", "array": [each.half_width for each in mine], "color": colour, "width": 2},
+        "error_y": {
+            "type": "data",
+            "array": [each.half_width or 0.0 for each in mine],
+            "color": colour,
+            "width": 2,
+        },
         "hovertemplate": "%{fullData.name}: %{y:+.1%}<extra></extra>",
     }
 

@@ -110,7 +110,23 @@ def test_every_row_gets_the_same_number_and_the_best_that_finished_is_chosen(tmp
         for row in tuning.searched.values()
     ]
     assert first == [[1.0, *FIRST_FACTORS]] * 3  # no row is lucky
-    assert "optimizer.weight_decay" in tuning.searched[TUNED_SUM].settings[1].arm
+    in_first_round, drawn = tuning.searched[TUNED_SUM].settings[1:5], tuning.searched[TUNED_SUM].settings[5]
+    for setting, factor in zip(in_first_round, FIRST_FACTORS, strict=True):
+        assert setting.arm == f"static:optimizer.lr_factor={factor:g}"  # all weights 1
+        assert setting.drawn == {"optimizer.lr_factor": factor}
+    assert "optimizer.weight_decay" in drawn.arm
+    assert "digit=" in drawn.arm
+
+
+def test_weights_are_drawn_evenly_after_a_first_round_of_equal_ones():
+    """The first round tells the search of learning rates, and of nothing that it did not draw."""
+    space = SumSpace("static", {}, LR, {"digit": 1.0, "ink": 1.0})
+    rates = [10 ** (place / 5 - 1) for place in range(11)]
+    tried = [({"optimizer.lr_factor": rate}, math.log10(rate)) for rate in rates]
+    drawn = [each for seed in range(10) for each in ask(space, tried, 10, seed)]
+    shares = [choose_arm(space.text(each), DigitAndInk()).options["digit"] / 2 for each in drawn]
+    assert sum((share - 0.5) ** 2 for share in shares) / 100 == pytest.approx(1 / 12, abs=0.03)
+    assert sum(each["optimizer.lr_factor"] > 1 for each in drawn) > 65  # at random it would be 50
 
 
 def test_a_setting_says_what_its_trial_needs():

@@ -85,6 +85,10 @@ class Space:
             return None
         return {**values, LR_FACTOR: 1.0}
 
+    def at_first_rate(self, drawn: Mapping[str, Any], factor: float) -> dict[str, Any]:
+        """What was drawn, with this learning rate of the first round if it is searched."""
+        return {**drawn, **({LR_FACTOR: factor} if LR_FACTOR in drawn else {})}
+
     def text(self, drawn: Mapping[str, Any]) -> str:
         """The arm with these values."""
         options = {
@@ -100,6 +104,9 @@ class SumSpace(Space):
     Shares p of the losses are uniform on the simplex, as ``-log u_i`` over their sum with u_i uniform on
     (0, 1). The weights are ``w_i = T (p_i / c_i) / sum_j (p_j / c_j)``, where c_i is 1 or, with the scale
     "first epoch", the size of the loss in the first epoch of the plain sum.
+
+    In the first round the weights are equal and the weight decay is the user's, so that the sum has whatever
+    equal weights reach at the common learning rates; weights and weight decay are drawn from the next on.
     """
 
     sizes: Mapping[str, float] = field(default_factory=dict)
@@ -115,15 +122,19 @@ class SumSpace(Space):
         shares = {f"u:{name}": FloatDistribution(1e-3, 1 - 1e-3) for name in self.sizes}
         return {"scale": CategoricalDistribution(scales), **shares, **super().distributions()}
 
+    def at_first_rate(self, drawn: Mapping[str, Any], factor: float) -> dict[str, Any]:
+        """Equal weights with this learning rate."""
+        return {LR_FACTOR: factor}
+
     def text(self, drawn: Mapping[str, Any]) -> str:
         """``static:digit=0.7:loop=1.3`` with these values."""
-        rest = {name: drawn[name] for name in self.ranges}
+        rest = {name: drawn[name] for name in self.ranges if name in drawn}
         if len(self.sizes) < 2:
             return super().text(rest)
-        shares = {
-            name: -math.log(drawn[f"u:{name}"]) / (size if drawn["scale"] == "first epoch" else 1.0)
-            for name, size in self.sizes.items()
-        }
+        shares = dict.fromkeys(self.sizes, 1.0)
+        if "scale" in drawn:
+            units = self.sizes if drawn["scale"] == "first epoch" else shares
+            shares = {name: -math.log(drawn[f"u:{name}"]) / units[name] for name in self.sizes}
         return weighted_sum(shares) + super().text(rest).removeprefix(self.arm)
 
 
@@ -156,9 +167,8 @@ def ask(
     search = optuna.create_study(direction="maximize", sampler=sampler)
     for drawn, value in tried:
         ended = TrialState.PRUNED if value is None else TrialState.COMPLETE
-        search.add_trial(
-            create_trial(params=dict(drawn), distributions=distributions, value=value, state=ended)
-        )
+        searched = {name: distributions[name] for name in drawn}
+        search.add_trial(create_trial(params=dict(drawn), distributions=searched, value=value, state=ended))
     return [dict(search.ask(distributions).params) for _ in range(count)]
 
 
@@ -326,8 +336,9 @@ class Tuning:
         for again in range(5):  # few values may leave few combinations
             seed = seed_for(row.label, len(row.settings) + 1000 * again, "tuning")
             for drawn in ask(space, self._tried(row), count - len(found), seed % 2**32):
-                if LR_FACTOR in drawn and len(row.settings) + len(found) <= len(FIRST_FACTORS):
-                    drawn[LR_FACTOR] = FIRST_FACTORS[len(row.settings) + len(found) - 1]
+                place = len(row.settings) + len(found)
+                if place <= len(FIRST_FACTORS):
+                    drawn = space.at_first_rate(drawn, FIRST_FACTORS[place - 1])
                 setting = Setting.of(choose_arm(space.text(drawn), self.problem), self.problem, drawn)
                 if setting.arm not in known:
                     known.add(setting.arm)

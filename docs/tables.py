@@ -652,7 +652,7 @@ def board() -> str:
     entries = read_entries(VERDICTS / "board")
     if not entries:
         return "Nothing yet."
-    from manyloss.lab.analysis.cells import change_text
+    from manyloss.lab.analysis.cells import median_text
 
     found = Board.of(entries)
     lines = [f"**{found.verdict}**"]
@@ -670,10 +670,10 @@ def board() -> str:
     for each in found.standings:
         rank = "–" if each.mean_rank is None else f"{each.mean_rank:.2f}"
         changes = (
-            f"{change_text(each.change)} | {each.better} / {each.worse} | "
-            f"{change_text(each.change_against_tuned_sum)} | {each.above} / {each.below}"
+            f"{median_text(each.change)} | {each.better} / {each.worse} | "
+            f"{median_text(each.change_against_tuned_sum)} | {each.above} / {each.below}"
         )
-        single = f"{change_text(each.delta_m)} | " if alone else ""
+        single = f"{median_text(each.delta_m)} | " if alone else ""
         time = "–" if each.step_time is None else f"{each.step_time:.2f}"
         rows.append(f"| `{each.method}` | {each.problems} | {rank} | {changes} | {single}{time} |")
     return "\n\n".join([*lines, "\n".join(rows), *map(_entry, entries)])

@@ -14,6 +14,7 @@ from manyloss.lab.analysis.statistics import (
     mean_interval,
     mean_ranks,
     means_differ,
+    median_interval,
     paired_test,
     percent,
     relative_change,
@@ -73,6 +74,28 @@ def test_means_differ_is_scipys_analysis_of_variance():
     assert means_differ(flat[:1] * 2) == 1.0
     assert means_differ(flat[:1]) is None
     assert means_differ([Interval(1.0, None, 1), *flat]) is None
+
+
+@pytest.mark.parametrize(("count", "k"), [(1, 0), (5, 0), (6, 1), (8, 1), (9, 2), (11, 2), (12, 3), (20, 6)])
+def test_median_interval_covers_what_the_sign_test_says(count, k):
+    """k is that of Conover's table of the sign test at 5 %, two-sided."""
+    values = [float(place) for place in range(1, count + 1)]
+    found = median_interval(values[::-1])
+    assert found.median == (count + 1) / 2
+    assert (found.low, found.high) == ((k, count + 1 - k) if k else (None, None))
+    if k:
+        covered = scipy_sign_test_interval(values)
+        assert (found.low, found.high) == covered
+
+
+def scipy_sign_test_interval(values):
+    """The hypothetical medians between values that the two-sided binomial test does not reject."""
+    kept = [
+        middle
+        for middle in np.arange(0.5, len(values) + 1)
+        if stats.binomtest(int(sum(value > middle for value in values)), len(values)).pvalue > 0.05
+    ]
+    return kept[0] - 0.5, kept[-1] + 0.5
 
 
 def test_no_values_are_an_error():

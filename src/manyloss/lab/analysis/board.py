@@ -1,5 +1,8 @@
 """The board read back: one entry per problem, and what they say together.
 
+Changes over the problems are medians: an error that doubles is a change of -100 %, one that halves of +50 %,
+and a mean over a few problems would tell of the one on which a method went wrong.
+
 Methods are ranked within each problem by their mean change against equal weights. Over the problems,
 Friedman's test asks whether the ranks differ at all, and Nemenyi's critical difference (Demsar 2006) by how
 much two mean ranks must differ: CD = q sqrt(k (k + 1) / (6 N)) for k methods on N problems, with q from the
@@ -20,7 +23,7 @@ import numpy as np
 from manyloss.lab import checks
 from manyloss.lab.analysis.comparison import ComparedMethods
 from manyloss.lab.analysis.pareto import nondominated
-from manyloss.lab.analysis.statistics import Interval, mean_interval, relative_change
+from manyloss.lab.analysis.statistics import Median, median_interval, relative_change
 from manyloss.lab.runs import storage
 from manyloss.lab.tuning import TUNED_SUM
 
@@ -136,11 +139,11 @@ def read_entries(folder: Path) -> list[Entry]:
 
 @dataclass(frozen=True)
 class Standing:
-    """One method over all problems: its mean rank (1 is best), mean changes, and how often it won or lost.
+    """One method over all problems: its mean rank (1 is best), median changes, how often it won or lost.
 
     ``better`` and ``worse`` are problems where it differs from equal weights beyond noise, ``above`` and
-    ``below`` from the tuned sum. Changes are means over its problems, with t-intervals; ``step_time`` is the
-    geometric mean.
+    ``below`` from the tuned sum. Changes are medians over its problems, with intervals of the sign test;
+    ``step_time`` is the geometric mean.
     """
 
     method: str
@@ -150,9 +153,9 @@ class Standing:
     worse: int = 0
     above: int = 0
     below: int = 0
-    change: Interval | None = None
-    change_against_tuned_sum: Interval | None = None
-    delta_m: Interval | None = None
+    change: Median | None = None
+    change_against_tuned_sum: Median | None = None
+    delta_m: Median | None = None
     step_time: float | None = None
 
 
@@ -229,9 +232,9 @@ def _standing(name: str, entries: Sequence[Entry], mean_rank: float | None) -> S
     def over_problems(quantity: str) -> list[float]:
         return [float(row[quantity]) for row in rows if row.get(quantity) is not None]
 
-    def mean(quantity: str) -> Interval | None:
+    def middle(quantity: str) -> Median | None:
         found = over_problems(quantity)
-        return mean_interval(found) if found else None
+        return median_interval(found) if found else None
 
     times = over_problems("step_time")
     return Standing(
@@ -242,9 +245,9 @@ def _standing(name: str, entries: Sequence[Entry], mean_rank: float | None) -> S
         worse=sum(row.get("outcome") == "worse" for row in rows),
         above=sum(row.get("outcome_against_tuned_sum") == "better" for row in rows),
         below=sum(row.get("outcome_against_tuned_sum") == "worse" for row in rows),
-        change=mean("change"),
-        change_against_tuned_sum=mean("change_against_tuned_sum"),
-        delta_m=mean("delta_m"),
+        change=middle("change"),
+        change_against_tuned_sum=middle("change_against_tuned_sum"),
+        delta_m=middle("delta_m"),
         step_time=geometric_mean(times) if times else None,
     )
 

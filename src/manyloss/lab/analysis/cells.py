@@ -11,7 +11,7 @@ from rich.cells import cell_len
 
 from manyloss.lab.analysis.beside import cost_text
 from manyloss.lab.analysis.results import MetricColumn
-from manyloss.lab.analysis.statistics import Comparison, Interval, p_text, percent, percent_digits
+from manyloss.lab.analysis.statistics import Comparison, Interval, Median, p_text, percent, percent_digits
 from manyloss.lab.analysis.table import MARKS, Row, Table
 
 
@@ -77,6 +77,18 @@ def change_text(change: Interval | None, digits: int = 1) -> str:
     half = change.half_width
     spread = "" if half is None else f" ± {percent(half, signed=False, digits=digits)}"
     return percent(change.mean, digits=digits) + spread
+
+
+def median_text(change: Median | None) -> str:
+    """``+1.2% (−0.3% to +2.0%)``."""
+    if change is None:
+        return "–"
+    ends = (
+        ""
+        if change.low is None or change.high is None
+        else f" ({percent(change.low)} to {percent(change.high)})"
+    )
+    return percent(change.median) + ends
 
 
 def p_cell(row: Comparison) -> str:

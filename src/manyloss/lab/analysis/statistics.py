@@ -47,6 +47,16 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Median:
+    """A median and the ends of its confidence interval (None with fewer than six values)."""
+
+    median: float
+    low: float | None
+    high: float | None
+    count: int
+
+
+@dataclass(frozen=True)
 class PairedTest:
     """A two-sided paired t-test. ``p`` is None when there is nothing to test, and ``reason`` says why."""
 
@@ -98,6 +108,20 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
     except OverflowError:  # values of 1e200, on the way to a divergence
         deviation = math.inf
     return Interval(mean, _quantile((1 + confidence) / 2, count - 1) * deviation / math.sqrt(count), count)
+
+
+def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Median:
+    """The median with the interval of the sign test, whatever the values' distribution.
+
+    From the k-th smallest of n values to the k-th largest, with the largest k for which
+    2 P(Bin(n, 1/2) < k) <= 1 - confidence.
+    """
+    found = sorted(values)
+    k = 0
+    while stats.binom.cdf(k, len(found), 0.5) <= (1 - confidence) / 2:
+        k += 1
+    low, high = (found[k - 1], found[-k]) if k else (None, None)
+    return Median(median(found), low, high, len(found))
 
 
 def rank_correlation(values: Sequence[float], others: Sequence[float]) -> Interval:

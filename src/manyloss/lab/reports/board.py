@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from manyloss.lab.analysis.board import Board, Entry
-from manyloss.lab.analysis.cells import change_text
+from manyloss.lab.analysis.cells import change_text, median_text
 from manyloss.lab.analysis.statistics import Interval, percent
 from manyloss.lab.analysis.table import MARKS
 from manyloss.lab.analysis.tuning import options_in_words, words_of_setting
@@ -37,7 +37,7 @@ def write_board(path: Path, board: Board) -> Path:
             if entry.trade_off
         },
         styles=list(styles.values()),
-        change_text=change_text,
+        median_text=median_text,
         delta_of=delta_cell,
         words_of=words_of_setting,
         options_of=options_in_words,

@@ -94,7 +94,7 @@ def test_a_method_without_a_metric_has_no_place_beside_the_front():
     assert found.front == {"b"}
 
 
-def test_changes_over_all_problems_have_intervals_over_these():
+def test_changes_over_all_problems_are_medians():
     entries = [entry(f"p{i}", gains, against={"a": 0.01 * i}) for i, gains in enumerate(GAINS)]
     times = [1.0, 2.0, 4.0]
     entries = [

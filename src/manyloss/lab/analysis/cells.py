@@ -83,12 +83,9 @@ def median_text(change: Median | None) -> str:
     """``+1.2% (−0.3% to +2.0%)``."""
     if change is None:
         return "–"
-    ends = (
-        ""
-        if change.low is None or change.high is None
-        else f" ({percent(change.low)} to {percent(change.high)})"
-    )
-    return percent(change.median) + ends
+    if change.low is None or change.high is None:
+        return percent(change.median)
+    return f"{percent(change.median)} ({percent(change.low)} to {percent(change.high)})"
 
 
 def p_cell(row: Comparison) -> str:

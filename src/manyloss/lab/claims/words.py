@@ -53,14 +53,11 @@ def lines_of(verdict: Verdict) -> list[str]:
 
 def _over_readings(found: Readings) -> str:
     """One check over all readings."""
-    most = found.decides_most()
-    by = (
-        ", alike but for noise"
-        if found.alike
-        else ""
-        if most is None
-        else f", mostly by {most[0]} ({most[1]:.0%})"
-    )
+    by = ""
+    if found.alike:
+        by = ", alike but for noise"
+    elif (most := found.decides_most()) is not None:
+        by = f", mostly by {most[0]} ({most[1]:.0%})"
     return f"holds {found.count('holds')}, fails {found.count('fails')} of {len(found.judged)}{by}"
 
 

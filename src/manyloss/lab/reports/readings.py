@@ -24,6 +24,7 @@ GAP = 0.04
 def write_readings(folder: Path, claim: Claim, readings: Readings) -> Path:
     """Write ``readings.html`` into the run folder, and return its path."""
     path = folder / "readings.html"
+    checks = readings.by_check()
     page = render(
         "readings.html.j2",
         title=f"{claim.name}: every reading",
@@ -33,10 +34,10 @@ def write_readings(folder: Path, claim: Claim, readings: Readings) -> Path:
         claim=claim,
         readings=readings,
         curve=draw_readings(readings),
-        checks=readings.by_check(),
+        checks=checks,
         curves=[
             replace(panel, title=says)
-            for says, found in readings.by_check().items()
+            for says, found in checks.items()
             if (panel := draw_readings(found, f"the check {says!r}")) is not None
         ],
         percent=percent,

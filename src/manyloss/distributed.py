@@ -10,23 +10,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Literal, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from manyloss.errors import RankError
 
 Setting = Literal["auto"] | bool | Any
 """``"auto"`` (sum over the ranks when torch.distributed runs with more than one), False, or a group."""
 
 
 class Ranks:
-    """The processes that train one model together; with ``group=None`` and world 1, this process alone."""
+    """The processes that train one model together; with ``group=None`` and world 1, this process alone.
+
+    A group belongs to torch, until ``destroy_process_group``. Held any longer its threads would outlive
+    Python, and the process abort if one of them still has a tensor to let go.
+    """
 
     def __init__(self, group: Any = None, world: int = 1, rank: int = 0) -> None:
-        self.group = group
+        self._group = None if group is None else ref(group)
         self.world = world
         self.rank = rank
+
+    @property
+    def group(self) -> Any:
+        """The process group, None for this process alone.
+
+        Raises:
+            RankError: it was destroyed.
+
+        """
+        group = None if self._group is None else self._group()
+        if group is None and self.world > 1:
+            raise RankError(
+                f"The process group of these {self.world} ranks was destroyed. After the next "
+                "init_process_group make a new MultiLoss, and load the state_dict() of this one into it."
+            )
+        return group
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ranks:
         return self
@@ -179,11 +201,8 @@ def batch_share(batch_size: int, group: Any = None) -> float:
     """
     if not (dist.is_available() and dist.is_initialized()):
         return 1.0
-    total = torch.tensor(batch_size, dtype=torch.int64, device="cpu")
-    if dist.get_backend(group) == "nccl":
-        total = total.cuda()
-    dist.all_reduce(total, group=group)
-    return dist.get_world_size(group) * batch_size / int(total)
+    ranks = ranks_of(True if group is None else group)
+    return ranks.world * batch_size / int(ranks.sum(torch.tensor(batch_size, device="cpu")))
 
 
 class _GramianOverRanks(torch.autograd.Function):

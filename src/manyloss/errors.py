@@ -20,4 +20,4 @@ class CheckpointError(ValueError):
 
 
 class RankError(RuntimeError, ValueError):
-    """Another rank refused this step, so it is refused on all of them."""
+    """The ranks can't take this step together: one refused it, or their process group was destroyed."""

@@ -56,6 +56,20 @@ def test_the_way_out_keeps_the_loss() -> None:
     assert float(multi.last.weights["loss_1"]) >= 1.0
 
 
+def test_among_many_losses_even_weights_neglect_none() -> None:
+    notices, names = Notices(), [f"{k}" for k in range(139)]
+
+    def look(weights: list[float]) -> None:
+        for _ in range(EVERY * LOOKS):
+            notices.of_neglect(names, weights, "GradDrop")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        look([1.0] * 139)
+    with pytest.warns(match=r"Loss '7' has held less than 0\.072 % of GradDrop's weight"):
+        look([0.05 if name == "7" else 1.0 for name in names])
+
+
 def test_a_loss_that_comes_back_is_not_neglected() -> None:
     notices = Notices()
     with warnings.catch_warnings():

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from manyloss.graph import Edge, leaves_behind
 
-NEGLECTED = 0.01
-"""Below this share of all weights a loss counts as neglected."""
+NEGLECTED, OF_EVEN = 0.01, 0.1
+"""Below this share of all weights, and below this part of an even share, a loss counts as neglected."""
 EVERY, LOOKS = 10, 20
 """One look at the weights in so many steps; so many looks in a row make a finding."""
 
@@ -92,13 +92,15 @@ class Notices:
         if self._steps % EVERY or len(names) == 1:
             return
         sizes = [abs(w) for w in weights]
-        least = NEGLECTED * sum(sizes)
+        share = min(NEGLECTED, OF_EVEN / len(sizes))
+        least = share * sum(sizes)
         for name, size in zip(names, sizes, strict=True):
             self._low[name] = self._low.get(name, 0) + 1 if size < least else 0
             if self._low[name] == LOOKS:
                 self.once(
                     "neglect",
-                    f"Loss {name!r} has held less than 1 % of {who}'s weight for {EVERY * LOOKS} steps: it "
-                    "hardly trains what the losses share. If it is the one that matters, keep it whole with "
+                    f"Loss {name!r} has held less than {100 * share:.2g} % of {who}'s weight for "
+                    f"{EVERY * LOOKS} steps: it hardly trains what the losses share. If it is the one that "
+                    "matters, keep it whole with "
                     f"MultiLoss(Primary({name!r})).",
                 )

@@ -15,6 +15,7 @@ from torchmetrics import MeanSquaredError
 from torchmetrics.classification import MulticlassAccuracy
 
 from manyloss.lab import Arm, Problem, Splits, TensorSplit
+from manyloss.lab.arms import BUILT_IN
 
 
 def digit_accuracy():
@@ -41,6 +42,9 @@ class DigitAndInk(Problem):
         "looking": Arm("looking", "Looks at the model after every epoch.", problem={"looks": True}),
         "explode": Arm("explode", "A learning rate far too high.", problem={"learning_rate": 1e30}),
         "fail": Arm("fail", "Crashes in the fifth step.", problem={"fail_in_step": 5}),
+        "mgda-fails": Arm(
+            "mgda-fails", "Crashes after it warned.", BUILT_IN["mgda"].method, problem={"fail_in_step": 25}
+        ),
         "killed": Arm("killed", "Is always killed.", problem={"fail_in_step": 5, "how": "kill"}),
         "killed-once": Arm(
             "killed-once", "Is killed once.", problem={"fail_in_step": 30, "how": "kill once"}

@@ -181,13 +181,14 @@ for epoch in range(1, 4):
         z = layer(torch.ones(2, 4))
         multi.backward({"faint": 1e-4 * z.sum(), "loud": 100 * (z[:, 0] - 9).square().mean()}, features=z)
         optimizer.step()
-    lab.log({"val/error": (z[:, 0] - 9).abs().mean()}, epoch=epoch)
+    lab.log({"val/error": (z[:, 0] - 9).abs().mean() FAULT}, epoch=epoch)
 """
 
 
-def test_what_a_method_warned_of_in_a_script_stands_below_the_table(tmp_path):
+@pytest.mark.parametrize("fault", ["", "* torch.nan"], ids=["finished", "diverged"])
+def test_what_a_method_warned_of_in_a_script_stands_below_the_table(fault, tmp_path):
     script = tmp_path / "train.py"
-    script.write_text(NEGLECTS)
+    script.write_text(NEGLECTS.replace("FAULT", fault))
     table = lab.compare(
         script, ["equal", "mgda"], seeds=2, out=tmp_path / "run", metrics=["val/error:min"], jobs=2
     ).table

@@ -137,6 +137,9 @@ def test_what_a_method_warned_of_is_in_the_result_of_a_resumed_trial_too(monkeyp
     ]
     broken = run_with_stops(spec(tmp_path / "broken", "mgda"), 1.0, 2.0)
     assert broken["warnings"] == said == dict.fromkeys(said, 1)
+    failed = Trial(spec(tmp_path / "failed", "mgda-fails")).run()
+    assert failed["status"] == "crashed"
+    assert failed["warnings"] == said
 
 
 def test_what_lies_beyond_the_checkpoint_is_cut_off(tmp_path):

@@ -133,7 +133,7 @@ def make_table(run: RunRecord, at_least: float = 0.0) -> Table:
                 statuses,
                 sentence,
                 words_of(run.finished(arm)),
-                remarks_of(run.finished(arm)),
+                remarks_of([trial for trial in trials if trial.status not in _ENDINGS]),
                 against_sum.get(arm),
                 single.get(arm),
                 run.tuning.get(arm),

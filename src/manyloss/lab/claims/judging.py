@@ -98,9 +98,10 @@ def judge(claim: Claim, root: Path, problem: Problem, *, scale: str | None, seed
 
     """
     check_folder(claim, root)
+    trials = {arm: {seed: read_trial(root, arm, seed) for seed in seeds} for arm in claim.arms}
     results = {
-        arm: {seed: trial for seed in seeds if (trial := read_trial(root, arm, seed)).status == "finished"}
-        for arm in claim.arms
+        arm: {seed: trial for seed, trial in of_arm.items() if trial.status == "finished"}
+        for arm, of_arm in trials.items()
     }
     results |= {
         name: _combined([results[arm] for arm in parts], problem) for name, parts in claim.combined.items()
@@ -127,7 +128,7 @@ def judge(claim: Claim, root: Path, problem: Problem, *, scale: str | None, seed
                 papers_setting=papers_setting,
             ),
             *problem.reasons({arm: [*trials.values()] for arm, trials in results.items()}),
-            *(f"{arm}: {text}" for arm in claim.arms for text in warnings_of([*results[arm].values()])),
+            *(f"{arm}: {text}" for arm in claim.arms for text in warnings_of([*trials[arm].values()])),
         ),
     )
 

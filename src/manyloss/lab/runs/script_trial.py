@@ -102,6 +102,8 @@ class ScriptTrial:
             result = failure("pruned", behind)
         else:
             result = self.result() if code == 0 else self.why(code)
+        if warned := [text for epoch in self._epochs_so_far().values() for text in epoch["warnings"]]:
+            result["warnings"] = dict.fromkeys(warned, 1)
         return {**result, "seconds": time.monotonic() - started}
 
     def execute(
@@ -168,10 +170,7 @@ class ScriptTrial:
         if self.spec.pruning is None:
             return None
         choosing = choosing_metrics(self.call.metrics)
-        try:
-            epochs = [epoch["metrics"] for epoch in self._epochs().values()]
-        except (checks.LabError, KeyError, TypeError, ValueError):
-            return None  # a line that is just being written
+        epochs = [epoch["metrics"] for epoch in self._epochs_so_far().values()]
         judged = [values for values in epochs if set(choosing) <= set(values)]
         return Pruning.from_dict(self.spec.pruning).behind(judged)
 
@@ -197,12 +196,16 @@ class ScriptTrial:
             kept["warnings"] = record.get("warnings") or kept["warnings"]
         return dict(sorted(epochs.items()))
 
+    def _epochs_so_far(self) -> dict[int, dict[str, Any]]:
+        """Those of a script that may be writing a line just now: none then."""
+        try:
+            return self._epochs()
+        except (checks.LabError, KeyError, TypeError, ValueError):
+            return {}
+
     def _latest(self) -> tuple[int, dict[str, float]]:
         """The last epoch that was logged, with its metrics of the comparison."""
-        try:
-            epochs = self._epochs()
-        except (checks.LabError, KeyError, TypeError, ValueError):  # a line that is just being written
-            return 0, {}
+        epochs = self._epochs_so_far()
         last = max(epochs, default=0)
         values = epochs[last]["metrics"] if epochs else {}
         return last, {name: values[name] for name in self.call.metrics if name in values}
@@ -241,7 +244,6 @@ class ScriptTrial:
         complete = tested or complete
         best = max(complete, key=lambda number: _score(complete[number], complete, choosing))
         last = {name: value for epoch in epochs.values() for name, value in epoch["metrics"].items()}
-        warned = [text for epoch in epochs.values() for text in epoch["warnings"]]
         times = [epoch["step_ms"] for epoch in epochs.values() if epoch["step_ms"]]
         return {
             "status": "finished",
@@ -251,7 +253,6 @@ class ScriptTrial:
             # A test that the script makes once, at its end, is of no epoch in particular.
             "test": {name: epochs[best]["metrics"].get(name, last[name]) for name in shown},
             "step_ms": statistics.median(times) if times else None,
-            **({"warnings": dict.fromkeys(warned, 1)} if warned else {}),
         }
 
     def why(self, code: int, log: Path | None = None) -> dict[str, Any]:

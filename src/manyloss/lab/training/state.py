@@ -49,13 +49,17 @@ class State:
         return {pair: value for pair, value in found.items() if math.isfinite(value)}
 
 
-def failure(status: str, reason: str, state: State | None = None) -> Record:
-    """The result of a training without an end; what its last epochs found stays."""
+def failure(
+    status: str, reason: str, state: State | None = None, warnings: Mapping[str, int] | None = None
+) -> Record:
+    """The result of a training without an end; what its last epochs found and what it warned of stays."""
     result: Record = {"status": status, "reason": reason, "best_epoch": None, "validation": {}, "test": {}}
     if state is not None and state.best is not None:
         result |= {"best_epoch": state.best["epoch"], "validation": state.best["validation"]}
     if state is not None and state.step_ms:
         result |= {"step_ms": statistics.median(state.step_ms), "seconds": state.seconds}
+    if warnings:
+        result["warnings"] = dict(warnings)
     return result
 
 

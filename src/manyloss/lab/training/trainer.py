@@ -53,6 +53,10 @@ class Trainer(ABC):
     def end_epoch(self) -> None:  # noqa: B027
         """Tell that an epoch is over."""
 
+    def warned(self) -> dict[str, int]:
+        """All `warnings` so far."""
+        return dict(self.warnings)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed training needs beside the model."""
         return {}
@@ -106,9 +110,12 @@ class MultiLossTrainer(Trainer):
         self.multi.set_progress(fraction)
 
     def end_epoch(self) -> None:
-        """Pass it on, and keep what was warned of, which a MultiLoss does once in a training."""
+        """Pass it on."""
         self.multi.end_epoch()
-        self.warnings |= dict.fromkeys(self.multi.notices.given.values(), 1)
+
+    def warned(self) -> dict[str, int]:
+        """What a MultiLoss warned of, which it does once in a training, before it was resumed or after."""
+        return super().warned() | dict.fromkeys(self.multi.notices.given.values(), 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Of the MultiLoss."""

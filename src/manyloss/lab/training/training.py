@@ -146,7 +146,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "method": self.trainer.state_dict(),
-            "warnings": dict(self.trainer.warnings),
+            "warnings": self.trainer.warned(),
             "order": self.order.get_state(),
             "random": random_states(),
         }
@@ -347,7 +347,7 @@ class Training:
             "words": dict(final.words),
             "remarks": list(final.remarks),
             "record": dict(final.record),
-            "warnings": dict(self.trainer.warnings),
+            "warnings": self.trainer.warned(),
         }
         return {
             "status": "finished",
@@ -380,7 +380,7 @@ class Training:
 
     def ended(self, status: str, reason: str) -> Record:
         """The result of a training that did not reach its end."""
-        return failure(status, reason, self.state)
+        return failure(status, reason, self.state, self.trainer.warned())
 
 
 def _first_and_last(passed: Sequence[tuple[int, float]]) -> dict[str, float]:

@@ -81,7 +81,10 @@ def test_the_sentence_counts_what_holds_and_names_what_decides(opens):
     assert text.startswith("holds under 2 of 5 readings, with 3 seeds each (1 more without a result)")
     assert text.endswith("; what decides most is the optimiser of w (100% of the variance)")
     few = readings.summed_up(opens, found[:4])  # a mean, two effects of the rate, one of the optimiser
-    assert str(few) == "holds under 2 of 4 readings, drawn from 6, with 3 seeds each"
+    assert (
+        str(few)
+        == "holds under 2 of 4 readings, drawn from 6, with 3 seeds each; to say what decides takes 5"
+    )
     drawn = str(readings.summed_up(opens, found[:5]))
     assert drawn.startswith("holds under 2 of 5 readings, drawn from 6, with 3 seeds each; what decides most")
     assert drawn.endswith("of the variance; in a draw the shares overlap)")

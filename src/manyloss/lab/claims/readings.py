@@ -143,7 +143,9 @@ class Readings:
         if self.alike:
             return f"{text}; they differ by no more than noise"
         if (most := self.decides_most()) is None:
-            return text
+            enough = enough_to_decide(self.opens)
+            few = self.of >= enough > len(with_result)
+            return f"{text}; to say what decides takes {enough}" if few else text
         overlap = "; in a draw the shares overlap" if more else ""
         return f"{text}; what decides most is {most[0]} ({most[1]:.0%} of the variance{overlap})"
 
@@ -238,13 +240,18 @@ def summed_up(opens: Sequence[Open], found: Sequence[Judged]) -> Readings:
     return Readings(tuple(opens), tuple(found), {} if alike else eta_squared(opens, found), alike)
 
 
+def enough_to_decide(opens: Sequence[Open]) -> int:
+    """How many readings with a result: more than the effects to be told apart and their mean."""
+    return 2 + sum(len(each.values) - 1 for each in opens)
+
+
 def eta_squared(opens: Sequence[Open], found: Sequence[Judged]) -> dict[str, float]:
     """Option -> sum over its values of n (mean - grand mean)^2, over the margins' total sum of squares.
 
-    Empty where there are too few readings to tell the options apart: no more than the effects to be found.
+    Empty where there are too few readings to tell the options apart.
     """
     known = [(each.settings, each.margin) for each in found if each.margin is not None]
-    if len(known) <= 1 + sum(len(each.values) - 1 for each in opens):
+    if len(known) < enough_to_decide(opens):
         return {}
     grand = fmean(margin for _, margin in known)
     total = sum((margin - grand) ** 2 for _, margin in known)

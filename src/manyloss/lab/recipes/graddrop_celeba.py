@@ -253,8 +253,8 @@ SMOKE: Mapping[str, Any] = {
 recipes = (
     Recipe(
         name="graddrop-celeba",
-        summary="Forty attributes of a face, a loss for each (at small CIFAR-10's ten classes, each against the "
-        "rest): GradDrop against all baselines of its paper.",
+        summary="Forty attributes of a face, a loss for each (at small CIFAR-10's ten classes, each against "
+        "the rest): GradDrop against all baselines of its paper.",
         problem=Attributes,
         arms=ROWS,
         seeds=3,

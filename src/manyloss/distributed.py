@@ -46,7 +46,8 @@ class Ranks:
         if group is None and self.world > 1:
             raise RankError(
                 f"The process group of these {self.world} ranks was destroyed. After the next "
-                "init_process_group make a new MultiLoss, and load the state_dict() of this one into it."
+                "init_process_group make what trains anew (a MultiLoss, a defense), and load the "
+                "state_dict() of the old one into it."
             )
         return group
 

@@ -101,6 +101,5 @@ class Notices:
                     "neglect",
                     f"Loss {name!r} has held less than {100 * share:.2g} % of {who}'s weight for "
                     f"{EVERY * LOOKS} steps: it hardly trains what the losses share. If it is the one that "
-                    "matters, keep it whole with "
-                    f"MultiLoss(Primary({name!r})).",
+                    f"matters, keep it whole with MultiLoss(Primary({name!r})).",
                 )

@@ -17,7 +17,7 @@ from manyloss.lab.runs import storage
 from manyloss.lab.runs.source import Source
 from manyloss.lab.sweep import simplex
 from manyloss.lab.tuning import FIRST_FACTORS, TUNED_SUM, TUNING_SEED, Setting, Space, SumSpace, Tuning, ask
-from tests.lab.runs.test_trial import PROBLEM
+from tests.lab.runs.test_trial import PROBLEM, lines
 from tests.lab.small_problem import DigitAndInk, digit_accuracy
 
 SOURCE = Source(PROBLEM)
@@ -184,6 +184,13 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(tmp_path, asked, s
     with pytest.raises(lab.LabError, match=said):
         lab.compare(DigitAndInk, ["pcgrad"], out=tmp_path / "run", **asked)
     assert not (tmp_path / "run").exists()
+
+
+def test_gradients_are_measured_in_the_table_and_not_while_settings_are_tried(tmp_path):
+    lab.compare(PROBLEM, ["pcgrad"], tune=1, seeds=1, epochs=1, out=tmp_path)
+    tried, table = (list(tmp_path.glob(f"{part}trials/*/*/steps.jsonl")) for part in ("tuning/", ""))
+    cosines = [[lines(path)[0]["cosines"] is None for path in paths] for paths in (tried, table)]
+    assert cosines == [[True] * 3, [False] * 3]
 
 
 @pytest.mark.slow

@@ -181,6 +181,7 @@ class Experiment:
             tuning.root,
             pruning={setting.arm: setting.pruning for setting in asked if setting.pruning is not None},
             trials=len(tuning.searched) * self.tune,
+            measured=False,
             **self.common,
         )
 

@@ -3,6 +3,7 @@ import math
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,22 @@ def test_measuring_leaves_no_trace(tmp_path):
         for state in states
     ]
     assert [path for path in parts[0] if not same(parts[0][path], parts[1][path])] == []
+
+
+@pytest.mark.parametrize("arm", ["equal", "gradnorm", "pcgrad", "cosreg"])
+def test_a_trial_that_measures_nothing_trains_the_same(tmp_path, arm):
+    measured, unmeasured = spec(tmp_path / "a", arm), replace(spec(tmp_path / "b", arm), measured=False)
+    results = [Trial(each).run() for each in (measured, unmeasured)]
+    assert lines(measured.folder / "steps.jsonl")[0]["cosines"] is not None
+    records = lines(unmeasured.folder / "steps.jsonl")
+    assert {(record["cosines"], record["norms"]) for record in records} == {(None, None)}
+    assert [record["losses"] for record in records] == [
+        record["losses"] for record in lines(measured.folder / "steps.jsonl")
+    ]
+    assert results[0]["test"] == results[1]["test"]
+    settings = [storage.read_json(each.folder / "settings.json")["hash"] for each in (measured, unmeasured)]
+    assert settings[0] == settings[1]
+    assert TrialSpec.from_json(unmeasured.to_json()) == unmeasured
 
 
 def test_looking_after_epochs_is_kept_and_leaves_no_trace(tmp_path):

@@ -70,6 +70,8 @@ class Study:
     tuned: dict[str, Any] | None = None
     #: Arm -> when its trial stops early.
     pruning: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: Whether the trials measure their losses' gradients.
+    measured: bool = True
 
     @classmethod
     def plan(
@@ -90,6 +92,7 @@ class Study:
         tuned: dict[str, Any] | None = None,
         pruning: Mapping[str, Mapping[str, Any]] | None = None,
         trials: int = 0,
+        measured: bool = True,
     ) -> Study:
         """Decide what is compared, together with what the folder already holds.
 
@@ -132,6 +135,7 @@ class Study:
             labels=dict(labels or {}),
             tuned=tuned,
             pruning=dict(pruning or {}),
+            measured=measured,
         )
         known = known_in(root)
         study.jobs, study.threads = share_cores(max(len(study.trials()), trials), jobs)
@@ -169,7 +173,16 @@ class Study:
     def _spec(self, arm: ChosenArm, seed: int) -> TrialSpec:
         pruning = self.pruning.get(arm.name)
         spec = TrialSpec(
-            self.source, arm.name, seed, self.epochs, self.root, self.device, self.fast, self.threads, pruning
+            self.source,
+            arm.name,
+            seed,
+            self.epochs,
+            self.root,
+            self.device,
+            self.fast,
+            self.threads,
+            pruning,
+            self.measured,
         )
         return spec_of(spec, arm, self.problem)
 

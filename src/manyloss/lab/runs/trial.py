@@ -49,6 +49,9 @@ class TrialSpec:
     threads: int = 1
     #: `Pruning.to_dict`, for a setting that may stop early.
     pruning: Mapping[str, Any] | None = None
+    #: Whether its losses' gradients are measured: nobody looks at those of a setting that is only tried. It
+    #: decides nothing, and is none of the settings.
+    measured: bool = True
 
     @property
     def folder(self) -> Path:
@@ -88,7 +91,7 @@ def spec_of(spec: TrialSpec, arm: ChosenArm, problem: Problem) -> TrialSpec:
     epochs = spec.epochs if arm.arm.epochs is None else int(getattr(problem, arm.arm.epochs))
     if not arm.arm.shared:
         return replace(spec, arm=arm.name, epochs=epochs)
-    alone = replace(spec, arm=arm.name, epochs=epochs, seed=0)
+    alone = replace(spec, arm=arm.name, epochs=epochs, seed=0, measured=True)
     name = f"{arm.name}-{storage.fingerprint(_shared_identity(alone, arm, problem))}"
     return replace(alone, root=shared_root(spec.root, name))
 
@@ -318,6 +321,7 @@ class Trial:
             device=self.spec.device,
             fast=self.spec.fast,
             seed_name=self.seed_name,
+            measured=self.spec.measured,
         )
 
     def _prerequisites(self) -> dict[str, tuple[Mapping[str, Any], Path]]:

@@ -64,6 +64,7 @@ class Training:
         fast: steps in bfloat16 (autocast), channels last, and compiled what a step goes through once;
             evaluation is in full precision.
         seed_name: what the seeds are made of, together with ``seed``; the problem's name when None.
+        measured: whether gradients are measured now and then, which costs time and changes nothing.
 
     """
 
@@ -77,6 +78,7 @@ class Training:
         device: str | torch.device = "cpu",
         fast: bool = False,
         seed_name: str | None = None,
+        measured: bool = True,
     ) -> None:
         self.problem = problem
         self.seed = seed
@@ -101,6 +103,7 @@ class Training:
         self.trainer = MultiLossTrainer(made, problem, self.model) if isinstance(made, MultiLoss) else made
         problem.prepare(self.model, self.trainer)
         self.fast = fast
+        self.measured = measured
         if fast or problem.channels_last:
             to_channels_last(self.model, self.device)
         if fast:
@@ -111,8 +114,8 @@ class Training:
         examples = len(self.splits.train)  # type: ignore[arg-type]
         self.steps_per_epoch = max(1, examples // problem.batch_size)
         self.record_every = max(1, round(self.steps_per_epoch * problem.epochs / RECORDS))
-        #: One loss alone has no cosine.
-        self.measured_epochs = problem.measured_epochs if len(problem.active_names) > 1 else 0
+        has_cosines = len(problem.active_names) > 1
+        self.measured_epochs = problem.measured_epochs if measured and has_cosines else 0
         self.state = State()
         #: What the running epoch, or the last one, recorded at single steps.
         self.step_records: list[Record] = []
@@ -238,13 +241,15 @@ class Training:
         """One step; its milliseconds, without what is only measured."""
         state = self.state
         due = step % self.record_every == 0 or state.epoch < self.measured_epochs
+        # A compiled graph cannot be gone through once per loss: it is measured apart.
+        within = due and self.measured and not self.fast
         measuring = Measuring(self.recorder, self._clock)
         begin = self._clock()
         self.optimizer.zero_grad(set_to_none=True)
         where = f"epoch {state.epoch + 1}, step {step + 1}"
         try:
             with self._precision(), self.problem.training_precision(self.device):
-                if due and not self.fast:  # a compiled graph cannot be gone through once per loss
+                if within:
                     result = self.trainer.step_measured(self.model, inputs, targets, measuring)
                 else:
                     result = self.trainer.step(self.model, inputs, targets)
@@ -263,7 +268,9 @@ class Training:
         state.weight_steps += 1
         if due:
             # Between backward and step: the parameters are still this step's, and ``.grad`` stays.
-            measured = measuring.measured or self.recorder.measure_apart(inputs, targets)
+            measured = measuring.measured
+            if measured is None and self.measured:
+                measured = self.recorder.measure_apart(inputs, targets)
             self.step_records.append(self._record(step, values, weights, measured))
         begin = self._clock()
         if self.problem.clip_gradients is not None:

@@ -2,11 +2,15 @@
 
 import fnmatch
 import inspect
+import itertools
 import json
+import random
 import sys
+from collections import Counter
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from importlib import resources
+from statistics import fmean
 
 import pytest
 
@@ -57,6 +61,39 @@ def test_the_grid_starts_with_the_reading_in_force_and_a_sample_is_seeded(opens)
     assert len({json.dumps(each) for each in few}) == 3
     assert readings.chosen(opens, 1) == grid[:1]
     assert readings.chosen(opens, 99) == grid
+
+
+def open_things(*numbers):
+    return [readings.Open(f"open{i}", f"{i}", tuple(range(number))) for i, number in enumerate(numbers)]
+
+
+def overlap(drawn):
+    """The largest Cramer's V^2 of two open things: 1 where they cannot be told apart, 0 in the whole grid."""
+    found = []
+    for one, other in itertools.combinations(drawn[0], 2):
+        table = Counter((each[one], each[other]) for each in drawn)
+        rows, columns = Counter(each[one] for each in drawn), Counter(each[other] for each in drawn)
+        expected = {(r, c): rows[r] * columns[c] / len(drawn) for r in rows for c in columns}
+        chi2 = sum((table[place] - number) ** 2 / number for place, number in expected.items())
+        found.append(chi2 / len(drawn) / (min(len(rows), len(columns)) - 1))
+    return max(found)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "few"), [((2, 2, 2), 5), ((3, 2, 2, 2, 2, 2), 11), ((3, 2, 2, 2, 2, 2), 18), ((4, 4, 2), 16)]
+)
+def test_a_few_readings_tell_apart_what_is_open(numbers, few):
+    opens = open_things(*numbers)
+    chosen = fmean(overlap(readings.chosen(opens, few, seed)) for seed in range(20))
+    rest = readings.chosen(opens, None)[1:]
+    at_random = fmean(overlap(random.Random(seed).sample(rest, few)) for seed in range(20))
+    assert chosen < at_random / 2
+
+
+def test_one_open_thing_has_no_pairs():
+    few = readings.chosen(open_things(4), 3)
+    assert few[0] == {"open0": 0}
+    assert len({each["open0"] for each in few}) == 3
 
 
 def test_eta_squared_finds_what_decides(opens):

@@ -19,13 +19,14 @@ from __future__ import annotations
 import itertools
 import random
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from operator import itemgetter
 from statistics import fmean
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from manyloss.lab.analysis.statistics import CONFIDENCE, Interval, means_differ
 from manyloss.lab.arms import is_of_an_arm
@@ -209,9 +210,11 @@ def options_of_reading(opens: Sequence[Open], settings: Settings) -> dict[str, A
 
 
 def chosen(opens: Sequence[Open], count: int | None, seed: int = 0) -> list[dict[str, Any]]:
-    """All readings, or ``count`` of them drawn with a seed: more go on from fewer.
+    """All readings, or ``count`` of them; more go on from fewer. The one in force is always the first.
 
-    The one in force is always the first.
+    Few must tell apart what is open, so two values should not always come together. Each next reading is the
+    one whose pairs of values were met least so far, every pair in units of how often it should be met. Among
+    equals a draw with the seed decides.
     """
     grid = [
         dict(zip([each.option for each in opens], values, strict=True))
@@ -219,8 +222,32 @@ def chosen(opens: Sequence[Open], count: int | None, seed: int = 0) -> list[dict
     ]
     if count is None or count >= len(grid):
         return grid
-    drawn = random.Random(seed).sample(grid[1:], len(grid) - 1)
-    return [grid[0], *drawn[: max(count - 1, 0)]]
+    left = random.Random(seed).sample(grid[1:], len(grid) - 1)
+    drawn, met = grid[:1], Counter(_pairs_of_values(opens, grid[0]))
+    while len(drawn) < count:
+        pairs = [_pairs_of_values(opens, each) for each in left]
+        seen = [sum(met[pair] * pair.kinds for pair in each) for each in pairs]
+        least = seen.index(min(seen))
+        drawn.append(left.pop(least))
+        met.update(pairs[least])
+    return drawn
+
+
+class _Pair(NamedTuple):
+    """A value of one open thing with one of another; ``kinds`` is how many such pairs the two have."""
+
+    values: tuple[tuple[str, str], tuple[str, str]]
+    kinds: int
+
+
+def _pairs_of_values(opens: Sequence[Open], settings: Settings) -> list[_Pair]:
+    return [
+        _Pair(
+            ((one.option, repr(settings[one.option])), (other.option, repr(settings[other.option]))),
+            len(one.values) * len(other.values),
+        )
+        for one, other in itertools.combinations(opens, 2)
+    ]
 
 
 def judged(settings: Settings, verdict: Verdict) -> Judged:

@@ -146,14 +146,42 @@ def test_what_was_not_run_is_empty_and_ranks_nothing():
 @pytest.mark.parametrize(
     ("outcomes", "said"),
     [
-        ([{}, {}], "On none of 2 problems does any method beat the tuned sum by more than noise."),
-        ([{}, {"a": "better"}], "The tuned sum is beaten by more than noise on 1 of 2 problems (p1: a)."),
-        ([dict.fromkeys(GAINS[0], "untested")] * 2, "No method was tested against a tuned sum yet"),
+        (
+            [{}],
+            "On p0 no method beats the tuned sum by more than noise. With these seeds, differences below "
+            "1.0% cannot be seen.",
+        ),
+        (
+            [{}, {}],
+            "On none of 2 problems does any method beat the tuned sum by more than noise. With these seeds, "
+            "differences below 2.0% cannot be seen on the problem in the middle (1.0% on p0, 3.0% on p1).",
+        ),
+        (
+            [{}, {"a": "better"}],
+            "The tuned sum is beaten by more than noise on 1 of 2 problems (p1: a). With these seeds, "
+            "differences below 2.0% cannot be seen on the problem in the middle (1.0% on p0, 3.0% on p1).",
+        ),
+        (
+            [dict.fromkeys(GAINS[0], "untested")] * 2,
+            "No method was tested against a tuned sum yet, so that nothing can be said.",
+        ),
     ],
 )
 def test_the_answer(outcomes, said):
-    board = Board.of(entry(f"p{i}", GAINS[i], outcomes=each) for i, each in enumerate(outcomes))
-    assert board.verdict.startswith(said)
+    entries = [
+        wide(entry(f"p{i}", GAINS[i], outcomes=each), 0.01 + 0.02 * i) for i, each in enumerate(outcomes)
+    ]
+    assert Board.of(entries).verdict == said
+
+
+def wide(found, half_width):
+    """With this half width of every method against the tuned sum, but for one that went wrong."""
+    widths = {"b": 50.0}
+    rows = [
+        {**row, "change_against_tuned_sum_half_width": widths.get(row["method"], half_width)}
+        for row in found.rows
+    ]
+    return replace(found, rows=tuple(rows))
 
 
 def test_a_problems_table_says_what_was_chosen_and_hides_the_last_of_many_options(tmp_path):

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import geometric_mean
+from statistics import geometric_mean, median
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ import numpy as np
 from manyloss.lab import checks
 from manyloss.lab.analysis.comparison import ComparedMethods
 from manyloss.lab.analysis.pareto import nondominated
-from manyloss.lab.analysis.statistics import Median, median_interval, relative_change
+from manyloss.lab.analysis.statistics import Median, median_interval, relative_change, size_text
 from manyloss.lab.runs import storage
 from manyloss.lab.tuning import TUNED_SUM
 
@@ -71,6 +71,17 @@ class Entry:
         """Whether a method was tested against the tuned sum: it takes three seeds."""
         against = [row.get("outcome_against_tuned_sum") for row in self.methods.values()]
         return any(outcome in TESTED for outcome in against)
+
+    @property
+    def half_width(self) -> float | None:
+        """Of the intervals against the tuned sum, the one in the middle; None where none was tested."""
+        widths = [
+            row.get("change_against_tuned_sum_half_width")
+            for row in self.methods.values()
+            if row.get("outcome_against_tuned_sum") in TESTED
+        ]
+        known = [float(width) for width in widths if width is not None]
+        return median(known) if known else None
 
     @property
     def has_single_tasks(self) -> bool:
@@ -203,7 +214,7 @@ class Board:
 
     @property
     def verdict(self) -> str:
-        """The answer in a sentence or two."""
+        """The answer in a sentence or two, and how small a difference would have been seen."""
         tuned = [entry for entry in self.entries if entry.is_tested]
         if not tuned:
             return "No method was tested against a tuned sum yet, so that nothing can be said."
@@ -217,13 +228,30 @@ class Board:
         }
         won = {problem: names for problem, names in beat.items() if names}
         if not won:
-            return (
+            answer = (
                 f"On none of {len(tuned)} problems does any method beat the tuned sum by more than noise."
                 if len(tuned) > 1
                 else f"On {tuned[0].problem} no method beats the tuned sum by more than noise."
             )
-        said = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in won.items())
-        return f"The tuned sum is beaten by more than noise on {len(won)} of {len(tuned)} problems ({said})."
+        else:
+            said = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in won.items())
+            beaten = f"on {len(won)} of {len(tuned)} problems"
+            answer = f"The tuned sum is beaten by more than noise {beaten} ({said})."
+        return f"{answer} {_limits(tuned)}".rstrip()
+
+
+def _limits(entries: Sequence[Entry]) -> str:
+    """How small a difference from the tuned sum is within the noise, for the method in the middle."""
+    widths = sorted((each.half_width, each.problem) for each in entries if each.half_width is not None)
+    if not widths:
+        return ""
+    middle = size_text(median(width for width, _ in widths))
+    text = f"With these seeds, differences below {middle} cannot be seen"
+    if len(widths) == 1:
+        return f"{text}."
+    (least, finest), (most, coarsest) = widths[0], widths[-1]
+    ends = f"{size_text(least)} on {finest}, {size_text(most)} on {coarsest}"
+    return f"{text} on the problem in the middle ({ends})."
 
 
 def _standing(name: str, entries: Sequence[Entry], mean_rank: float | None) -> Standing:

@@ -388,6 +388,11 @@ def percent(fraction: float, *, signed: bool = True, digits: int = 1) -> str:
     return f"{sign}{text}%"
 
 
+def size_text(fraction: float) -> str:
+    """``0.123`` -> ``12%``: no more digits than the size of a difference needs."""
+    return percent(fraction, signed=False, digits=0 if fraction >= 0.1 else 1 if fraction >= 0.001 else 2)
+
+
 def percent_digits(interval: Interval) -> int:
     """How many digits of a relative change its interval gives a meaning to."""
     size = abs(interval.mean) if interval.half_width is None else interval.half_width
@@ -507,8 +512,7 @@ def verdict(rows: Sequence[Comparison], baseline: str, *, pending: int = 0, with
     noisy = [row.change for row in others if row.outcome == "noise" and row.change]
     widths = [change.half_width for change in noisy if change.half_width]
     if widths and with_limits:
-        width = max(widths)
-        limit = percent(width, signed=False, digits=0 if width >= 0.1 else 1 if width >= 0.001 else 2)
+        limit = size_text(max(widths))
         seeds = max(change.count for change in noisy)
         sentence += f" With {seeds} seeds, differences of up to {limit} could not be told from noise."
     return sentence

@@ -222,14 +222,15 @@ def chosen(opens: Sequence[Open], count: int | None, seed: int = 0) -> list[dict
     ]
     if count is None or count >= len(grid):
         return grid
-    left = random.Random(seed).sample(grid[1:], len(grid) - 1)
-    drawn, met = grid[:1], Counter(_pairs_of_values(opens, grid[0]))
-    while len(drawn) < count:
-        pairs = [_pairs_of_values(opens, each) for each in left]
-        seen = [sum(met[pair] * pair.kinds for pair in each) for each in pairs]
-        least = seen.index(min(seen))
-        drawn.append(left.pop(least))
-        met.update(pairs[least])
+    shuffled = [grid[0], *random.Random(seed).sample(grid[1:], len(grid) - 1)]
+    left = [(each, _pairs_of_values(opens, each)) for each in shuffled]
+    drawn: list[dict[str, Any]] = []
+    met: Counter[_Pair] = Counter()
+    while len(drawn) < max(count, 1):
+        each, pairs = min(left, key=lambda one: sum(met[pair] * pair.kinds for pair in one[1]))
+        left.remove((each, pairs))
+        drawn.append(each)
+        met.update(pairs)
     return drawn
 
 

@@ -148,8 +148,8 @@ def test_what_was_not_run_is_empty_and_ranks_nothing():
     [
         (
             [{}],
-            "On p0 no method beats the tuned sum by more than noise. With these seeds, differences below "
-            "1.0% cannot be seen.",
+            "On p0 the tuned sum is not beaten by more than noise. With these seeds, differences below 1.0% "
+            "cannot be seen.",
         ),
         (
             [{}, {}],
@@ -158,8 +158,9 @@ def test_what_was_not_run_is_empty_and_ranks_nothing():
         ),
         (
             [{}, {"a": "better"}],
-            "The tuned sum is beaten by more than noise on 1 of 2 problems (p1: a). With these seeds, "
-            "differences below 2.0% cannot be seen on the problem in the middle (1.0% on p0, 3.0% on p1).",
+            "The tuned sum is beaten by more than noise on 1 of 2 problems (p1: a). Corrected for the number "
+            "of problems, too, nothing of it is left. With these seeds, differences below 2.0% cannot be "
+            "seen on the problem in the middle (1.0% on p0, 3.0% on p1).",
         ),
         (
             [dict.fromkeys(GAINS[0], "untested")] * 2,
@@ -172,6 +173,27 @@ def test_the_answer(outcomes, said):
         wide(entry(f"p{i}", GAINS[i], outcomes=each), 0.01 + 0.02 * i) for i, each in enumerate(outcomes)
     ]
     assert Board.of(entries).verdict == said
+
+
+@pytest.mark.parametrize(
+    ("p", "said"),
+    [
+        ([0.024, 0.01], "That holds when corrected for the number of problems, too."),
+        ([0.03, 0.01], "Corrected for the number of problems, too, this is left: p1: a."),
+        ([0.03, 0.04], "Corrected for the number of problems, too, nothing of it is left."),
+        ([None, 0.04], "Corrected for the number of problems, too, nothing of it is left."),
+    ],
+)
+def test_many_problems_are_many_tests(p, said):
+    entries = [entry(f"p{i}", gains, outcomes={"a": "better"}) for i, gains in enumerate(GAINS[:2])]
+    tested = [
+        replace(each, rows=tuple({**row, "p_against_tuned_sum": value} for row in each.rows))
+        for each, value in zip(entries, p, strict=True)
+    ]
+    start = "The tuned sum is beaten by more than noise on 2 of 2 problems (p0: a; p1: a). "
+    assert Board.of(tested).verdict.startswith(start + said)
+    alone = "On p0 the tuned sum is beaten by more than noise (a). With"
+    assert Board.of(tested[:1]).verdict.startswith(alone)
 
 
 def wide(found, half_width):

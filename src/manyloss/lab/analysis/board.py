@@ -28,7 +28,8 @@ from manyloss.lab.runs import storage
 from manyloss.lab.tuning import TUNED_SUM
 
 FORMAT = 1
-TESTED = ("better", "worse", "noise", "no difference")
+DIFFERENT = ("better", "worse", "noise")
+TESTED = (*DIFFERENT, "no difference")
 LEVEL = 0.05
 
 
@@ -78,7 +79,7 @@ class Entry:
         widths = [
             row.get("change_against_tuned_sum_half_width")
             for row in self.methods.values()
-            if row.get("outcome_against_tuned_sum") in TESTED
+            if row.get("outcome_against_tuned_sum") in DIFFERENT
         ]
         known = [float(width) for width in widths if width is not None]
         return median(known) if known else None
@@ -227,17 +228,40 @@ class Board:
             for entry in tuned
         }
         won = {problem: names for problem, names in beat.items() if names}
-        if not won:
+        if len(tuned) == 1:
+            problem, names = next(iter(beat.items()))
+            beaten, who = ("is", f" ({', '.join(names)})") if names else ("is not", "")
+            answer = f"On {problem} the tuned sum {beaten} beaten by more than noise{who}."
+        elif not won:
             answer = (
                 f"On none of {len(tuned)} problems does any method beat the tuned sum by more than noise."
-                if len(tuned) > 1
-                else f"On {tuned[0].problem} no method beats the tuned sum by more than noise."
             )
         else:
-            said = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in won.items())
-            beaten = f"on {len(won)} of {len(tuned)} problems"
-            answer = f"The tuned sum is beaten by more than noise {beaten} ({said})."
+            beaten = f"on {len(won)} of {len(tuned)} problems ({_listed(won)})"
+            answer = f"The tuned sum is beaten by more than noise {beaten}. {_corrected(tuned, won)}"
         return f"{answer} {_limits(tuned)}".rstrip()
+
+
+def _listed(methods: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{problem}: {', '.join(names)}" for problem, names in methods.items())
+
+
+def _corrected(entries: Sequence[Entry], won: Mapping[str, Sequence[str]]) -> str:
+    """What is left of ``won`` when the problems are corrected for, too: p times their number (Bonferroni)."""
+
+    def is_left(entry: Entry, name: str) -> bool:
+        p = entry.methods[name].get("p_against_tuned_sum")
+        return p is not None and len(entries) * float(p) < LEVEL
+
+    left = {
+        entry.problem: names
+        for entry in entries
+        if (names := [name for name in won.get(entry.problem, ()) if is_left(entry, name)])
+    }
+    if left == won:
+        return "That holds when corrected for the number of problems, too."
+    said = f"this is left: {_listed(left)}" if left else "nothing of it is left"
+    return f"Corrected for the number of problems, too, {said}."
 
 
 def _limits(entries: Sequence[Entry]) -> str:

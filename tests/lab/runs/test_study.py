@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from manyloss.lab import LabError
@@ -246,18 +247,20 @@ def wait_for(condition, seconds=300.0):
         time.sleep(0.05)
 
 
-def epochs_done(root):
-    return sum(len(path.read_bytes().splitlines()) for path in root.glob("trials/*/*/epochs.jsonl"))
+def epochs_kept(root):
+    """By the checkpoints: a line of epochs.jsonl beyond them is cut off when its trial goes on."""
+    checkpoints = [torch.load(path, weights_only=True) for path in root.glob("trials/*/*/checkpoint.pt")]
+    return sum(each["state"]["epoch"] for each in checkpoints)
 
 
 def stopped(command, root, signal_number):
     """The output of a command that is stopped after two more epochs, whose workers end with it."""
-    before = epochs_done(root)
+    before = epochs_kept(root)
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
     try:
-        wait_for(lambda: epochs_done(root) >= before + 2 or process.poll() is not None)
+        wait_for(lambda: epochs_kept(root) >= before + 2 or process.poll() is not None)
         workers = children(process.pid)
         assert workers
         if signal_number == signal.SIGINT:
@@ -269,7 +272,7 @@ def stopped(command, root, signal_number):
         process.kill()
     assert process.returncode == (130 if signal_number == signal.SIGINT else -signal_number)
     wait_for(lambda: not any(alive(pid) for pid in workers))
-    assert epochs_done(root) >= before + 2
+    assert epochs_kept(root) >= before + 2
     return output
 
 

@@ -196,6 +196,18 @@ def test_many_problems_are_many_tests(p, said):
     assert Board.of(tested[:1]).verdict.startswith(alone)
 
 
+def test_the_interval_in_the_middle_is_of_settings_that_differ():
+    def with_widths(*widths):
+        found = entry("p", dict.fromkeys("abcdef", 0.0))
+        rows = zip(found.rows, widths, strict=True)
+        return replace(
+            found, rows=tuple({**row, "change_against_tuned_sum_half_width": width} for row, width in rows)
+        )
+
+    assert with_widths(0.0, 0.0, 0.02, 0.03, 50.0, None).half_width == 0.03
+    assert with_widths(0.0, 0.0, None, None, None, None).half_width is None
+
+
 def wide(found, half_width):
     """With this half width of every method against the tuned sum, but for one that went wrong."""
     widths = {"b": 50.0}

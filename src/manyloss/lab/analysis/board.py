@@ -28,8 +28,7 @@ from manyloss.lab.runs import storage
 from manyloss.lab.tuning import TUNED_SUM
 
 FORMAT = 1
-DIFFERENT = ("better", "worse", "noise")
-TESTED = (*DIFFERENT, "no difference")
+TESTED = ("better", "worse", "noise", "no difference")
 LEVEL = 0.05
 
 
@@ -79,9 +78,9 @@ class Entry:
         widths = [
             row.get("change_against_tuned_sum_half_width")
             for row in self.methods.values()
-            if row.get("outcome_against_tuned_sum") in DIFFERENT
+            if row.get("outcome_against_tuned_sum") in TESTED
         ]
-        known = [float(width) for width in widths if width is not None]
+        known = [float(width) for width in widths if width]  # 0 is that of the same setting
         return median(known) if known else None
 
     @property

@@ -186,11 +186,12 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(tmp_path, asked, s
     assert not (tmp_path / "run").exists()
 
 
-def test_gradients_are_measured_in_the_table_and_not_while_settings_are_tried(tmp_path):
-    lab.compare(PROBLEM, ["pcgrad"], tune=1, seeds=1, epochs=1, out=tmp_path)
-    tried, table = (list(tmp_path.glob(f"{part}trials/*/*/steps.jsonl")) for part in ("tuning/", ""))
-    cosines = [[lines(path)[0]["cosines"] is None for path in paths] for paths in (tried, table)]
-    assert cosines == [[True] * 3, [False] * 3]
+def test_gradients_are_measured_in_the_table_and_not_beside_it(tmp_path):
+    lab.compare(PROBLEM, ["pcgrad"], tune=1, seeds=1, epochs=1, single_task=True, out=tmp_path)
+    parts = ("tuning/", "single/", "")
+    steps = [list(tmp_path.glob(f"{part}trials/*/*/steps.jsonl")) for part in parts]
+    cosines = [[lines(path)[0]["cosines"] is None for path in paths] for paths in steps]
+    assert cosines == [[True] * 3, [True] * 2, [False] * 3]
 
 
 @pytest.mark.slow

@@ -241,6 +241,7 @@ class Experiment:
             table.seeds,
             self.root / folder,
             baseline=chosen[0].name,
+            measured=False,
             **self.common,
         )
         return replace(study, threads=table.threads)

@@ -236,12 +236,12 @@ class Board:
                 f"On none of {len(tuned)} problems does any method beat the tuned sum by more than noise."
             )
         else:
-            beaten = f"on {len(won)} of {len(tuned)} problems ({_listed(won)})"
+            beaten = f"on {len(won)} of {len(tuned)} problems ({_by_problem(won)})"
             answer = f"The tuned sum is beaten by more than noise {beaten}. {_corrected(tuned, won)}"
         return f"{answer} {_limits(tuned)}".rstrip()
 
 
-def _listed(methods: Mapping[str, Sequence[str]]) -> str:
+def _by_problem(methods: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(f"{problem}: {', '.join(names)}" for problem, names in methods.items())
 
 
@@ -259,7 +259,7 @@ def _corrected(entries: Sequence[Entry], won: Mapping[str, Sequence[str]]) -> st
     }
     if left == won:
         return "That holds when corrected for the number of problems, too."
-    said = f"this is left: {_listed(left)}" if left else "nothing of it is left"
+    said = f"this is left: {_by_problem(left)}" if left else "nothing of it is left"
     return f"Corrected for the number of problems, too, {said}."
 
 

@@ -49,8 +49,8 @@ class TrialSpec:
     threads: int = 1
     #: `Pruning.to_dict`, for a setting that may stop early.
     pruning: Mapping[str, Any] | None = None
-    #: Whether its losses' gradients are measured: nobody looks at those of a setting that is only tried. It
-    #: decides nothing, and is none of the settings.
+    #: Whether its losses' gradients are measured: nobody looks at those of a trial that only tries a setting
+    #: or stands beside the table. It decides nothing, and is none of the settings.
     measured: bool = True
 
     @property

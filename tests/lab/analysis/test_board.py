@@ -23,6 +23,7 @@ def entry(problem, gains, against=None, outcomes=None):
             "outcome_against_tuned_sum": (outcomes or {}).get(method, "noise"),
             "change_against_tuned_sum": (against or {}).get(method, 0.0),
             "change_against_tuned_sum_half_width": 0.01,
+            "p_against_tuned_sum": 0.5 if (outcomes or {}).get(method, "noise") == "noise" else 0.03,
             "finished": 0 if gain is None else 3,
             "planned": 3,
             "step_time": None,
@@ -148,19 +149,20 @@ def test_what_was_not_run_is_empty_and_ranks_nothing():
     [
         (
             [{}],
-            "On p0 the tuned sum is not beaten by more than noise. With these seeds, differences below 1.0% "
-            "cannot be seen.",
+            "On p0 the tuned sum is not beaten by more than noise. With these seeds, differences below 2.1% "
+            "could not be told from noise.",
         ),
         (
             [{}, {}],
             "On none of 2 problems does any method beat the tuned sum by more than noise. With these seeds, "
-            "differences below 2.0% cannot be seen on the problem in the middle (1.0% on p0, 3.0% on p1).",
+            "differences below 4.1% could not be told from noise (the median problem; 2.1% for p0, "
+            "6.2% for p1).",
         ),
         (
             [{}, {"a": "better"}],
             "The tuned sum is beaten by more than noise on 1 of 2 problems (p1: a). Corrected for the number "
-            "of problems, too, nothing of it is left. With these seeds, differences below 2.0% cannot be "
-            "seen on the problem in the middle (1.0% on p0, 3.0% on p1).",
+            "of problems, too, nothing of it is left. With these seeds, differences below 3.7% could not "
+            "be told from noise (the median problem; 2.1% for p0, 5.3% for p1).",
         ),
         (
             [dict.fromkeys(GAINS[0], "untested")] * 2,
@@ -196,7 +198,7 @@ def test_many_problems_are_many_tests(p, said):
     assert Board.of(tested[:1]).verdict.startswith(alone)
 
 
-def test_the_interval_in_the_middle_is_of_settings_that_differ():
+def test_the_limit_is_that_of_the_median_method_after_holms_correction():
     def with_widths(*widths):
         found = entry("p", dict.fromkeys("abcdef", 0.0))
         rows = zip(found.rows, widths, strict=True)
@@ -204,8 +206,11 @@ def test_the_interval_in_the_middle_is_of_settings_that_differ():
             found, rows=tuple({**row, "change_against_tuned_sum_half_width": width} for row, width in rows)
         )
 
-    assert with_widths(0.0, 0.0, 0.02, 0.03, 50.0, None).half_width == 0.03
-    assert with_widths(0.0, 0.0, None, None, None, None).half_width is None
+    # Six methods are untold: t at 1 - 0.05 / 12 and 2 degrees of freedom, where an interval has 0.975.
+    assert with_widths(0.0, 0.0, 0.02, 0.03, 50.0, None).limit == pytest.approx(
+        0.03 * 10.8859 / 4.30265, rel=1e-5
+    )
+    assert with_widths(0.0, 0.0, None, None, None, None).limit is None
 
 
 def wide(found, half_width):

@@ -19,6 +19,7 @@ from manyloss.lab.analysis.statistics import (
     percent,
     relative_change,
     relative_time,
+    told_from,
     verdict,
 )
 
@@ -294,8 +295,31 @@ def test_words_for_better_worse_and_noise():
     assert "worse, beyond noise" in told["down"]
     assert answer == (
         "up beats equal weights beyond noise; down is worse beyond noise; flat is within noise. "
-        "With 4 seeds, differences of up to 3.5% could not be told from noise."
+        "With 4 seeds, differences below 3.5% could not be told from noise."
     )
+
+
+def test_the_limit_that_is_named_is_the_one_at_which_holm_lets_a_method_through():
+    spread = {"a": (0.02, -0.03, 0.01, 0.01), "b": (0.1, -0.2, 0.1, 0.0), "c": (0.01, -0.01, 0.01, -0.01)}
+
+    def with_b_at(mean):
+        moved = tuple(each + mean for each in spread["b"])
+        return compare(
+            {"equal": BASE, **{arm: shifted(*each) for arm, each in (spread | {"b": moved}).items()}},
+            UP,
+            "equal",
+        )
+
+    limit = told_from(with_b_at(0.0)["b"].change, 3)
+    assert limit == pytest.approx(with_b_at(0.0)["b"].change.half_width * 4.856657 / 3.182446, rel=1e-6)
+    assert with_b_at(0.99 * limit)["b"].outcome == "noise"
+    assert with_b_at(1.01 * limit)["b"].outcome == "better"
+    assert verdict(list(with_b_at(0.0).values()), "equal").endswith(
+        " With 4 seeds, differences below 5.4% could not be told from noise (the median method; "
+        "2.8% for c, 34% for b)."
+    )
+    assert told_from(Interval(0.0, None, 1), 3) is None
+    assert told_from(Interval(0.0, 0.0, 3), 3) is None
 
 
 def test_words_when_nothing_stands_out():

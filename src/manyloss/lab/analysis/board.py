@@ -23,7 +23,14 @@ import numpy as np
 from manyloss.lab import checks
 from manyloss.lab.analysis.comparison import ComparedMethods
 from manyloss.lab.analysis.pareto import nondominated
-from manyloss.lab.analysis.statistics import Median, median_interval, relative_change, size_text
+from manyloss.lab.analysis.statistics import (
+    Interval,
+    Median,
+    limits_text,
+    median_interval,
+    relative_change,
+    told_from,
+)
 from manyloss.lab.runs import storage
 from manyloss.lab.tuning import TUNED_SUM
 
@@ -73,14 +80,20 @@ class Entry:
         return any(outcome in TESTED for outcome in against)
 
     @property
-    def half_width(self) -> float | None:
-        """Of the intervals against the tuned sum, the one in the middle; None where none was tested."""
-        widths = [
-            row.get("change_against_tuned_sum_half_width")
-            for row in self.methods.values()
-            if row.get("outcome_against_tuned_sum") in TESTED
+    def limit(self) -> float | None:
+        """What a method had to differ from the tuned sum by to be told from it, for the one in the middle.
+
+        After Holm's correction for the methods that were not told; None where none was tested.
+        """
+        rows = [row for row in self.methods.values() if row.get("outcome_against_tuned_sum") in TESTED]
+        p_values = [row.get("p_against_tuned_sum") for row in rows]
+        untold = sum(p is not None and float(p) >= LEVEL for p in p_values)
+        intervals = [
+            Interval(0.0, row.get("change_against_tuned_sum_half_width"), int(row["finished"]))
+            for row in rows
         ]
-        known = [float(width) for width in widths if width]  # 0 is that of the same setting
+        # The same setting as the tuned sum has a half width of 0, and no limit.
+        known = [limit for each in intervals if (limit := told_from(each, max(untold, 1)))]
         return median(known) if known else None
 
     @property
@@ -265,16 +278,8 @@ def _corrected(entries: Sequence[Entry], won: Mapping[str, Sequence[str]]) -> st
 
 def _limits(entries: Sequence[Entry]) -> str:
     """How small a difference from the tuned sum is within the noise, for the method in the middle."""
-    widths = sorted((each.half_width, each.problem) for each in entries if each.half_width is not None)
-    if not widths:
-        return ""
-    middle = size_text(median(width for width, _ in widths))
-    text = f"With these seeds, differences below {middle} cannot be seen"
-    if len(widths) == 1:
-        return f"{text}."
-    (least, finest), (most, coarsest) = widths[0], widths[-1]
-    ends = f"{size_text(least)} on {finest}, {size_text(most)} on {coarsest}"
-    return f"{text} on the problem in the middle ({ends})."
+    limits = {each.problem: limit for each in entries if (limit := each.limit) is not None}
+    return f"With these seeds, {limits_text(limits, 'problem')}." if limits else ""
 
 
 def _standing(name: str, entries: Sequence[Entry], mean_rank: float | None) -> Standing:

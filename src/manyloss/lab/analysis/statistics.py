@@ -224,6 +224,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def told_from(interval: Interval, tests: int) -> float | None:
+    """How far from 0 this mean would have to be to be told from it as the first of ``tests``.
+
+    With the interval's spread: t_{n-1} s / sqrt(n) at 1 - 0.05 / (2 tests), as Holm's correction asks of the
+    next of ``tests`` that it has not let through. None without a spread.
+    """
+    if not interval.half_width or not math.isfinite(interval.half_width):
+        return None
+    freedom = interval.count - 1
+    wider = _quantile(1 - SIGNIFICANCE / (2 * tests), freedom) / _quantile((1 + CONFIDENCE) / 2, freedom)
+    return interval.half_width * wider
+
+
 def mean_ranks(
     means: Mapping[str, Mapping[str, float]], higher_is_better: Mapping[str, bool]
 ) -> dict[str, float]:
@@ -509,13 +522,21 @@ def verdict(rows: Sequence[Comparison], baseline: str, *, pending: int = 0, with
     if without:
         parts.append(f"{_listed(without)} {_verb(without, 'has', 'have')} no result")
     sentence = so_far + "; ".join(parts) + "."
-    noisy = [row.change for row in others if row.outcome == "noise" and row.change]
-    widths = [change.half_width for change in noisy if change.half_width]
-    if widths and with_limits:
-        limit = size_text(max(widths))
-        seeds = max(change.count for change in noisy)
-        sentence += f" With {seeds} seeds, differences of up to {limit} could not be told from noise."
+    noisy = {row.arm: row.change for row in others if row.outcome == "noise" and row.change}
+    untold = sum(row.test.adjusted is not None and row.test.adjusted >= SIGNIFICANCE for row in others)
+    limits = {arm: limit for arm, change in noisy.items() if (limit := told_from(change, untold))}
+    if limits and with_limits:
+        seeds = max(change.count for change in noisy.values())
+        sentence += f" With {seeds} seeds, {limits_text(limits, 'method')}."
     return sentence
+
+
+def limits_text(limits: Mapping[str, float], each: str) -> str:
+    """How large a difference had to be: the median of what `told_from` gave, and both ends by name."""
+    text = f"differences below {size_text(median(limits.values()))} could not be told from noise"
+    least, most = min(limits, key=lambda name: limits[name]), max(limits, key=lambda name: limits[name])
+    low, high = size_text(limits[least]), size_text(limits[most])
+    return text if low == high else f"{text} (the median {each}; {low} for {least}, {high} for {most})"
 
 
 def _verb(names: Sequence[str], one: str, many: str) -> str:

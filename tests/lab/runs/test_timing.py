@@ -1,5 +1,7 @@
 """Step times against the baseline, in turns."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -52,6 +54,18 @@ def test_a_slow_arm_is_slow_and_a_twin_is_not(study):
     written = (study.root / "step_time.json").stat().st_mtime_ns
     timing.time_the_steps(study)
     assert (study.root / "step_time.json").stat().st_mtime_ns == written
+
+
+def test_steps_that_another_process_interrupts_do_not_count():
+    class Stepper:
+        def __init__(self, *milliseconds):
+            self.milliseconds = itertools.cycle(milliseconds)
+
+        def step(self):
+            return next(self.milliseconds)
+
+    # Most of the long steps are interrupted, and few of the short ones: a median would say 7.
+    assert timing._ratio(Stepper(7.0, 8.0, 3.0, 7.0), Stepper(1.0, 1.0, 1.0, 5.0)) == 3.0
 
 
 def test_what_was_started_and_not_finished_is_not_tried_again(study):

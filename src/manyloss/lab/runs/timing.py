@@ -1,8 +1,8 @@
 """How long a step takes, over the baseline's: measured in turns in one process, step by step.
 
 Trials run beside each other and at different times, so that their own step times depend on what else the
-machine does. Here a step of the arm and one of the baseline stand side by side, and the ratio is that of the
-pair: whatever slows one slows the other.
+machine does. Here a step of the arm and one of the baseline take turns, and the fastest of each are compared:
+what another process does to a step only makes it slower, and more often a long step than a short one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from statistics import median
 from typing import Any
 
 import torch
@@ -90,18 +89,18 @@ class _Stepper:
 
 
 def _ratio(arm: _Stepper, baseline: _Stepper) -> float:
-    """Median over the pairs of one step over the other; who goes first changes from pair to pair."""
-    ratios: list[float] = []
+    """The fastest step of one over that of the other; who goes first changes from pair to pair."""
+    mine: list[float] = []
+    theirs: list[float] = []
     end = time.perf_counter() + SECONDS
-    while len(ratios) < FEWEST or (len(ratios) < MOST and time.perf_counter() < end):
-        if len(ratios) % 2:
-            mine = arm.step()
-            theirs = baseline.step()
+    while len(mine) < FEWEST or (len(mine) < MOST and time.perf_counter() < end):
+        if len(mine) % 2:
+            mine.append(arm.step())
+            theirs.append(baseline.step())
         else:
-            theirs = baseline.step()
-            mine = arm.step()
-        ratios.append(mine / theirs)
-    return median(ratios)
+            theirs.append(baseline.step())
+            mine.append(arm.step())
+    return min(mine) / min(theirs)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ from pathlib import Path
 from manyloss.lab import checks
 from manyloss.lab.analysis.pareto import BesideTheFront, Pareto, Resampled, delta_m, pareto
 from manyloss.lab.analysis.results import RunRecord, read_run
-from manyloss.lab.analysis.statistics import Interval, percent
+from manyloss.lab.analysis.sentences import percent
+from manyloss.lab.analysis.statistics import Interval
 from manyloss.lab.analysis.tuning import TunedRow
 from manyloss.lab.printing import printable
 from manyloss.lab.runs import storage

@@ -23,10 +23,10 @@ import numpy as np
 from manyloss.lab import checks
 from manyloss.lab.analysis.comparison import ComparedMethods
 from manyloss.lab.analysis.pareto import nondominated
+from manyloss.lab.analysis.sentences import limits_text
 from manyloss.lab.analysis.statistics import (
     Interval,
     Median,
-    limits_text,
     median_interval,
     relative_change,
     told_from,

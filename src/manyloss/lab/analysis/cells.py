@@ -11,7 +11,8 @@ from rich.cells import cell_len
 
 from manyloss.lab.analysis.beside import cost_text
 from manyloss.lab.analysis.results import MetricColumn
-from manyloss.lab.analysis.statistics import Comparison, Interval, Median, p_text, percent, percent_digits
+from manyloss.lab.analysis.sentences import p_text, percent, percent_digits
+from manyloss.lab.analysis.statistics import Comparison, Interval, Median
 from manyloss.lab.analysis.table import MARKS, Row, Table
 
 

@@ -10,14 +10,8 @@ from pathlib import Path
 from manyloss.lab.analysis.beside import front_words, pareto_of, single_task_of, tuning_words
 from manyloss.lab.analysis.pareto import Pareto
 from manyloss.lab.analysis.results import MetricColumn, RunRecord, TrialRecord, read_run
-from manyloss.lab.analysis.statistics import (
-    Comparison,
-    Interval,
-    Outcome,
-    compare,
-    explain,
-    verdict,
-)
+from manyloss.lab.analysis.sentences import explain, verdict
+from manyloss.lab.analysis.statistics import Comparison, Interval, Outcome, compare
 from manyloss.lab.analysis.tuning import TunedRow
 
 TESTED_AT = {

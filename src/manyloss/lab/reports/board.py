@@ -8,7 +8,8 @@ from typing import Any
 
 from manyloss.lab.analysis.board import Board, Entry
 from manyloss.lab.analysis.cells import change_text, median_text
-from manyloss.lab.analysis.statistics import Interval, percent
+from manyloss.lab.analysis.sentences import percent
+from manyloss.lab.analysis.statistics import Interval
 from manyloss.lab.analysis.table import MARKS
 from manyloss.lab.analysis.tuning import options_in_words, words_of_setting
 from manyloss.lab.reports.front import draw_means

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from manyloss.lab.analysis.statistics import percent
+from manyloss.lab.analysis.sentences import percent
 from manyloss.lab.reports.figures import LINES, Curves, Rows, Traces
 from manyloss.lab.reports.looks import DIVERGING, PALETTE, Panel, Style, draw, plain, styles_of
 

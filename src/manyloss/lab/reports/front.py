@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manyloss.lab.analysis.pareto import Pareto, ParetoPoint
-from manyloss.lab.analysis.statistics import percent
+from manyloss.lab.analysis.sentences import percent
 from manyloss.lab.analysis.tuning import words_of_setting
 from manyloss.lab.reports.looks import PALETTE, Panel, Style, draw, plain
 

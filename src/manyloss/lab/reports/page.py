@@ -13,7 +13,7 @@ from typing import Any
 
 from manyloss.lab.analysis import cells
 from manyloss.lab.analysis.results import RunRecord, read_run
-from manyloss.lab.analysis.statistics import baseline_words, percent
+from manyloss.lab.analysis.sentences import baseline_words, percent
 from manyloss.lab.analysis.table import MARKS, Table, make_table
 from manyloss.lab.reports import claim, shown, under_attack
 from manyloss.lab.reports.drawing import draw_changes, draw_curves, draw_times, draw_traces

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from manyloss.lab.analysis.statistics import percent
+from manyloss.lab.analysis.sentences import percent
 from manyloss.lab.claims.readings import Judged, Readings
 from manyloss.lab.claims.rule import Claim
 from manyloss.lab.reports.looks import PALETTE, Panel, draw, plain, render

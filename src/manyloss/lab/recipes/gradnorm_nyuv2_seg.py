@@ -57,7 +57,8 @@ class Rooms(DenseRooms):
 
 recipe = Recipe(
     name="gradnorm-nyuv2-seg",
-    summary="Depth, 13 classes and normals of indoor scenes, all but the last layer shared.",
+    summary="Depth, 13 classes and normals of indoor scenes (at small of made rooms), "
+    "all but the last layer shared.",
     problem=Rooms,
     arms=("single:depth", "single:segmentation", "single:normals", "equal", "gradnorm", "gradnorm-static"),
     seeds=3,

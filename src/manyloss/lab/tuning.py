@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from manyloss.lab import checks
 from manyloss.lab.arms import ChosenArm, choose_arm, choose_arms
@@ -34,8 +35,12 @@ FIRST_FACTORS = (3.0, 0.3, 8.0, 0.12)
 AT_RANDOM = 4
 #: How the sum of losses with searched weights is called.
 TUNED_SUM = "tuned sum"
-#: Of the user's own learning rates, and of weight decay; both on a log scale.
+#: Of the user's own learning rates, and of weight decay; both on a log scale. That of rates grows with need:
 LR_RANGE = (0.1, 10.0)
+#: where the best rate is at an end of those tried, the next round begins with one so many times beyond it.
+BEYOND = 3.0
+#: Rates less apart than by this factor are the same end.
+SAME_END = 1.1
 DECAY_RANGE = (1e-6, 1e-1)
 FORMAT = 1
 
@@ -84,6 +89,13 @@ class Space:
         if set(self.ranges) != {LR_FACTOR} or any(values[name] not in self.values[name] for name in values):
             return None
         return {**values, LR_FACTOR: 1.0}
+
+    def with_rates(self, rates: Sequence[float]) -> Self:
+        """The same space, whose range of learning rates holds these, too."""
+        if LR_FACTOR not in self.ranges:
+            return self
+        low, high = self.ranges[LR_FACTOR]
+        return replace(self, ranges={**self.ranges, LR_FACTOR: (min(low, *rates), max(high, *rates))})
 
     def at_first_rate(self, drawn: Mapping[str, Any], factor: float) -> dict[str, Any]:
         """What was drawn, with this learning rate of the first round if it is searched."""
@@ -136,6 +148,14 @@ class SumSpace(Space):
             units = self.sizes if drawn["scale"] == "first epoch" else shares
             shares = {name: -math.log(drawn[f"u:{name}"]) / units[name] for name in self.sizes}
         return weighted_sum(shares) + super().text(rest).removeprefix(self.arm)
+
+
+def end_of(rate: float, tried: Sequence[float]) -> int:
+    """1 where this is the largest learning rate of those tried, -1 where it is the smallest, otherwise 0."""
+    low, high = min(tried), max(tried)
+    if high < SAME_END * low:
+        return 0
+    return int(rate * SAME_END >= high) - int(rate <= low * SAME_END)
 
 
 def weighted_sum(shares: Mapping[str, float]) -> str:
@@ -331,6 +351,9 @@ class Tuning:
             return
         known = {setting.arm for setting in row.settings}
         pruning = self._pruning(row) if self.prune else None
+        beyond = self._beyond(row)
+        rates = [drawn[LR_FACTOR] for drawn, _ in self._tried(row) if LR_FACTOR in drawn]
+        space = space.with_rates([*rates, *([] if beyond is None else [beyond[LR_FACTOR]]), 1.0])
         count = min(ROUND, left)
         found: list[Setting] = []
         for again in range(5):  # few values may leave few combinations
@@ -339,6 +362,8 @@ class Tuning:
                 place = len(row.settings) + len(found)
                 if place <= len(FIRST_FACTORS):
                     drawn = space.at_first_rate(drawn, FIRST_FACTORS[place - 1])
+                elif beyond is not None:
+                    drawn, beyond = beyond, None
                 setting = Setting.of(choose_arm(space.text(drawn), self.problem), self.problem, drawn)
                 if setting.arm not in known:
                     known.add(setting.arm)
@@ -365,6 +390,18 @@ class Tuning:
         if self.problem.loss_names:
             return {name: sizes.get(name, math.nan) for name in self.problem.loss_names}
         return sizes or None
+
+    def _beyond(self, row: Searched) -> dict[str, Any] | None:
+        """The best setting so far at a rate beyond all that were tried; None if its own is not at an end."""
+        if len(row.settings) <= len(FIRST_FACTORS):
+            return None
+        tried = [(drawn, value) for drawn, value in self._tried(row) if LR_FACTOR in drawn]
+        known = [(value, drawn) for drawn, value in tried if value is not None]
+        if not known:
+            return None
+        _, best = max(known, key=itemgetter(0))
+        end = end_of(best[LR_FACTOR], [drawn[LR_FACTOR] for drawn, _ in tried])
+        return {**best, LR_FACTOR: best[LR_FACTOR] * BEYOND**end} if end else None
 
     def _tried(self, row: Searched) -> list[tuple[Mapping[str, Any], float | None]]:
         return [

@@ -143,8 +143,6 @@ def tuning_words(run: RunRecord) -> list[str]:
         on_validation = "" if row.best is None else f" ({percent(row.best)} on validation against {untuned})"
         more = [stopped] if stopped else []
         if row.at_the_end:
-            more.append(
-                "the learning rate is at the end of what was searched, and a better one may lie beyond"
-            )
+            more.append("the learning rate is at the end of what was tried, and a better one may lie beyond")
         words.append("; ".join([f"{row.label}: {row.words}{on_validation}", *more]) + ".")
     return words

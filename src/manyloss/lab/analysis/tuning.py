@@ -15,7 +15,7 @@ from manyloss.lab.optimizer import LR_FACTOR, WEIGHT_DECAY
 from manyloss.lab.printing import few, printable
 from manyloss.lab.pruning import gain
 from manyloss.lab.runs import storage
-from manyloss.lab.tuning import LR_RANGE
+from manyloss.lab.tuning import end_of
 
 #: Of a setting's options, where they are told in words; files and arms have all.
 OPTIONS_SHOWN = 16
@@ -65,10 +65,9 @@ class TunedRow:
 
     @property
     def at_the_end(self) -> bool:
-        """Whether the chosen learning rate is within a tenth of an end of what was searched."""
-        _, _, found = self.chosen.partition(f"{LR_FACTOR}=")
-        low, high = LR_RANGE
-        return bool(found) and not 1.1 * low < float(found.partition(":")[0]) < high / 1.1
+        """Whether the chosen learning rate is the largest or the smallest that was tried."""
+        tried = [rate_in(each.arm) for each in self.settings]
+        return bool(tried) and end_of(rate_in(self.chosen), tried) != 0
 
     @property
     def options(self) -> list[str]:
@@ -79,6 +78,12 @@ class TunedRow:
     def words(self) -> str:
         """The chosen setting without the method's name: ``learning rate x 2.1, alpha=0.5``."""
         return words_of_setting(self.chosen)
+
+
+def rate_in(arm: str) -> float:
+    """An arm's factor of the learning rate; 1 where it has none."""
+    _, _, found = arm.partition(f"{LR_FACTOR}=")
+    return float(found.partition(":")[0]) if found else 1.0
 
 
 def options_in_words(arm: str) -> list[str]:

@@ -704,7 +704,8 @@ def _entry(entry: Entry) -> str:
         f"{run['epochs']} epochs, begun {str(run['created'])[:10]}, torch {run['torch']} on "
         f"{run['processor']}, commit {', '.join(run.get('commits') or ['unknown'])}: [`{file}`](../{file})."
     )
-    return "\n\n".join([f"### {entry.problem}\n\n{run['summary']}", "\n".join(rows), made])
+    remark = [entry.at_the_end] if entry.at_the_end else []
+    return "\n\n".join([f"### {entry.problem}\n\n{run['summary']}", "\n".join(rows), *remark, made])
 
 
 def _when(run: dict[str, Any]) -> str:

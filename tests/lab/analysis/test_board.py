@@ -213,6 +213,22 @@ def test_the_limit_is_that_of_the_median_method_after_holms_correction():
     assert with_widths(0.0, 0.0, None, None, None, None).limit is None
 
 
+def test_rates_at_the_end_of_what_was_tried_are_named(tmp_path):
+    def with_ends(*ends):
+        found = entry("p", GAINS[0])
+        rows = tuple({**row, "rate_at_the_end": row["method"] in ends} for row in found.rows)
+        return replace(found, rows=rows)
+
+    said = (
+        "a, b and tuned sum have a learning rate at the end of what was tried; a better one may lie beyond."
+    )
+    several = with_ends("a", "b", "tuned sum")
+    assert several.at_the_end == said
+    assert said in write_board(tmp_path / "board.html", Board.of([several])).read_text()
+    assert with_ends("a").at_the_end.startswith("a has a learning rate at the end")
+    assert with_ends().at_the_end == entry("p", GAINS[0]).at_the_end == ""
+
+
 def wide(found, half_width):
     """With this half width of every method against the tuned sum, but for one that went wrong."""
     widths = {"b": 50.0}

@@ -71,6 +71,7 @@ def test_the_cost_stands_in_table_words_and_rows(tuned_run):
     ) in text
     row = ComparedMethods.read(tuned_run).rows()[1]
     assert (row["tuning_trials"], row["tuning_hours"]) == (3, pytest.approx(0.05))
+    assert row["rate_at_the_end"] is True
     assert row["setting"] == TUNED["pcgrad"]
     assert row["outcome_against_tuned_sum"] == "worse"
     assert (row["front"], row["front_distance"] < 0) == ("behind", True)

@@ -23,7 +23,7 @@ import numpy as np
 from manyloss.lab import checks
 from manyloss.lab.analysis.comparison import ComparedMethods
 from manyloss.lab.analysis.pareto import nondominated
-from manyloss.lab.analysis.sentences import limits_text
+from manyloss.lab.analysis.sentences import limits_text, listed
 from manyloss.lab.analysis.statistics import (
     Interval,
     Median,
@@ -95,6 +95,14 @@ class Entry:
         # The same setting as the tuned sum has a half width of 0, and no limit.
         known = [limit for each in intervals if (limit := told_from(each, max(untold, 1)))]
         return median(known) if known else None
+
+    @property
+    def at_the_end(self) -> str:
+        """Which methods might be better with a rate that was not tried, in a sentence; empty for none."""
+        names = [name for name, row in self.methods.items() if row.get("rate_at_the_end")]
+        said = "have a learning rate" if len(names) > 1 else "has a learning rate"
+        beyond = "at the end of what was tried; a better one may lie beyond"
+        return f"{listed(names)} {said} {beyond}." if names else ""
 
     @property
     def has_single_tasks(self) -> bool:

@@ -162,6 +162,7 @@ def _beside(row: Row, front: BesideTheFront | None) -> dict[str, Any]:
             "setting": row.tuned.chosen,
             "tuning_trials": row.tuned.trials,
             "tuning_hours": row.tuned.seconds / 3600,
+            "rate_at_the_end": row.tuned.at_the_end,
         }
     if row.delta_m is not None:
         cells |= {"delta_m": row.delta_m.mean, "delta_m_half_width": row.delta_m.half_width}

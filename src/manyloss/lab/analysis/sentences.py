@@ -121,22 +121,22 @@ def verdict(rows: Sequence[Comparison], baseline: str, *, pending: int = 0, with
     )
     parts = []
     if better:
-        parts.append(f"{_listed(better)} {_verb(better, 'beats', 'beat')} {against} beyond noise")
+        parts.append(f"{listed(better)} {_verb(better, 'beats', 'beat')} {against} beyond noise")
     if worse:
         than = "" if better else f" than {against}"
-        parts.append(f"{_listed(worse)} {_verb(worse, 'is', 'are')} worse{than} beyond noise")
+        parts.append(f"{listed(worse)} {_verb(worse, 'is', 'are')} worse{than} beyond noise")
     if noise and parts:
-        parts.append(f"{_listed(noise)} {_verb(noise, 'is', 'are')} within noise")
+        parts.append(f"{listed(noise)} {_verb(noise, 'is', 'are')} within noise")
     elif noise:
         parts.append(
-            f"{_listed(noise)} {_verb(noise, 'does', 'do')} not differ from {against} by more than noise"
+            f"{listed(noise)} {_verb(noise, 'does', 'do')} not differ from {against} by more than noise"
         )
     if same:
-        parts.append(f"{_listed(same)} {_verb(same, 'makes', 'make')} no difference")
+        parts.append(f"{listed(same)} {_verb(same, 'makes', 'make')} no difference")
     if untested:
-        parts.append(f"{_listed(untested)} could not be tested")
+        parts.append(f"{listed(untested)} could not be tested")
     if without:
-        parts.append(f"{_listed(without)} {_verb(without, 'has', 'have')} no result")
+        parts.append(f"{listed(without)} {_verb(without, 'has', 'have')} no result")
     sentence = so_far + "; ".join(parts) + "."
     noisy = {row.arm: row.change for row in others if row.outcome == "noise" and row.change}
     untold = sum(row.test.adjusted is not None and row.test.adjusted >= SIGNIFICANCE for row in others)
@@ -159,7 +159,8 @@ def _verb(names: Sequence[str], one: str, many: str) -> str:
     return one if len(names) == 1 else many
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
     if len(names) == 1:
         return names[0]
     return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -149,6 +149,20 @@ def test_a_rate_that_failed_is_an_end_that_was_tried(tmp_path):
     assert max(rates) <= 10
 
 
+@pytest.mark.parametrize("better", [True, False])
+def test_the_sum_has_equal_weights_at_their_best_rate_too(tmp_path, better):
+    tuning = run_all(tmp_path)
+    last_of_equal = tuning.searched["equal"].settings[5].arm
+    ended(tuning, last_of_equal, 0.9 if better else 0.1)
+    for row in tuning.searched.values():
+        row.chosen, row.settings = None, row.settings[:6]
+    tuning.write()
+    again = run_all(tmp_path)
+    settings = [each.arm for each in again.searched[TUNED_SUM].settings]
+    assert settings[6:] == ([last_of_equal.replace("equal", "static")] if better else [])
+    assert len(again.searched["equal"].settings) == len(again.searched["pcgrad"].settings) == 6
+
+
 @pytest.mark.parametrize(
     ("rate", "tried", "end"),
     [(8, (1, 3, 8), 1), (7.6, (1, 7.6, 8), 1), (7, (1, 7, 8), 0), (1, (1, 3), -1), (2, (2, 2.1), 0)],

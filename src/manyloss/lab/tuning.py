@@ -323,11 +323,15 @@ class Tuning:
     def next_round(self) -> bool:
         """Ask for more settings of every row that has fewer than it may; False when there are none.
 
+        The sum gets one more where equal weights ended better, so that it is never behind for want of a rate.
+
         To be called when all that was asked before has ended.
         """
         before = len(self.asked())
         for row in self.searched.values():
             self._ask_for(row)
+        if len(self.asked()) == before:
+            self._ask_for_equal_weights()
         if len(self.asked()) == before:
             self._choose()
             return False
@@ -373,6 +377,21 @@ class Tuning:
         row.settings += found
         row.exhausted = not found
 
+    def _ask_for_equal_weights(self) -> None:
+        """One more setting of the sum where equal weights found a better rate: they are a sum, too."""
+        row, equal = self.searched[TUNED_SUM], self.searched.get("equal")
+        space = self._space(row)
+        best = None if equal is None else self._best(equal)
+        if best is None or space is None or row.chosen is not None:
+            return
+        drawn, value = best
+        own = self._best(row)
+        if own is not None and own[1] >= value:
+            return
+        setting = Setting.of(choose_arm(space.text(drawn), self.problem), self.problem, dict(drawn))
+        if setting.arm not in {each.arm for each in row.settings}:
+            row.settings.append(setting)
+
     def _space(self, row: Searched) -> Space | None:
         """What is searched; None while the losses of a script are not known."""
         if row.label != TUNED_SUM:
@@ -395,13 +414,17 @@ class Tuning:
         """The best setting so far at a rate beyond all that were tried; None if its own is not at an end."""
         if len(row.settings) <= len(FIRST_FACTORS):
             return None
-        tried = [(drawn, value) for drawn, value in self._tried(row) if LR_FACTOR in drawn]
-        known = [(value, drawn) for drawn, value in tried if value is not None]
-        if not known:
+        best = self._best(row)
+        if best is None or LR_FACTOR not in best[0]:
             return None
-        _, best = max(known, key=itemgetter(0))
-        end = end_of(best[LR_FACTOR], [drawn[LR_FACTOR] for drawn, _ in tried])
-        return {**best, LR_FACTOR: best[LR_FACTOR] * BEYOND**end} if end else None
+        rate = best[0][LR_FACTOR]
+        end = end_of(rate, [drawn[LR_FACTOR] for drawn, _ in self._tried(row)])
+        return {**best[0], LR_FACTOR: rate * BEYOND**end} if end else None
+
+    def _best(self, row: Searched) -> tuple[Mapping[str, Any], float] | None:
+        """What was drawn for the best setting so far, and its gain; None where none finished."""
+        known = [(drawn, value) for drawn, value in self._tried(row) if value is not None]
+        return max(known, key=itemgetter(1), default=None)
 
     def _tried(self, row: Searched) -> list[tuple[Mapping[str, Any], float | None]]:
         return [

@@ -35,13 +35,13 @@ FIRST_FACTORS = (3.0, 0.3, 8.0, 0.12)
 AT_RANDOM = 4
 #: How the sum of losses with searched weights is called.
 TUNED_SUM = "tuned sum"
-#: Of the user's own learning rates, and of weight decay; both on a log scale. That of rates grows with need:
+#: Of the user's own learning rates, and of weight decay; both on a log scale.
 LR_RANGE = (0.1, 10.0)
-#: where the best rate is at an end of those tried, the next round begins with one so many times beyond it.
+DECAY_RANGE = (1e-6, 1e-1)
+#: Where the best rate is at an end of those tried, the next round begins with one so many times beyond it.
 BEYOND = 3.0
 #: Rates less apart than by this factor are the same end.
 SAME_END = 1.1
-DECAY_RANGE = (1e-6, 1e-1)
 FORMAT = 1
 
 

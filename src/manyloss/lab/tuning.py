@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from manyloss.lab import checks
 from manyloss.lab.arms import ChosenArm, choose_arm, choose_arms
@@ -38,8 +38,6 @@ TUNED_SUM = "tuned sum"
 #: Of the user's own learning rates, and of weight decay; both on a log scale.
 LR_RANGE = (0.1, 10.0)
 DECAY_RANGE = (1e-6, 1e-1)
-#: Where the best rate is at an end of those tried, the next round begins with one so many times beyond it.
-BEYOND = 3.0
 #: Rates less apart than by this factor are the same end.
 SAME_END = 1.1
 FORMAT = 1
@@ -89,13 +87,6 @@ class Space:
         if set(self.ranges) != {LR_FACTOR} or any(values[name] not in self.values[name] for name in values):
             return None
         return {**values, LR_FACTOR: 1.0}
-
-    def with_rates(self, rates: Sequence[float]) -> Self:
-        """The same space, whose range of learning rates holds these, too."""
-        if LR_FACTOR not in self.ranges:
-            return self
-        low, high = self.ranges[LR_FACTOR]
-        return replace(self, ranges={**self.ranges, LR_FACTOR: (min(low, *rates), max(high, *rates))})
 
     def at_first_rate(self, drawn: Mapping[str, Any], factor: float) -> dict[str, Any]:
         """What was drawn, with this learning rate of the first round if it is searched."""
@@ -355,9 +346,6 @@ class Tuning:
             return
         known = {setting.arm for setting in row.settings}
         pruning = self._pruning(row) if self.prune else None
-        beyond = self._beyond(row)
-        rates = [drawn[LR_FACTOR] for drawn, _ in self._tried(row) if LR_FACTOR in drawn]
-        space = space.with_rates([*rates, *([] if beyond is None else [beyond[LR_FACTOR]]), 1.0])
         count = min(ROUND, left)
         found: list[Setting] = []
         for again in range(5):  # few values may leave few combinations
@@ -366,8 +354,6 @@ class Tuning:
                 place = len(row.settings) + len(found)
                 if place <= len(FIRST_FACTORS):
                     drawn = space.at_first_rate(drawn, FIRST_FACTORS[place - 1])
-                elif beyond is not None:
-                    drawn, beyond = beyond, None
                 setting = Setting.of(choose_arm(space.text(drawn), self.problem), self.problem, drawn)
                 if setting.arm not in known:
                     known.add(setting.arm)
@@ -409,17 +395,6 @@ class Tuning:
         if self.problem.loss_names:
             return {name: sizes.get(name, math.nan) for name in self.problem.loss_names}
         return sizes or None
-
-    def _beyond(self, row: Searched) -> dict[str, Any] | None:
-        """The best setting so far at a rate beyond all that were tried; None if its own is not at an end."""
-        if len(row.settings) <= len(FIRST_FACTORS):
-            return None
-        best = self._best(row)
-        if best is None or LR_FACTOR not in best[0]:
-            return None
-        rate = best[0][LR_FACTOR]
-        end = end_of(rate, [drawn[LR_FACTOR] for drawn, _ in self._tried(row)])
-        return {**best[0], LR_FACTOR: rate * BEYOND**end} if end else None
 
     def _best(self, row: Searched) -> tuple[Mapping[str, Any], float] | None:
         """What was drawn for the best setting so far, and its gain; None where none finished."""

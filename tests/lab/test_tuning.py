@@ -25,7 +25,6 @@ from manyloss.lab.tuning import (
     SumSpace,
     Tuning,
     ask,
-    end_of,
 )
 from tests.lab.runs.test_trial import PROBLEM, lines
 from tests.lab.small_problem import DigitAndInk, digit_accuracy
@@ -142,12 +141,16 @@ def test_the_sum_has_equal_weights_at_their_best_rate_too(tmp_path, better):
     assert len(again.searched["equal"].settings) == len(again.searched["pcgrad"].settings) == 6
 
 
-@pytest.mark.parametrize(
-    ("rate", "tried", "end"),
-    [(8, (1, 3, 8), 1), (7.6, (1, 7.6, 8), 1), (7, (1, 7, 8), 0), (1, (1, 3), -1), (2, (2, 2.1), 0)],
-)
-def test_ends_of_what_was_tried(rate, tried, end):
-    assert end_of(rate, tried) == end
+def test_the_sum_gets_no_setting_that_it_has(tmp_path):
+    tuning = run_all(tmp_path)
+    for arm in ("equal", "static"):
+        ended(tuning, arm, 0.95)  # the default is the best of both rows
+    for row in tuning.searched.values():
+        row.chosen, row.settings = None, row.settings[:6]
+    tuning.write()
+    again = run_all(tmp_path).searched
+    assert (again["equal"].chosen, again[TUNED_SUM].chosen) == ("equal", "static")
+    assert len(again[TUNED_SUM].settings) == 6
 
 
 def test_weights_are_drawn_evenly_after_a_first_round_of_equal_ones():

@@ -38,8 +38,6 @@ TUNED_SUM = "tuned sum"
 #: Of the user's own learning rates, and of weight decay; both on a log scale.
 LR_RANGE = (0.1, 10.0)
 DECAY_RANGE = (1e-6, 1e-1)
-#: Rates less apart than by this factor are the same end.
-SAME_END = 1.1
 FORMAT = 1
 
 
@@ -139,14 +137,6 @@ class SumSpace(Space):
             units = self.sizes if drawn["scale"] == "first epoch" else shares
             shares = {name: -math.log(drawn[f"u:{name}"]) / units[name] for name in self.sizes}
         return weighted_sum(shares) + super().text(rest).removeprefix(self.arm)
-
-
-def end_of(rate: float, tried: Sequence[float]) -> int:
-    """1 where this is the largest learning rate of those tried, -1 where it is the smallest, otherwise 0."""
-    low, high = min(tried), max(tried)
-    if high < SAME_END * low:
-        return 0
-    return int(rate * SAME_END >= high) - int(rate <= low * SAME_END)
 
 
 def weighted_sum(shares: Mapping[str, float]) -> str:
@@ -368,13 +358,13 @@ class Tuning:
         row, equal = self.searched[TUNED_SUM], self.searched.get("equal")
         space = self._space(row)
         best = None if equal is None else self._best(equal)
-        if best is None or space is None or row.chosen is not None:
+        if best is None or best[0].drawn is None or space is None or row.chosen is not None:
             return
-        drawn, value = best
         own = self._best(row)
-        if own is not None and own[1] >= value:
+        if own is not None and own[1] >= best[1]:
             return
-        setting = Setting.of(choose_arm(space.text(drawn), self.problem), self.problem, dict(drawn))
+        drawn = dict(best[0].drawn)
+        setting = Setting.of(choose_arm(space.text(drawn), self.problem), self.problem, drawn)
         if setting.arm not in {each.arm for each in row.settings}:
             row.settings.append(setting)
 
@@ -396,9 +386,10 @@ class Tuning:
             return {name: sizes.get(name, math.nan) for name in self.problem.loss_names}
         return sizes or None
 
-    def _best(self, row: Searched) -> tuple[Mapping[str, Any], float] | None:
-        """What was drawn for the best setting so far, and its gain; None where none finished."""
-        known = [(drawn, value) for drawn, value in self._tried(row) if value is not None]
+    def _best(self, row: Searched) -> tuple[Setting, float] | None:
+        """The best setting so far and its gain; None where none finished."""
+        gains = [(setting, self.gain_of(setting)) for setting in row.settings]
+        known = [(setting, value) for setting, value in gains if value is not None]
         return max(known, key=itemgetter(1), default=None)
 
     def _tried(self, row: Searched) -> list[tuple[Mapping[str, Any], float | None]]:
@@ -449,9 +440,8 @@ class Tuning:
         """The best setting of every row; its default where none finished."""
         for row in self.searched.values():
             if row.chosen is None and row.settings:
-                gains = {setting.arm: self.gain_of(setting) for setting in row.settings}
-                finished = {arm: value for arm, value in gains.items() if value is not None}
-                row.chosen = max(finished, key=lambda arm: finished[arm], default=row.settings[0].arm)
+                best = self._best(row)
+                row.chosen = row.settings[0].arm if best is None else best[0].arm
         self.write()
 
 

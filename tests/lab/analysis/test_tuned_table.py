@@ -11,7 +11,7 @@ from manyloss.lab.analysis.comparison import ComparedMethods
 from manyloss.lab.analysis.results import read_run
 from manyloss.lab.analysis.table import make_table
 from manyloss.lab.analysis.terminal import render_text
-from manyloss.lab.analysis.tuning import options_in_words, words_of_setting
+from manyloss.lab.analysis.tuning import end_of, options_in_words, words_of_setting
 from manyloss.lab.runs.storage import trial_folder
 from tests.lab.run_folders import TUNED
 
@@ -28,6 +28,14 @@ def test_rows_are_called_by_their_method_and_read_from_their_setting(tuned_run):
     assert replace(run.tuning["pcgrad"], chosen="pcgrad:optimizer.lr_factor=9:x=1").at_the_end
     assert not replace(run.tuning["pcgrad"], chosen="pcgrad").at_the_end
     assert run.summaries["tuned sum"].startswith("What static")
+
+
+@pytest.mark.parametrize(
+    ("rate", "tried", "end"),
+    [(8, (1, 3, 8), 1), (7.6, (1, 7.6, 8), 1), (7, (1, 7, 8), 0), (1, (1, 3), -1), (2, (2, 2.1), 0)],
+)
+def test_ends_of_what_was_tried(rate, tried, end):
+    assert end_of(rate, tried) == end
 
 
 def test_a_setting_in_words_has_the_optimizers_options_first_and_of_many_the_first():

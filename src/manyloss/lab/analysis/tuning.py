@@ -15,10 +15,11 @@ from manyloss.lab.optimizer import LR_FACTOR, WEIGHT_DECAY
 from manyloss.lab.printing import few, printable
 from manyloss.lab.pruning import gain
 from manyloss.lab.runs import storage
-from manyloss.lab.tuning import end_of
 
 #: Of a setting's options, where they are told in words; files and arms have all.
 OPTIONS_SHOWN = 16
+#: Learning rates less apart than by this factor are the same end.
+SAME_END = 1.1
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,14 @@ def rate_in(arm: str) -> float:
     """An arm's factor of the learning rate; 1 where it has none."""
     _, _, found = arm.partition(f"{LR_FACTOR}=")
     return float(found.partition(":")[0]) if found else 1.0
+
+
+def end_of(rate: float, tried: Sequence[float]) -> int:
+    """1 where this is the largest learning rate of those tried, -1 where it is the smallest, otherwise 0."""
+    low, high = min(tried), max(tried)
+    if high < SAME_END * low:
+        return 0
+    return int(rate * SAME_END >= high) - int(rate <= low * SAME_END)
 
 
 def options_in_words(arm: str) -> list[str]:

@@ -68,6 +68,10 @@ _Timeout = Annotated[
 _Executor = Annotated[
     str, typer.Option(help="Where trials run: processes, slurm:slurm_partition=gpu, ray:address=auto.")
 ]
+_StartFrom = Annotated[
+    Path | None,
+    typer.Option(help="A file that `manyloss pack` wrote, or their folder: only what is missing is run."),
+]
 _AtLeast = Annotated[
     str, typer.Option(help="The smallest change that matters, such as 0.5%: a smaller one is no difference.")
 ]
@@ -270,6 +274,7 @@ def compare(
         typer.Option("--single-task", help="Train each loss alone, too, and show the change against it."),
     ] = False,
     executor: _Executor = "processes",
+    start_from: _StartFrom = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(help="Of a script, several times: val/accuracy:max or val/rmse:min."),
@@ -295,6 +300,7 @@ def compare(
         retry=retry,
         trial_timeout=trial_timeout,
         executor=executor,
+        start_from=start_from,
         at_least=at_least,
         tune=tune,
         prune=prune,
@@ -352,6 +358,7 @@ def reproduce(
     retry: _Retry = False,
     trial_timeout: _Timeout = None,
     executor: _Executor = "processes",
+    start_from: _StartFrom = None,
 ) -> None:
     """Run a paper's experiment, and say by a rule written beforehand whether its claim holds."""
     from manyloss import lab
@@ -381,6 +388,7 @@ def reproduce(
         retry=retry,
         trial_timeout=trial_timeout,
         executor=executor,
+        start_from=start_from,
         console=console,
         command=["manyloss", *sys.argv[1:]],
     )
@@ -408,6 +416,7 @@ def board(
     retry: _Retry = False,
     trial_timeout: _Timeout = None,
     executor: _Executor = "processes",
+    start_from: _StartFrom = None,
 ) -> None:
     """Does anything beat a tuned sum? Compare on problem after problem; run it again to finish or add."""
     from manyloss import lab
@@ -425,9 +434,21 @@ def board(
         retry=retry,
         trial_timeout=trial_timeout,
         executor=executor,
+        start_from=start_from,
         console=Console(highlight=False),
         command=["manyloss", *sys.argv[1:]],
     )
+
+
+@app.command()
+def pack(
+    run: Annotated[Path, typer.Argument(help="A run folder; of a board, a problem's.")],
+    out: Annotated[Path | None, typer.Option(help="The file; default: RUN.tar.xz beside the folder.")] = None,
+) -> None:
+    """Write what a run folder knows into a small file, from which others go on with --start-from."""
+    from manyloss import lab
+
+    lab.pack(run, out, console=Console(highlight=False))
 
 
 @app.command()

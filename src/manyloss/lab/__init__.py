@@ -9,7 +9,7 @@ the rest. A script uses `method`, `seed`, `folder`, `log` and `metric`, and `lea
 
 from manyloss.lab.arms import Arm, ArmContext
 from manyloss.lab.checks import LabError
-from manyloss.lab.commands import board, choose_seeds, compare, diagnose, report, reproduce
+from manyloss.lab.commands import board, choose_seeds, compare, diagnose, pack, report, reproduce
 from manyloss.lab.pictures import Pictures
 from manyloss.lab.problem import BatchedSplit, EncoderWithHeads, FinalEvaluation, Problem, Splits, TensorSplit
 from manyloss.lab.scripts import folder, learning_rate, log, method, metric, seed, weight_decay
@@ -34,6 +34,7 @@ __all__ = [
     "log",
     "method",
     "metric",
+    "pack",
     "report",
     "reproduce",
     "seed",

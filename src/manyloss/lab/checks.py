@@ -179,6 +179,22 @@ def of_another_version(path: Path, error: Exception) -> StorageError:
     )
 
 
+def not_packed(path: Path, reason: str) -> LabError:
+    """A file to go on from is not what `packing.pack` writes."""
+    return LabError(
+        f"{path} is no packed run ({reason}). Give a file that `manyloss pack RUN` wrote, or leave "
+        "--start-from out; nothing was unpacked."
+    )
+
+
+def no_packed_run(path: Path, name: str) -> LabError:
+    """There is nothing to go on from."""
+    return LabError(
+        f"There is no packed run {str(path)!r}. Give --start-from the file {name} that `manyloss pack RUN` "
+        "wrote, or the folder that it is in; without --start-from everything is run."
+    )
+
+
 def occupied(folder: Path) -> StorageError:
     """A folder to write to holds something else."""
     return StorageError(f"{folder} has other files and no study.json. Choose a new folder with --out.")

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from scipy.io import savemat
 
-from manyloss.lab import LabError, board, compare
+from manyloss.lab import LabError, board, compare, pack
 from manyloss.lab.arms import ArmContext, choose_arm
 from manyloss.lab.datasets import molecules
 from manyloss.lab.problems import METHODS, OTHERS, SCALE, board_recipes, problems
@@ -182,6 +182,23 @@ def test_the_folder_of_the_data_is_for_the_problems_that_have_data(tmp_path):
     assert "burgers" in (tmp_path / "board" / "board.html").read_text(encoding="utf-8")
     assert (tmp_path / "board" / "burgers.json").is_file()
     assert "burgers is compared without single tasks. --single-task compares every metric" in text.getvalue()
+
+
+def test_anyone_adds_a_method_to_a_board_that_was_packed(tmp_path):
+    text = io.StringIO()
+    asked = {"tune": 0, "seeds": 1, "scale": "smoke", "jobs": 1}
+    asked["console"] = Console(file=text, width=1000)
+    board(["burgers"], methods=["equal"], out=tmp_path / "theirs", **asked)
+    pack(tmp_path / "theirs" / "burgers", tmp_path / "results" / "burgers.tar.xz")
+    mine = tmp_path / "mine"
+    (entry,) = board(
+        ["burgers"], methods=["equal", "mgda"], out=mine, start_from=tmp_path / "results", **asked
+    ).entries
+    assert list(entry.methods) == ["equal", "mgda"]
+    said = text.getvalue()
+    assert f"{mine / 'burgers'} starts from {tmp_path / 'results' / 'burgers.tar.xz'}." in said
+    assert "2 methods x 1 seed, " in said
+    assert "1 of 2 trials to run" in said
 
 
 @pytest.mark.parametrize(

@@ -195,3 +195,10 @@ def test_a_file_needs_no_ending_and_must_be_text(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(LabError, match=r"is not UTF-8 text\. Save it as UTF-8"):
         Source(str(path)).load()
+
+
+def test_where_the_data_of_a_recipe_lie_decides_nothing(small):
+    here, there = (Source("cosreg-two-digits", {"data_root": place, "pairs": 9}) for place in ("/a", "/b"))
+    assert here.identity() == there.identity() == {"recipe": "cosreg-two-digits", "options": {"pairs": 9}}
+    mine, other = (Source(str(small), {"data_root": place}) for place in ("/a", "/b"))
+    assert mine.identity() != other.identity()  # a user's file may take another set from another place

@@ -103,7 +103,7 @@ def record_of(verdict: Verdict, root: Path) -> dict[str, Any]:
         **({} if verdict.readings is None else {"readings": record_of_readings(verdict.readings)}),
         "along": {arm: seen for arm, found in of_arm.items() if (seen := _along(found))},
         "seconds": sum(float((result or {}).get("seconds") or 0) for result in everything),
-        "settings": _without_places(study.get("settings", {})),
+        "settings": study.get("settings", {}),
         "epochs": study.get("epochs"),
         "created": study.get("created"),
         "environment": study.get("environment", {}),
@@ -164,10 +164,3 @@ def _cells(trials: Mapping[str, TrialRecord]) -> dict[str, list[str]]:
         for column, word in trial.words.items():
             said.setdefault(column, []).append(word)
     return said
-
-
-def _without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without the folders of this machine."""
-    source = settings.get("source") or {}
-    options = {name: value for name, value in (source.get("options") or {}).items() if name != "data_root"}
-    return {**settings, "source": {**source, "options": options}} if source else dict(settings)

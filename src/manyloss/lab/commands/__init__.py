@@ -10,7 +10,8 @@ shows it; every command has a file of its own beside them.
 from manyloss.lab.commands.boards import board
 from manyloss.lab.commands.comparisons import compare, report
 from manyloss.lab.commands.diagnoses import diagnose
+from manyloss.lab.commands.packs import pack
 from manyloss.lab.commands.reproductions import reproduce
 from manyloss.lab.commands.requests import choose_seeds, split_methods
 
-__all__ = ["board", "choose_seeds", "compare", "diagnose", "report", "reproduce", "split_methods"]
+__all__ = ["board", "choose_seeds", "compare", "diagnose", "pack", "report", "reproduce", "split_methods"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manyloss.lab.commands.comparisons import compare
+from manyloss.lab.commands.packs import start_from_packed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +31,7 @@ def board(
     retry: bool = False,
     trial_timeout: float | None = None,
     executor: str | Executor = "processes",
+    start_from: str | Path | None = None,
     console: Console | None = None,
     command: Sequence[str] = (),
 ) -> Board:
@@ -51,6 +53,8 @@ def board(
         retry: let crashed trials go on.
         trial_timeout: seconds that one trial may take.
         executor: where trials run.
+        start_from: a folder of files ``NAME.tar.xz`` that `pack` wrote: a run folder that is not there yet
+            starts as what was packed, and only what is missing is run.
         console: where to print.
         command: what is written into the reports as the command.
 
@@ -66,6 +70,8 @@ def board(
 
     root = Path(out)
     recipes = [recipe_named(name) for name in dict.fromkeys(problems or on_the_board.problems())]
+    for recipe in recipes:
+        start_from_packed(start_from, root / recipe.name, recipe.name, console)
     for recipe in recipes:
         size = scale or ("" if recipe.name in on_the_board.board_recipes() else on_the_board.SCALE)
         compare_on = partial(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyloss.lab import checks
 from manyloss.lab.commands.experiments import page_of, run_experiment, show
+from manyloss.lab.commands.packs import start_from_packed
 from manyloss.lab.commands.requests import as_fraction, choose_seeds, request_of, script_of, split_methods
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def compare(
     launch: str = "",
     arguments: Sequence[str] = (),
     executor: str | Executor = "processes",
+    start_from: str | Path | None = None,
     console: Console | None = None,
     command: Sequence[str] = (),
 ) -> ComparedMethods:
@@ -80,6 +82,8 @@ def compare(
         arguments: of a script.
         executor: where trials run: "processes" on this machine, "slurm:slurm_partition=gpu:timeout_min=60",
             "ray:address=auto:gpus_per_trial=0.5", or an `Executor`. All keep the same folder.
+        start_from: a file that `pack` wrote, or a folder of such files by name: where the run folder is not
+            there yet it starts as what was packed, and only what is missing is run.
         console: where to print; nothing is printed when None.
         command: what is written into the report as the command.
 
@@ -107,11 +111,13 @@ def compare(
     name = "-".join(
         [request.name, *words, *([f"tune-{tune}"] if tune else []), *(["prune"] if prune else [])]
     )
+    root = Path("runs") / name if out is None else Path(out)
+    start_from_packed(start_from, root, name, console)
     experiment = Experiment(
         request.source,
         request.methods if methods is None else split_methods(methods),
         choose_seeds(request.seeds if seeds is None else seeds),
-        Path("runs") / name if out is None else Path(out),
+        root,
         tune=tune,
         prune=prune,
         pareto=tuple(dict.fromkeys(split_methods(pareto))),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyloss.lab import checks
 from manyloss.lab.commands.experiments import page_of, run_trials, show_results
+from manyloss.lab.commands.packs import start_from_packed
 from manyloss.lab.commands.requests import choose_seeds, request_of
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def reproduce(
     retry: bool = False,
     trial_timeout: float | None = None,
     executor: str | Executor = "processes",
+    start_from: str | Path | None = None,
     console: Console | None = None,
     command: Sequence[str] = (),
 ) -> tuple[Verdict, ComparedMethods]:
@@ -58,7 +60,9 @@ def reproduce(
     chosen = claims.claim_named(claim)
     count = _how_many_readings(readings)
     request = request_of(chosen.recipe, data=data, data_root=data_root, options=options, scale=scale)
-    root = Path("runs") / "-".join([chosen.name, *request.words]) if out is None else Path(out)
+    name = "-".join([chosen.name, *request.words])
+    root = Path("runs") / name if out is None else Path(out)
+    start_from_packed(start_from, root, name, console)
     claims.check_folder(chosen, root)
     experiment = Experiment(
         request.source,

@@ -144,9 +144,13 @@ class Source:
         return replace(self, kept=folder, held=None)
 
     def identity(self) -> dict[str, Any]:
-        """What decides the problem: the recipe or the content of the files, and the options."""
+        """What decides the problem: the recipe or the content of the files, and the options.
+
+        Where a recipe's data lie is none of it, since data sets are verified: a run can go on elsewhere.
+        """
         if not self.is_file:
-            return {"recipe": self.where, "options": dict(self.options)}
+            options = {name: value for name, value in self.options.items() if name != "data_root"}
+            return {"recipe": self.where, "options": options}
         texts = self.texts()
         modules = {name: text.hash for name, text in sorted(texts.items()) if name != MAIN}
         identity: dict[str, Any] = {

@@ -161,14 +161,23 @@ class Study:
         return list(specs.values())
 
     def missing(self) -> list[TrialSpec]:
-        """The trials without a result; an error if a folder is damaged or holds another trial."""
-        missing = []
+        """The trials without a result; an error if a folder is damaged or holds another trial.
+
+        A trial that is no row is missing only where one that needs it is: a packed run has no teachers.
+        """
+        without = []
         for spec in self.trials():
             known = trial_of(spec).check_settings()
-            result = storage.read_result(spec.folder)
-            if not known or result is None:
+            if not known or storage.read_result(spec.folder) is None:
+                without.append(spec)
+        requires, wanted = self._requires(), {arm.name for arm in self.arms}
+        needed: set[tuple[str, int]] = set()
+        missing = []
+        for spec in reversed(without):  # what a trial needs comes before it
+            if spec.arm in wanted or (spec.arm, spec.seed) in needed:
                 missing.append(spec)
-        return missing
+                needed.update(requires[spec.arm, spec.seed])
+        return missing[::-1]
 
     def _spec(self, arm: ChosenArm, seed: int) -> TrialSpec:
         pruning = self.pruning.get(arm.name)
@@ -345,6 +354,7 @@ class Study:
             self.source = self.source.keep(self.root / "source")
             if retry:
                 self._forget_crashes()
+            self._forget_what_has_no_weights()
             missing = self.missing()
             if missing or not (self.root / "study.json").exists():  # judging again changes no record
                 self.write()
@@ -403,10 +413,17 @@ class Study:
             path = spec.folder / "result.json"
             result = storage.read_result(spec.folder)
             if result is not None and result.get("status") == "crashed":
-                try:
-                    path.unlink()
-                except OSError as error:
-                    raise checks.cannot_write(path, error) from error
+                storage.remove(path)
+
+    def _forget_what_has_no_weights(self) -> None:
+        """Of the trials that missing ones need: those of a packed run are trained again."""
+        requires = self._requires()
+        needed = {key for spec in self.missing() for key in requires[spec.arm, spec.seed]}
+        for spec in self.trials():
+            if (spec.arm, spec.seed) in needed and not (spec.folder / "checkpoint.pt").exists():
+                result = storage.read_result(spec.folder)
+                if result is not None and result["status"] == "finished":
+                    storage.remove(spec.folder / "result.json")
 
     def failures(self) -> list[tuple[TrialSpec, dict[str, Any]]]:
         """The trials that ended without finishing, with their results."""

@@ -2,7 +2,6 @@
 
 import math
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -15,66 +14,14 @@ from manyloss.lab.arms import choose_arm
 from manyloss.lab.experiment import trained_alone
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.source import Source
+from manyloss.lab.spaces import SumSpace, ask
 from manyloss.lab.sweep import simplex
-from manyloss.lab.tuning import (
-    FIRST_FACTORS,
-    TUNED_SUM,
-    TUNING_SEED,
-    Setting,
-    Space,
-    SumSpace,
-    Tuning,
-    ask,
-)
+from manyloss.lab.tuning import FIRST_FACTORS, TUNED_SUM, TUNING_SEED, Setting, Tuning
 from tests.lab.runs.test_trial import PROBLEM, lines
 from tests.lab.small_problem import DigitAndInk, digit_accuracy
 
 SOURCE = Source(PROBLEM)
 LR = {"optimizer.lr_factor": (0.1, 10.0)}
-
-
-def test_what_the_user_set_is_not_searched():
-    problem = DigitAndInk()
-    assert set(Space.of(choose_arm("graddrop", problem)).values) == {"leak", "k"}
-    space = Space.of(choose_arm("graddrop:k=0.5", problem))
-    assert set(space.values) == {"leak"}
-    assert space.ranges == LR
-    assert Space.of(choose_arm("equal:optimizer.lr_factor=2", problem)).ranges == {}
-    assert space.default(choose_arm("graddrop:k=0.5", problem)) == {"leak": "0.0", "optimizer.lr_factor": 1.0}
-    drawn = {"leak": "0.4", "optimizer.lr_factor": 2.34567}
-    assert space.text(drawn) == "graddrop:k=0.5:leak=0.4:optimizer.lr_factor=2.35"
-
-
-def test_the_weights_of_the_sum_have_mean_one_and_its_losses_scale():
-    space = SumSpace("static", {}, LR, {"digit": 2.0, "ink": 0.01})
-    drawn = {"u:digit": 0.5, "u:ink": 0.5, "optimizer.lr_factor": 1.0}
-    assert space.text({**drawn, "scale": "one"}) == "static:digit=1:ink=1:optimizer.lr_factor=1"
-    chosen = choose_arm(space.text({**drawn, "scale": "first epoch"}), DigitAndInk())
-    assert sum(chosen.options.values()) == pytest.approx(2, rel=1e-3)
-    assert chosen.options["ink"] / chosen.options["digit"] == pytest.approx(200, rel=1e-3)
-    unknown = SumSpace("static", {}, LR, {"digit": math.nan, "ink": 0.01})
-    assert unknown.distributions()["scale"].choices == ("one",)
-
-
-def test_shares_are_uniform_on_the_simplex():
-    space = SumSpace("static", {}, {}, {"digit": 1.0, "ink": 1.0})
-    shares = []
-    for seed in range(20):
-        for drawn in ask(space, [], 10, seed):
-            shares.append(choose_arm(space.text(drawn), DigitAndInk()).options["digit"] / 2)
-    # Uniform: a mean of 1/2 and a variance of 1/12, here of 200 draws.
-    assert sum(shares) / 200 == pytest.approx(0.5, abs=0.08)
-    assert sum((share - 0.5) ** 2 for share in shares) / 200 == pytest.approx(1 / 12, abs=0.025)
-
-
-def test_the_search_goes_where_the_gain_is_and_repeats_itself():
-    space = Space("equal", {}, LR)
-    draws = [{"optimizer.lr_factor": 10 ** random.Random(i).uniform(-1, 1)} for i in range(30)]
-    tried = [(d, -((math.log10(d["optimizer.lr_factor"]) - 0.8) ** 2)) for d in draws]
-    asked = [each["optimizer.lr_factor"] for each in ask(space, tried, 20, 3)]
-    assert asked == [each["optimizer.lr_factor"] for each in ask(space, tried, 20, 3)]
-    assert sum(lr > 2 for lr in asked) > 15  # at random it would be 7
-    assert ask(space, [*tried, (draws[0], None)], 1, 3)  # a trial that failed is taken in
 
 
 def ended(tuning, arm, digit, status="finished"):

@@ -22,8 +22,9 @@ from manyloss.lab.runs import storage
 from manyloss.lab.runs.execution import FruitlessError
 from manyloss.lab.runs.source import Source, as_kept
 from manyloss.lab.runs.study import PARTS, Study, known_in
+from manyloss.lab.spaces import weighted_sum
 from manyloss.lab.sweep import simplex
-from manyloss.lab.tuning import TUNED_SUM, TUNING_SEED, Tuning, weighted_sum
+from manyloss.lab.tuning import TUNED_SUM, TUNING_SEED, Tuning
 
 
 def trained_alone(problem: Problem) -> tuple[str, ...]:

@@ -700,7 +700,7 @@ def _entry(entry: Entry) -> str:
         rows.append(f"| {' | '.join([f'`{name}`', changes, *single, *on_front, time, chosen])} |")
     file = f"results/board/{entry.problem}.json"
     made = (
-        f"{run['losses']} losses, {run['tune']} tried settings per row, {len(run['seeds'])} seeds, "
+        f"{run['losses']} losses, {entry.tuned_with}, {len(run['seeds'])} seeds, "
         f"{run['epochs']} epochs, begun {str(run['created'])[:10]}, torch {run['torch']} on "
         f"{run['processor']}, commit {', '.join(run.get('commits') or ['unknown'])}: [`{file}`](../{file})."
     )

@@ -10,13 +10,22 @@ import time
 import pytest
 
 from manyloss import lab
+from manyloss.lab.analysis.tuning import read_tuning
 from manyloss.lab.arms import choose_arm
 from manyloss.lab.experiment import trained_alone
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.source import Source
 from manyloss.lab.spaces import SumSpace, ask
 from manyloss.lab.sweep import simplex
-from manyloss.lab.tuning import FIRST_FACTORS, TUNED_SUM, TUNING_SEED, Setting, Tuning
+from manyloss.lab.tuning import (
+    FIRST_FACTORS,
+    MORE_SEEDS,
+    TUNED_SUM,
+    TUNING_SEED,
+    Setting,
+    Tuning,
+    finalists_of,
+)
 from tests.lab.runs.test_trial import PROBLEM, lines
 from tests.lab.small_problem import DigitAndInk, digit_accuracy
 
@@ -24,9 +33,10 @@ SOURCE = Source(PROBLEM)
 LR = {"optimizer.lr_factor": (0.1, 10.0)}
 
 
-def ended(tuning, arm, digit, status="finished"):
+def ended(tuning, arm, digit, status="finished", seed=TUNING_SEED):
     """Write what a trial of this arm would have written."""
-    folder = storage.trial_folder(tuning.root, arm, TUNING_SEED)
+    root = tuning.root if seed == TUNING_SEED else finalists_of(tuning.root)
+    folder = storage.trial_folder(root, arm, seed)
     storage.make_folder(folder)
     found = {"digit/accuracy": digit, "ink/mean squared error": 0.1}
     epoch = {"epoch": 1, "train": {"digit": 2.0, "ink": 0.1}, "validation": {"metrics": found}}
@@ -35,8 +45,11 @@ def ended(tuning, arm, digit, status="finished"):
     storage.write_json(folder / "result.json", result)
 
 
-def run_all(root, settings=6, killed_after=None):
-    """Ask and end everything; accuracy grows with the learning rate. With a new object for every round."""
+def run_all(root, settings=6, killed_after=None, unlucky=lambda arm, seed: None):
+    """Ask and end everything; accuracy grows with the learning rate. With a new object for every round.
+
+    ``unlucky`` gives what a finalist reaches with a further seed, "diverged", or None for the same.
+    """
     rounds = 0
     while True:
         tuning = Tuning(SOURCE, ["pcgrad"], root, settings=settings, prune=False)
@@ -46,6 +59,15 @@ def run_all(root, settings=6, killed_after=None):
             status = "diverged" if factor > 5 else "finished"
             ended(tuning, each.arm, 0.5 + 0.05 * math.log10(factor), status)
         if not missing and not tuning.next_round():
+            for arm in tuning.finalists():
+                for seed in MORE_SEEDS:
+                    factor = choose_arm(arm, tuning.problem).optimizer.lr_factor
+                    found = unlucky(arm, seed) or 0.5 + 0.05 * math.log10(factor)
+                    if found == "diverged":
+                        ended(tuning, arm, 0.5, "diverged", seed)
+                    else:
+                        ended(tuning, arm, found, seed=seed)
+            tuning.choose()
             return tuning
         rounds += 1
         if rounds == killed_after:
@@ -72,6 +94,39 @@ def test_every_row_gets_the_same_number_and_the_best_that_finished_is_chosen(tmp
         assert setting.drawn == {"optimizer.lr_factor": factor}
     assert "optimizer.weight_decay" in drawn.arm
     assert "digit=" in drawn.arm
+
+
+@pytest.mark.parametrize("unlucky", [0.3, "diverged"])
+def test_the_best_two_of_a_row_are_told_by_more_seeds(tmp_path, unlucky):
+    lucky = run_all(tmp_path / "a")
+    best, second = lucky.searched["pcgrad"].finalists
+    assert lucky.searched["pcgrad"].chosen == best
+    all_gains = {s.arm: lucky.gain_of(s) for s in lucky.searched["pcgrad"].settings}
+    gains = {arm: gained for arm, gained in all_gains.items() if gained is not None}
+    assert [best, second] == sorted(gains, key=gains.get, reverse=True)[:2]
+    again = run_all(tmp_path / "b", unlucky=lambda arm, seed: unlucky if arm == best else None)
+    assert again.searched["pcgrad"].finalists == [best, second]
+    assert again.searched["pcgrad"].chosen == second
+    assert again.searched["equal"].chosen == lucky.searched["equal"].chosen
+    assert again.finalists() == []  # all is chosen
+    row = read_tuning(tmp_path / "b")["pcgrad"]
+    assert (row.trials, row.more_seeds, [each.arm for each in row.finalists]) == (6, 2, [best, second])
+    assert row.finalists[0].status == ("finished" if unlucky == 0.3 else "diverged")
+    assert row.best == pytest.approx(gains[second])
+    assert row.seconds == pytest.approx(10 * 2.0)
+
+
+def test_a_row_with_one_setting_that_finished_has_no_finalists(tmp_path):
+    tuning = run_all(tmp_path, settings=1)
+    assert tuning.finalists() == []
+    assert not finalists_of(tmp_path).exists()
+    assert {row.chosen for row in tuning.searched.values()} == {"equal", "pcgrad", "static"}
+    assert read_tuning(tmp_path)["pcgrad"].more_seeds == 0
+
+
+def test_where_every_finalist_fails_the_first_of_them_is_compared(tmp_path):
+    row = run_all(tmp_path, unlucky=lambda arm, seed: "diverged").searched["pcgrad"]
+    assert row.chosen == row.finalists[0]
 
 
 @pytest.mark.parametrize("better", [True, False])
@@ -138,6 +193,7 @@ def test_when_nothing_finishes_the_default_is_compared(tmp_path):
     while tuning.next_round():
         for each in tuning.asked():
             ended(tuning, each.arm, 0.5, "crashed")
+    tuning.choose()
     assert tuning.searched["equal"].chosen == "equal"
 
 
@@ -160,6 +216,7 @@ def test_the_sweep_covers_the_simplex_the_centre_first(losses):
         ({"pareto": "digit/accuracy"}, r"is one metric, and a trade-off is between two or more"),
         ({"pareto": "digit/accuracy,ink"}, r"there is no metric 'ink'. Known: digit/accuracy"),
         ({"tune": 2, "seeds": [TUNING_SEED]}, r"The seed 1000000 is that of the settings"),
+        ({"tune": 2, "seeds": [0, MORE_SEEDS[1]]}, r"The seed 1000002 is that of the settings"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_trained(tmp_path, asked, said):
@@ -205,7 +262,9 @@ def test_everything_together_killed_and_gone_on(tmp_path):
             [*command, "--out", out], cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        assert "3 rows x 6 settings tried, then 3 rows x 3 seeds" in " ".join(done.stdout.split())
+        assert "6 settings tried, the best 2 with 2 more seeds, then 3 rows x 3 seeds" in " ".join(
+            done.stdout.split()
+        )
         # The advice for a damaged file holds: without tuning.json everything is found again.
         (tmp_path / out / "tuning" / "tuning.json").rename(tmp_path / f"{out}.json")
         again = subprocess.run(

@@ -1,6 +1,7 @@
 """Experiment: a comparison with the studies that belong to it, in the order in which they can run.
 
     DIR/tuning/   tried settings of every row            --tune
+    DIR/tuning/finalists/   the best of them, with more seeds
     DIR/          the rows of the table, with seeds of their own
     DIR/sweep/    static weights, for the front of the sum    --pareto
     DIR/single/   each loss alone                        --single-task
@@ -24,7 +25,7 @@ from manyloss.lab.runs.source import Source, as_kept
 from manyloss.lab.runs.study import PARTS, Study, known_in
 from manyloss.lab.spaces import weighted_sum
 from manyloss.lab.sweep import simplex
-from manyloss.lab.tuning import TUNED_SUM, TUNING_SEED, Tuning
+from manyloss.lab.tuning import FINALISTS, MORE_SEEDS, TUNED_SUM, TUNING_SEED, Tuning, finalists_of
 
 
 def trained_alone(problem: Problem) -> tuple[str, ...]:
@@ -97,10 +98,11 @@ class Experiment:
         if not self.tune:
             self.table = Study.plan(self.source, self.methods, self.seeds, self.root, **self.common)
             return
-        if TUNING_SEED in self.seeds:
-            raise checks.LabError(
-                f"The seed {TUNING_SEED} is that of the settings that are tried. Choose other --seeds: 5."
-            )
+        for seed in (TUNING_SEED, *MORE_SEEDS):
+            if seed in self.seeds:
+                raise checks.LabError(
+                    f"The seed {seed} is that of the settings that are tried. Choose other --seeds: 5."
+                )
         self.tuning = Tuning(
             self.source, self.methods, self.root / "tuning", settings=self.tune, prune=self.prune
         )
@@ -131,6 +133,9 @@ class Experiment:
                 yield "tuning", self._tuning_study()
             while self.tuning.next_round():
                 yield "tuning", self._tuning_study()
+            if finalists := self.tuning.finalists():
+                yield "finalists", self._finalists_study(finalists)
+            self.tuning.choose()
             self.table = self._table()
         assert self.table is not None
         yield "", self.table
@@ -153,7 +158,8 @@ class Experiment:
             left = len(self.first.missing())
         else:
             rows = len(self.tuning.searched)
-            parts |= {"tuning": rows * self.tune, ".": rows * seeds}
+            finalists = rows * min(FINALISTS, self.tune) * len(MORE_SEEDS) if self.tune > 1 else 0
+            parts |= {"tuning": rows * self.tune, "tuning/finalists": finalists, ".": rows * seeds}
         return left + sum(max(0, all_ - _results(self.root / part)) for part, all_ in parts.items())
 
     def untried(self) -> bool:
@@ -186,6 +192,13 @@ class Experiment:
             **self.common,
         )
 
+    def _finalists_study(self, arms: Sequence[str]) -> Study:
+        assert self.tuning is not None
+        root = finalists_of(self.tuning.root)
+        return Study.plan(
+            self.source, arms, MORE_SEEDS, root, baseline=arms[0], measured=False, **self.common
+        )
+
     def _table(self) -> Study:
         """The chosen settings, with fresh seeds."""
         tuning = self.tuning
@@ -199,7 +212,13 @@ class Experiment:
             self.root,
             baseline=labels.get(tuning.baseline),
             labels=labels,
-            tuned={"settings": self.tune, "prune": self.prune, "seed": TUNING_SEED},
+            tuned={
+                "settings": self.tune,
+                "prune": self.prune,
+                "seed": TUNING_SEED,
+                "finalists": FINALISTS,
+                "more_seeds": list(MORE_SEEDS),
+            },
             **self.common,
         )
 

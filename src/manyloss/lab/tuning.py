@@ -1,9 +1,12 @@
 """Tuning: the same number of tried settings for every method, chosen on validation.
 
 A tried setting is an ordinary arm, such as ``gradnorm:alpha=0.5:optimizer.lr_factor=2.1``, and its trial an
-ordinary trial of a study in ``DIR/tuning``, with a seed that no final trial has. Settings are asked for in
-rounds; ``tuning.json`` keeps what was asked. Optuna's study is built anew from the finished trials in each
-round, so that nothing else has to be kept, and what is asked depends on the seeds only.
+ordinary trial of a study in ``DIR/tuning``, with a seed that no trial of the table has. Settings are asked
+for in rounds; ``tuning.json`` keeps what was asked. Optuna's study is built anew from the finished trials in
+each round, so that nothing else has to be kept, and what is asked depends on the seeds only.
+
+The best of many settings with one seed is a lucky one. So the best `FINALISTS` of each row are trained with
+`MORE_SEEDS`, too, in ``DIR/tuning/finalists``, and the mean over all three seeds chooses between them.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from manyloss.lab import checks
@@ -26,8 +30,11 @@ from manyloss.lab.scripts import asks_for, choosing_metrics
 from manyloss.lab.spaces import DECAY_RANGE, LR_RANGE, Space, SumSpace, ask, weighted_sum
 from manyloss.lab.training import seed_for
 
-#: Of the tried settings' trials; final trials may not have it.
+#: Of the tried settings' trials, and of the finalists' further ones; trials of the table may not have them.
 TUNING_SEED = 1_000_000
+MORE_SEEDS = (1_000_001, 1_000_002)
+#: So many settings of every row are trained with `MORE_SEEDS`.
+FINALISTS = 2
 #: Settings of one method that are asked for together: a number of its own, not of the machine.
 ROUND = 4
 #: Learning rates of the first round, the same for every row: else luck would give one row the better ones.
@@ -64,6 +71,8 @@ class Searched:
     label: str
     arm: str
     settings: list[Setting] = field(default_factory=list)
+    #: Arms of the best settings when all have ended; fewer than two where there is nothing to choose.
+    finalists: list[str] = field(default_factory=list)
     chosen: str | None = None
     #: Nothing new is left to try.
     exhausted: bool = False
@@ -79,7 +88,9 @@ class Searched:
 
 
 class Tuning:
-    """The search for all rows, kept in ``root``. Call `next_round` and run what it asks, until it is done.
+    """The search for all rows, kept in ``root``.
+
+    Call `next_round` and run what it asks, until it is done; then run the `finalists`, and `choose`.
 
     Args:
         source: of the problem, with its texts held.
@@ -150,6 +161,7 @@ class Tuning:
                 "settings": self.settings,
                 "prune": self.prune,
                 "seed": TUNING_SEED,
+                "more_seeds": list(MORE_SEEDS),
                 "baseline": self.baseline,
                 "higher_is_better": dict(self.directions),
                 "rows": [row.to_dict() for row in self.searched.values()],
@@ -165,7 +177,7 @@ class Tuning:
     def next_round(self) -> bool:
         """Ask for more settings of every row that has fewer than it may; False when there are none.
 
-        The sum gets one more where equal weights ended better, so that it is never behind for want of a rate.
+        The sum gets more where equal weights ended better, so that it is never behind for want of a rate.
 
         To be called when all that was asked before has ended.
         """
@@ -175,7 +187,7 @@ class Tuning:
         if len(self.asked()) == before:
             self._ask_for_equal_weights()
         if len(self.asked()) == before:
-            self._choose()
+            self._name_finalists()
             return False
         self.write()
         return True
@@ -215,19 +227,20 @@ class Tuning:
         row.exhausted = not found
 
     def _ask_for_equal_weights(self) -> None:
-        """One more setting of the sum where equal weights found a better rate: they are a sum, too."""
+        """The sum gets rates of equal weights that would be finalists of its own: they are a sum, too."""
         row, equal = self.searched[TUNED_SUM], self.searched.get("equal")
         space = self._space(row)
-        best = None if equal is None else self._best(equal)
-        if best is None or best[0].drawn is None or space is None or row.chosen is not None:
+        if equal is None or space is None or row.chosen is not None:
             return
-        own = self._best(row)
-        if own is not None and own[1] >= best[1]:
-            return
-        drawn = dict(best[0].drawn)
-        setting = Setting.of(choose_arm(space.text(drawn), self.problem), self.problem, drawn)
-        if setting.arm not in {each.arm for each in row.settings}:
-            row.settings.append(setting)
+        own = [gained for _, gained in self._ranked(row)]
+        for setting, gained in self._ranked(equal)[:FINALISTS]:
+            is_better = len(own) < FINALISTS or gained > own[FINALISTS - 1]
+            if setting.drawn is None or not is_better:
+                continue
+            drawn = dict(setting.drawn)
+            more = Setting.of(choose_arm(space.text(drawn), self.problem), self.problem, drawn)
+            if more.arm not in {each.arm for each in row.settings}:
+                row.settings.append(more)
 
     def _space(self, row: Searched) -> Space | None:
         """What is searched; None while the losses of a script are not known."""
@@ -247,11 +260,11 @@ class Tuning:
             return {name: sizes.get(name, math.nan) for name in self.problem.loss_names}
         return sizes or None
 
-    def _best(self, row: Searched) -> tuple[Setting, float] | None:
-        """The best setting so far and its gain; None where none finished."""
+    def _ranked(self, row: Searched) -> list[tuple[Setting, float]]:
+        """The settings that finished and their gains, the best first, of equal ones the earlier."""
         gains = [(setting, self.gain_of(setting)) for setting in row.settings]
         known = [(setting, value) for setting, value in gains if value is not None]
-        return max(known, key=itemgetter(1), default=None)
+        return sorted(known, key=itemgetter(1), reverse=True)
 
     def _tried(self, row: Searched) -> list[tuple[Mapping[str, Any], float | None]]:
         return [
@@ -268,9 +281,12 @@ class Tuning:
 
     # -- results -------------------------------------------------------------------------------------------
 
-    def gain_of(self, setting: Setting) -> float | None:
-        """Its gain over the baseline's default on validation; None if it has no finished trial."""
-        result = self._result(setting.arm)
+    def gain_of(self, setting: Setting, seed: int = TUNING_SEED) -> float | None:
+        """Its gain over the baseline's default on validation; None if it has no finished trial.
+
+        The baseline's is always of `TUNING_SEED`: within a row only the difference counts.
+        """
+        result = self._result(setting.arm, seed)
         if result is None or result["status"] != "finished":
             return None
         value = gain(storage.numbers(result["validation"]), self.reference(), self.directions)
@@ -290,20 +306,52 @@ class Tuning:
                 return storage.numbers(result["validation"])
         return {}
 
-    def _result(self, arm: str) -> dict[str, Any] | None:
-        return storage.read_result(storage.trial_folder(self.root, arm, TUNING_SEED))
+    def _result(self, arm: str, seed: int = TUNING_SEED) -> dict[str, Any] | None:
+        root = self.root if seed == TUNING_SEED else finalists_of(self.root)
+        return storage.read_result(storage.trial_folder(root, arm, seed))
 
     def _epochs(self, arm: str) -> list[dict[str, Any]]:
         folder = storage.trial_folder(self.root, arm, TUNING_SEED)
         return list(storage.read_lines(folder / "epochs.jsonl"))
 
-    def _choose(self) -> None:
-        """The best setting of every row; its default where none finished."""
+    # -- the choice ----------------------------------------------------------------------------------------
+
+    def _name_finalists(self) -> None:
+        for row in self.searched.values():
+            if row.chosen is None:
+                row.finalists = [setting.arm for setting, _ in self._ranked(row)[:FINALISTS]]
+        self.write()
+
+    def finalists(self) -> list[str]:
+        """The arms that are to be trained with `MORE_SEEDS`, in `finalists_of` the folder."""
+        rows = [row for row in self.searched.values() if row.chosen is None and len(row.finalists) > 1]
+        return list(dict.fromkeys(arm for row in rows for arm in row.finalists))
+
+    def choose(self) -> None:
+        """Choose the finalist of every row that is best on average over the seeds, when these have ended.
+
+        One that fails with a further seed is behind those that do not; the default is chosen where nothing
+        finished.
+        """
         for row in self.searched.values():
             if row.chosen is None and row.settings:
-                best = self._best(row)
-                row.chosen = row.settings[0].arm if best is None else best[0].arm
+                row.chosen = next(iter(row.finalists), row.settings[0].arm)
+                known = {setting.arm: setting for setting in row.settings}
+                means = {arm: self._mean_gain(known[arm]) for arm in row.finalists}
+                finished = {arm: mean for arm, mean in means.items() if mean is not None}
+                if len(row.finalists) > 1 and finished:
+                    row.chosen = max(finished, key=finished.__getitem__)
         self.write()
+
+    def _mean_gain(self, setting: Setting) -> float | None:
+        gains = [self.gain_of(setting, seed) for seed in (TUNING_SEED, *MORE_SEEDS)]
+        known = [value for value in gains if value is not None]
+        return fmean(known) if len(known) == len(gains) else None
+
+
+def finalists_of(root: Path) -> Path:
+    """Where the finalists' trials with `MORE_SEEDS` lie, of a folder of tried settings."""
+    return root / "finalists"
 
 
 def _directions(source: Source, problem: Problem) -> dict[str, bool]:

@@ -213,6 +213,15 @@ def test_the_limit_is_that_of_the_median_method_after_holms_correction():
     assert with_widths(0.0, 0.0, None, None, None, None).limit is None
 
 
+def test_an_entry_says_how_its_settings_were_chosen():
+    said = [Entry("p", (), {"tune": 8, "more_seeds": more}).tuned_with for more in (0, 2)]
+    assert said == [
+        "8 tried settings per row",
+        "8 tried settings per row, the best 2 of them with 2 seeds more",
+    ]
+    assert Entry("p", (), {"tune": 8}).tuned_with == said[0]  # from before there were finalists
+
+
 def test_rates_at_the_end_of_what_was_tried_are_named(tmp_path):
     def with_ends(*ends):
         found = entry("p", GAINS[0])

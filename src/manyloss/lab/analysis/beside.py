@@ -134,9 +134,15 @@ def tuning_words(run: RunRecord) -> list[str]:
     each = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     untuned = f"untuned {run.baseline}"
     total = duration(sum(row.seconds for row in rows))
+    finals = [row for row in rows if row.finalists]
+    count = sum(row.trials for row in rows) + sum(len(row.finalists) * row.more_seeds for row in finals)
+    between = ""
+    if finals:
+        most, further = max(len(row.finalists) for row in finals), max(row.more_seeds for row in finals)
+        between = f", between the best {most} with {further} seeds more"
     words = [
-        f"Tuned with {each} settings per row, chosen on validation with a seed of their own: "
-        f"{sum(row.trials for row in rows)} trials, {total} of trials' time."
+        f"Tuned with {each} settings per row, chosen on validation with a seed of their own{between}: "
+        f"{count} trials, {total} of trials' time."
     ]
     for row in rows:
         stopped = ", ".join(f"{count} {how}" for how, count in sorted(row.ended.items()) if how != "finished")

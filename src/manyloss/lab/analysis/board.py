@@ -32,7 +32,7 @@ from manyloss.lab.analysis.statistics import (
     told_from,
 )
 from manyloss.lab.runs import storage
-from manyloss.lab.tuning import TUNED_SUM
+from manyloss.lab.tuning import FINALISTS, TUNED_SUM
 
 FORMAT = 1
 TESTED = ("better", "worse", "noise", "no difference")
@@ -56,6 +56,7 @@ class Entry:
             "losses": len(run.losses),
             "metrics": {each.name: each.higher_is_better for each in run.metrics if not each.derived},
             "tune": tune,
+            "more_seeds": max((row.more_seeds for row in run.tuning.values()), default=0),
             "seeds": list(run.seeds),
             "epochs": run.epochs,
             "created": run.created,
@@ -72,6 +73,13 @@ class Entry:
     def methods(self) -> dict[str, Mapping[str, Any]]:
         """Row by method, of those with a result."""
         return {str(row["method"]): row for row in self.rows if row.get("finished")}
+
+    @property
+    def tuned_with(self) -> str:
+        """How the settings were chosen, in words; an entry from before there were finalists has none."""
+        more = int(self.run.get("more_seeds") or 0)
+        finalists = f", the best {FINALISTS} of them with {more} seeds more" if more else ""
+        return f"{self.run.get('tune', 0)} tried settings per row{finalists}"
 
     @property
     def is_tested(self) -> bool:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from manyloss import catalog
@@ -15,6 +16,7 @@ from manyloss.lab.optimizer import LR_FACTOR, WEIGHT_DECAY
 from manyloss.lab.printing import few, printable
 from manyloss.lab.pruning import gain
 from manyloss.lab.runs import storage
+from manyloss.lab.tuning import finalists_of
 
 #: Of a setting's options, where they are told in words; files and arms have all.
 OPTIONS_SHOWN = 16
@@ -36,13 +38,18 @@ class TriedSetting:
 class TunedRow:
     """The settings of one row, in the order in which they were tried, and the chosen one.
 
-    ``needed_seconds`` is what the trials took that its own cannot do without.
+    ``finalists`` are those that were trained with more seeds: their gain is the mean over all of theirs, None
+    where a trial failed, and their seconds are those of the further trials. ``needed_seconds`` is what the
+    trials took that its own cannot do without.
     """
 
     label: str
     chosen: str
     settings: tuple[TriedSetting, ...] = field(default=())
     needed_seconds: float = 0.0
+    finalists: tuple[TriedSetting, ...] = ()
+    #: With how many seeds more than the others each finalist was trained.
+    more_seeds: int = 0
 
     @property
     def trials(self) -> int:
@@ -52,7 +59,7 @@ class TunedRow:
     @property
     def seconds(self) -> float:
         """What all of them took, in trials' own time, with what they need."""
-        return sum(setting.seconds for setting in self.settings) + self.needed_seconds
+        return sum(each.seconds for each in (*self.settings, *self.finalists)) + self.needed_seconds
 
     @property
     def ended(self) -> Mapping[str, int]:
@@ -61,8 +68,9 @@ class TunedRow:
 
     @property
     def best(self) -> float | None:
-        """The gain of the chosen setting; None if none finished."""
-        return max((each.gain for each in self.settings if each.gain is not None), default=None)
+        """The gain of the chosen setting, the mean over its seeds; None if it has none."""
+        gains = {each.arm: each.gain for each in (*self.settings, *self.finalists)}
+        return gains.get(self.chosen)
 
     @property
     def at_the_end(self) -> bool:
@@ -129,39 +137,54 @@ def read_tuning(folder: Path) -> dict[str, TunedRow]:
 
 def _rows(folder: Path, known: Mapping[str, Any]) -> dict[str, TunedRow]:
     seed = int(known["seed"])
+    more_seeds = [int(each) for each in known.get("more_seeds", ())]
     directions = {str(name): bool(higher) for name, higher in known["higher_is_better"].items()}
 
-    def result_of(arm: str) -> dict[str, Any]:
-        return storage.read_result(storage.trial_folder(folder, arm, seed)) or {"status": "missing"}
+    def result_of(arm: str, seed: int = seed) -> dict[str, Any]:
+        root = finalists_of(folder) if seed in more_seeds else folder
+        return storage.read_result(storage.trial_folder(root, arm, seed)) or {"status": "missing"}
 
-    def seconds_of(arm: str) -> float:
-        return float(result_of(arm).get("seconds") or 0.0)
+    def seconds_of(arm: str, seed: int = seed) -> float:
+        return float(result_of(arm, seed).get("seconds") or 0.0)
 
-    def needed(settings: Sequence[Mapping[str, Any]]) -> float:
+    def needed(settings: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> float:
         own = {str(each["arm"]) for each in settings}
         others = {str(name) for each in settings for name in each.get("needs") or ()} - own
-        return sum(map(seconds_of, sorted(others)))
+        return sum(seconds_of(name, each) for name in sorted(others) for each in seeds)
+
+    def gain_in(result: Mapping[str, Any]) -> float | None:
+        if result["status"] != "finished":
+            return None
+        found = gain(storage.numbers(result["validation"]), reference, directions)
+        return found if math.isfinite(found) else None
 
     def tried(arm: str) -> TriedSetting:
         result = result_of(arm)
-        found = math.nan
-        if result["status"] == "finished":
-            found = gain(storage.numbers(result["validation"]), reference, directions)
+        return TriedSetting(printable(arm), gain_in(result), str(result["status"]), seconds_of(arm))
+
+    def finalist(arm: str) -> TriedSetting:
+        results = [result_of(arm, each) for each in (seed, *more_seeds)]
+        gains = [gained for result in results if (gained := gain_in(result)) is not None]
+        statuses = [str(result["status"]) for result in results]
         return TriedSetting(
-            arm=printable(arm),
-            gain=found if math.isfinite(found) else None,
-            status=str(result["status"]),
-            seconds=seconds_of(arm),
+            printable(arm),
+            fmean(gains) if len(gains) == len(results) else None,
+            next((status for status in statuses if status != "finished"), "finished"),
+            sum(seconds_of(arm, each) for each in more_seeds),
         )
 
-    reference = storage.numbers(result_of(str(known["baseline"])).get("validation") or {})
-    return {
-        printable(row["label"]): TunedRow(
+    def row_of(row: Mapping[str, Any]) -> TunedRow:
+        asked = row.get("finalists") or ()
+        finalists = [str(arm) for arm in asked] if len(asked) > 1 else []
+        again = [each for each in row["settings"] if each["arm"] in finalists]
+        return TunedRow(
             printable(row["label"]),
             printable(row["chosen"]),
             tuple(tried(str(each["arm"])) for each in row["settings"]),
-            needed(row["settings"]),
+            needed(row["settings"], [seed]) + needed(again, more_seeds),
+            tuple(map(finalist, finalists)),
+            len(more_seeds) if finalists else 0,
         )
-        for row in known["rows"]
-        if row["chosen"] is not None
-    }
+
+    reference = storage.numbers(result_of(str(known["baseline"])).get("validation") or {})
+    return {printable(row["label"]): row_of(row) for row in known["rows"] if row["chosen"] is not None}

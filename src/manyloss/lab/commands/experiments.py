@@ -106,6 +106,7 @@ def _announce(experiment: Experiment, left: int, say: Console) -> None:
 
     from manyloss.lab.runs.progress import duration
     from manyloss.lab.runs.tryout import try_out
+    from manyloss.lab.tuning import FINALISTS, MORE_SEEDS
 
     study = experiment.first
     for remark in experiment.remarks:
@@ -133,8 +134,9 @@ def _announce(experiment: Experiment, left: int, say: Console) -> None:
     table = experiment.table
     if experiment.tuning is not None:
         rows = len(experiment.tuning.searched)
+        finalists = f", the best {FINALISTS} with {len(MORE_SEEDS)} more seeds" if experiment.tune > 1 else ""
         planned = (
-            f"{_counted(rows, 'row')} x {_counted(experiment.tune, 'setting')} tried, then "
+            f"{_counted(rows, 'row')} x {_counted(experiment.tune, 'setting')} tried{finalists}, then "
             f"{_counted(rows, 'row')} x {_counted(len(experiment.seeds), 'seed')}"
         )
         of_all = f"{_counted(left, 'trial')} to run"

@@ -25,6 +25,7 @@ from manyloss.lab.analysis.comparison import ComparedMethods
 from manyloss.lab.analysis.pareto import nondominated
 from manyloss.lab.analysis.sentences import limits_text, listed
 from manyloss.lab.analysis.statistics import (
+    SIGNIFICANCE,
     Interval,
     Median,
     median_interval,
@@ -36,7 +37,6 @@ from manyloss.lab.tuning import FINALISTS, TUNED_SUM
 
 FORMAT = 1
 TESTED = ("better", "worse", "noise", "no difference")
-LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Entry:
         """
         rows = [row for row in self.methods.values() if row.get("outcome_against_tuned_sum") in TESTED]
         p_values = [row.get("p_against_tuned_sum") for row in rows]
-        untold = sum(p is not None and float(p) >= LEVEL for p in p_values)
+        untold = sum(p is not None and float(p) >= SIGNIFICANCE for p in p_values)
         intervals = [
             Interval(0.0, row.get("change_against_tuned_sum_half_width"), int(row["finished"]))
             for row in rows
@@ -279,7 +279,7 @@ def _corrected(entries: Sequence[Entry], won: Mapping[str, Sequence[str]]) -> st
 
     def is_left(entry: Entry, name: str) -> bool:
         p = entry.methods[name].get("p_against_tuned_sum")
-        return p is not None and len(entries) * float(p) < LEVEL
+        return p is not None and len(entries) * float(p) < SIGNIFICANCE
 
     left = {
         entry.problem: names
@@ -342,5 +342,5 @@ def critical_difference(methods: int, problems: int) -> float:
     """Nemenyi's, at 5 %: mean ranks that are less apart may well be equal."""
     from scipy.stats import studentized_range
 
-    q = float(studentized_range.ppf(1 - LEVEL, methods, math.inf)) / math.sqrt(2)
+    q = float(studentized_range.ppf(1 - SIGNIFICANCE, methods, math.inf)) / math.sqrt(2)
     return q * math.sqrt(methods * (methods + 1) / (6 * problems))

@@ -118,7 +118,10 @@ def test_trials_that_have_not_ended_are_left_out(finished, tmp_path):
     assert [spec.label for spec in plan(tmp_path / "more").missing()] == ["equal seed 1"]
 
 
-def test_of_many_epochs_some_are_kept(finished, tmp_path):
+@pytest.mark.parametrize("prune", [False, True])
+def test_of_many_epochs_some_are_kept_and_all_where_later_trials_are_measured_against_them(
+    finished, tmp_path, prune
+):
     run = shutil.copytree(finished, tmp_path / "run")
     folder = storage.trial_folder(run, "equal", 0)
     record, *_ = storage.read_lines(folder / "epochs.jsonl")
@@ -127,12 +130,15 @@ def test_of_many_epochs_some_are_kept(finished, tmp_path):
     storage.write_json(
         folder / "result.json", {**storage.read_json(folder / "result.json"), "best_epoch": 42}
     )
+    storage.make_folder(run / "tuning")
+    storage.write_json(run / "tuning" / "tuning.json", {"prune": prune})
     pack(run, tmp_path / "run.tar.xz")
     unpack(tmp_path / "run.tar.xz", tmp_path / "more")
     kept = storage.read_lines(storage.trial_folder(tmp_path / "more", "equal", 0) / "epochs.jsonl")
     pack(tmp_path / "more", tmp_path / "more.tar.xz")
     assert (tmp_path / "more.tar.xz").read_bytes() == (tmp_path / "run.tar.xz").read_bytes()
-    assert [record["epoch"] for record in kept] == [1, 13, 26, 38, 42, 51, 63, 75, 88, 100]
+    some = [1, 13, 26, 38, 42, 51, 63, 75, 88, 100]
+    assert [record["epoch"] for record in kept] == (list(range(1, 101)) if prune else some)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Packing: what a run folder knows in one small file, from which a run goes on anywhere.
 
 A packed run is a ``.tar.xz`` archive of a run folder and all studies inside it: their plans, and of every
-trial that has ended its settings, its result and at most `CURVE` of its epochs. Weights, steps, pictures and
-logs stay behind. Unpacked, it is a run folder: its trials count as done, and whatever is added is run.
+trial that has ended its settings, its result and at most `CURVE` of its epochs (with ``--prune``, all).
+Weights, steps, pictures and logs stay behind. Unpacked, it is a run folder: its trials count as done, and
+whatever is added is run.
 """
 
 from __future__ import annotations
@@ -53,11 +54,13 @@ def pack(root: Path, path: Path) -> Packed:
     trials = [file.parent for name, file in _files_in(root) if file.name == "settings.json"]
     results = {folder: storage.read_result(folder) for folder in trials}
     ended = {folder: result for folder, result in results.items() if result is not None}
+    # What is pruned is measured against every epoch of those before.
+    whole = bool((storage.read_json(root / "tuning" / "tuning.json") or {}).get("prune"))
     for folder, result in ended.items():
         inside = folder.relative_to(root).as_posix()
         for file in ("settings.json", "result.json"):
             content[f"{inside}/{file}"] = (folder / file).read_bytes()
-        if curve := _curve(folder / "epochs.jsonl", result.get("best_epoch")):
+        if curve := _curve(folder / "epochs.jsonl", result.get("best_epoch"), whole=whole):
             content[f"{inside}/epochs.jsonl"] = curve
     storage.make_folder(path.parent)
     storage.write_bytes(path, _archive(content))
@@ -111,12 +114,12 @@ def _is_ours(name: str) -> bool:
     return known and stays and not any(sign in name for sign in ":\\\0")
 
 
-def _curve(path: Path, best: int | None) -> bytes:
-    """The lines of some epochs: the first, the best, the last, and between them at even distances."""
+def _curve(path: Path, best: int | None, *, whole: bool) -> bytes:
+    """The lines of some epochs: the first, the best, the last, and between them at even distances; or all."""
     lines = [line for line in path.read_bytes().splitlines() if line.strip()] if path.exists() else []
     epochs = [record.get("epoch") for record in storage.read_lines(path)]
     last = len(epochs) - 1
-    if last < CURVE:
+    if whole or last < CURVE:
         kept = set(range(len(epochs)))
     else:
         kept = {round(place * last / (CURVE - 2)) for place in range(CURVE - 1)}

@@ -1,7 +1,7 @@
 """Packing: what a run folder knows in one small file, from which a run goes on anywhere.
 
 A packed run is a ``.tar.xz`` archive of a run folder and all studies inside it: their plans, and of every
-trial that has ended its settings, its result and at most `CURVE` of its epochs (with ``--prune``, all).
+trial that has ended its settings, its result, and its first, best and last epoch (with ``--prune``, all).
 Weights, steps, pictures and logs stay behind. Unpacked, it is a run folder: its trials count as done, and
 whatever is added is run.
 """
@@ -20,8 +20,6 @@ from manyloss.lab.runs import storage
 
 #: How a packed run's file ends.
 SUFFIX = ".tar.xz"
-#: Epochs that are kept of a trial: the first, the best, the last, and between them at even distances.
-CURVE = 10
 #: Of a study; those of a user's own files are kept whole, in the folder ``source``.
 _OF_A_STUDY = ("study.json", "tuning.json", "pareto.json", "step_time.json")
 _OF_A_TRIAL = ("settings.json", "result.json", "epochs.jsonl")
@@ -60,8 +58,8 @@ def pack(root: Path, path: Path) -> Packed:
         inside = folder.relative_to(root).as_posix()
         for file in ("settings.json", "result.json"):
             content[f"{inside}/{file}"] = (folder / file).read_bytes()
-        if curve := _curve(folder / "epochs.jsonl", result.get("best_epoch"), whole=whole):
-            content[f"{inside}/epochs.jsonl"] = curve
+        if epochs := _epochs(folder / "epochs.jsonl", result.get("best_epoch"), whole=whole):
+            content[f"{inside}/epochs.jsonl"] = epochs
     storage.make_folder(path.parent)
     storage.write_bytes(path, _archive(content))
     return Packed(len(ended), len(trials) - len(ended))
@@ -114,16 +112,13 @@ def _is_ours(name: str) -> bool:
     return known and stays and not any(sign in name for sign in ":\\\0")
 
 
-def _curve(path: Path, best: int | None, *, whole: bool) -> bytes:
-    """The lines of some epochs: the first, the best, the last, and between them at even distances; or all."""
+def _epochs(path: Path, best: int | None, *, whole: bool) -> bytes:
+    """The lines of the first, the best and the last epoch; or all."""
     lines = [line for line in path.read_bytes().splitlines() if line.strip()] if path.exists() else []
     epochs = [record.get("epoch") for record in storage.read_lines(path)]
-    last = len(epochs) - 1
-    if whole or last < CURVE:
-        kept = set(range(len(epochs)))
-    else:
-        kept = {round(place * last / (CURVE - 2)) for place in range(CURVE - 1)}
-        kept |= {epochs.index(best)} if best in epochs else set()
+    kept = set(range(len(epochs)))
+    if not whole:
+        kept &= {0, len(epochs) - 1, epochs.index(best) if best in epochs else 0}
     return b"".join(lines[place] + b"\n" for place in sorted(kept))
 
 

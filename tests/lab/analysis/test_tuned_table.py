@@ -101,6 +101,29 @@ def test_what_a_settings_trial_needs_is_a_cost_of_its_row(tuned_run, tmp_path):
     assert after.seconds == before.seconds + cost
 
 
+def test_finalists_are_counted_with_their_further_seeds(tuned_run, tmp_path):
+    run = shutil.copytree(tuned_run, tmp_path / "run")
+    path = run / "tuning" / "tuning.json"
+    tuning = json.loads(path.read_text())
+    row = tuning["rows"][1]
+    first, second, _ = [setting["arm"] for setting in row["settings"]]
+    row["finalists"], row["chosen"] = [second, first], second
+    path.write_text(json.dumps({**tuning, "more_seeds": [7, 8]}))
+    for arm in row["finalists"]:
+        for seed in (7, 8):
+            found = trial_folder(run / "tuning" / "finalists", arm, seed)
+            found.mkdir(parents=True)
+            result = json.loads((trial_folder(run / "tuning", arm, 1_000_000) / "result.json").read_text())
+            (found / "result.json").write_text(json.dumps({**result, "seconds": 10.0}))
+    before, after = (read_run(folder).tuning["pcgrad"] for folder in (tuned_run, run))
+    assert after.trials == before.trials == 3
+    assert after.seconds == before.seconds + 40
+    assert after.best == before.best
+    text = " ".join(render_text(make_table(read_run(run))).split())
+    said = "chosen on validation with a seed of their own (the best 2 of each with 2 seeds more)"
+    assert f"Tuned with 3 settings per row, {said}: 13 trials" in text
+
+
 def test_the_front_of_the_sum(tuned_run):
     table = make_table(read_run(tuned_run))
     (pcgrad,) = table.pareto.methods

@@ -139,7 +139,7 @@ def tuning_words(run: RunRecord) -> list[str]:
     between = ""
     if finals:
         most, further = max(len(row.finalists) for row in finals), max(row.more_seeds for row in finals)
-        between = f", between the best {most} with {further} seeds more"
+        between = f" (the best {most} of each with {further} seeds more)"
     words = [
         f"Tuned with {each} settings per row, chosen on validation with a seed of their own{between}: "
         f"{count} trials, {total} of trials' time."

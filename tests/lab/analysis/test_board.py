@@ -214,7 +214,7 @@ def test_the_limit_is_that_of_the_median_method_after_holms_correction():
 
 
 def test_an_entry_says_how_its_settings_were_chosen():
-    said = [Entry("p", (), {"tune": 8, "more_seeds": more}).tuned_with for more in (0, 2)]
+    said = [Entry("p", (), {"tune": 8, "finalists": best, "more_seeds": best}).tuned_with for best in (0, 2)]
     assert said == [
         "8 tried settings per row",
         "8 tried settings per row, the best 2 of them with 2 seeds more",

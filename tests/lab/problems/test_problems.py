@@ -199,6 +199,10 @@ def test_anyone_adds_a_method_to_a_board_that_was_packed(tmp_path):
     assert f"{mine / 'burgers'} starts from {tmp_path / 'results' / 'burgers.tar.xz'}." in said
     assert "2 methods x 1 seed, " in said
     assert "1 of 2 trials to run" in said
+    packed = tmp_path / "results" / "burgers.tar.xz"
+    with pytest.raises(LabError, match=r"is the run of one problem, and there are 2\. Give the folder that"):
+        board(["burgers", "school"], out=tmp_path / "none", start_from=packed, **asked)
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

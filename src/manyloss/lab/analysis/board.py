@@ -33,7 +33,7 @@ from manyloss.lab.analysis.statistics import (
     told_from,
 )
 from manyloss.lab.runs import storage
-from manyloss.lab.tuning import FINALISTS, TUNED_SUM
+from manyloss.lab.tuning import TUNED_SUM
 
 FORMAT = 1
 TESTED = ("better", "worse", "noise", "no difference")
@@ -56,6 +56,7 @@ class Entry:
             "losses": len(run.losses),
             "metrics": {each.name: each.higher_is_better for each in run.metrics if not each.derived},
             "tune": tune,
+            "finalists": max((len(row.finalists) for row in run.tuning.values()), default=0),
             "more_seeds": max((row.more_seeds for row in run.tuning.values()), default=0),
             "seeds": list(run.seeds),
             "epochs": run.epochs,
@@ -77,9 +78,9 @@ class Entry:
     @property
     def tuned_with(self) -> str:
         """How the settings were chosen, in words; an entry from before there were finalists has none."""
-        more = int(self.run.get("more_seeds") or 0)
-        finalists = f", the best {FINALISTS} of them with {more} seeds more" if more else ""
-        return f"{self.run.get('tune', 0)} tried settings per row{finalists}"
+        finalists, more = (int(self.run.get(name) or 0) for name in ("finalists", "more_seeds"))
+        further = f", the best {finalists} of them with {more} seeds more" if finalists else ""
+        return f"{self.run.get('tune', 0)} tried settings per row{further}"
 
     @property
     def is_tested(self) -> bool:

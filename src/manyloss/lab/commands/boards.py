@@ -70,6 +70,11 @@ def board(
 
     root = Path(out)
     recipes = [recipe_named(name) for name in dict.fromkeys(problems or on_the_board.problems())]
+    if start_from is not None and len(recipes) > 1 and Path(start_from).is_file():
+        raise checks.LabError(
+            f"--start-from {start_from} is the run of one problem, and there are {len(recipes)}. Give the "
+            "folder that it is in, or name one problem."
+        )
     for recipe in recipes:
         start_from_packed(start_from, root / recipe.name, recipe.name, console)
     for recipe in recipes:

@@ -3,13 +3,19 @@
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from manyloss.lab import LabError
 from manyloss.lab.analysis.board import Board, Entry, critical_difference, read_entries
+from manyloss.lab.analysis.comparison import ComparedMethods
 from manyloss.lab.analysis.statistics import Median
+from manyloss.lab.recipes import recipe_named
 from manyloss.lab.reports.board import cell, write_board
+from manyloss.lab.runs.packing import SUFFIX, unpack
+
+RESULTS = Path(__file__).parents[3] / "results" / "board"
 
 
 def entry(problem, gains, against=None, outcomes=None):
@@ -274,3 +280,17 @@ def test_entries_are_written_read_and_drawn(tmp_path):
     (tmp_path / "2.json").write_text('{"format": 1}')
     with pytest.raises(LabError, match=r"2\.json is damaged"):
         read_entries(tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in RESULTS.glob("*.tar.xz")))
+def test_a_committed_entry_is_what_its_committed_trials_say(name, tmp_path):
+    problem = name.removesuffix(SUFFIX)
+    unpack(RESULTS / name, tmp_path / problem)
+    committed = {entry.problem: entry for entry in read_entries(RESULTS)}
+    if problem not in committed:
+        assert not (tmp_path / problem / "study.json").exists()  # its rows are still tuned
+        return
+    results = ComparedMethods.read(tmp_path / problem)
+    found = Entry.of(results, recipe_named(problem).summary, committed[problem].run["tune"])
+    found.write(tmp_path / "entry.json")
+    assert (tmp_path / "entry.json").read_bytes() == (RESULTS / f"{problem}.json").read_bytes()

@@ -71,9 +71,26 @@ def draw_everything(browser):
         "return [...document.querySelectorAll('.plot')].find((plot) => !plot.querySelector('.main-svg'))"
     )
     while (plot := browser.execute_script(undrawn)) is not None:
-        assert time.monotonic() < end, f"never drawn: {plot.get_attribute('aria-label')}"
+        assert time.monotonic() < end, _about_the_undrawn(browser, plot)
         browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
         time.sleep(0.05)
+
+
+def _about_the_undrawn(browser, plot):
+    drawn, waiting, at = browser.execute_script(
+        """
+        const plots = [...document.querySelectorAll('.plot')];
+        const drawn = plots.filter((plot) => plot.querySelector('.main-svg')).length;
+        const box = arguments[0].getBoundingClientRect();
+        return [`${drawn} of ${plots.length}`, arguments[0].querySelector('template') !== null,
+                [box.left, box.top, box.width, box.height]];
+        """,
+        plot,
+    )
+    return (
+        f"never drawn: {plot.get_attribute('aria-label')} ({drawn} are drawn; "
+        f"{'nobody asked for it' if waiting else 'its script has run'}; it is at {at}; {errors(browser)})"
+    )
 
 
 def errors(browser):

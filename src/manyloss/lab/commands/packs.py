@@ -34,7 +34,9 @@ def pack(run: str | Path, out: str | Path | None = None, *, console: Console | N
     if console is not None:
         but = f"; {found.unfinished} that have not ended are left out" if found.unfinished else ""
         size = f"{max(1, round(path.stat().st_size / 1000)):,} kB"
-        console.print(f"{found.trials} trials of {root} are in {path} ({size}){but}.", markup=False)
+        console.print(
+            f"{found.trials} trials of {root} are in {path} ({size}){but}.", markup=False, soft_wrap=True
+        )
     return found
 
 
@@ -66,4 +68,4 @@ def start_from_packed(packed: str | Path | None, root: Path, name: str, console:
     else:
         said = f"{root} is there already: it goes on, and {path} is not read."
     if console is not None:
-        console.print(said, style="dim", markup=False)
+        console.print(said, style="dim", markup=False, soft_wrap=True)

@@ -8,6 +8,7 @@ library are arms by themselves, in `BUILT_IN`; a problem may add arms or change 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -272,7 +273,7 @@ BUILT_IN: dict[str, Arm] = _built_in()
 
 
 def torchjd_arm(text: str) -> Arm | None:
-    """``torchjd:UPGrad``, or just ``upgrad``: a method of TorchJD with its defaults."""
+    """``torchjd:Krum``, or just ``krum``: a method of TorchJD, whose plain arguments are the options."""
     name = text.removeprefix("torchjd:").lower()
     try:
         from torchjd import aggregation
@@ -285,12 +286,26 @@ def torchjd_arm(text: str) -> Arm | None:
         return None
     kind = getattr(aggregation, known[name])
 
-    def build(context: ArmContext) -> MultiLoss:
+    def build(context: ArmContext, **options: Any) -> MultiLoss:
         from manyloss.interop import from_torchjd
 
-        return catalog.placed(from_torchjd(kind(), seed=context.seed))
+        given = {option: value for option, value in options.items() if value is not None}
+        return catalog.placed(from_torchjd(kind(**given), seed=context.seed))
 
-    return Arm(f"torchjd:{known[name]}", f"TorchJD's {known[name]}, with its defaults.", build)
+    options = _plain_arguments(kind)
+    return Arm(f"torchjd:{known[name]}", f"TorchJD's {known[name]}.", build, options, later=tuple(options))
+
+
+def _plain_arguments(kind: type) -> dict[str, Any]:
+    """The arguments of a class that are a number, a word or a truth value; None for one without a default."""
+    found = {}
+    for name, parameter in inspect.signature(kind).parameters.items():
+        says = parameter.annotation
+        says = says if isinstance(says, str) else getattr(says, "__name__", str(says))
+        has_plain_default = isinstance(parameter.default, bool | int | float | str)
+        if has_plain_default or says.removesuffix(" | None") in ("bool", "int", "float", "str"):
+            found[name] = None if parameter.default is parameter.empty else parameter.default
+    return found
 
 
 # -- from text to arms ------------------------------------------------------------------------------------
@@ -357,18 +372,17 @@ def choose_arm(text: str, problem: Problem) -> ChosenArm:
     known = known_arms(problem)
     text = text.strip()
     fits = [name for name in known if text == name or text.startswith(name + ":")]
-    if not fits and (peer := torchjd_arm(text)) is not None:
-        return ChosenArm(peer.name, peer, {}, ())
-    if not fits:
-        name = ":".join(part for part in text.split(":") if "=" not in part)
-        raise checks.unknown_arm(text, name, {*known, "single"})
-    name = max(fits, key=len)
-    arm = known[name]
+    written = max(fits, key=len, default=":".join(part for part in text.split(":") if "=" not in part))
+    peer = None if fits else torchjd_arm(written)
+    if not fits and (peer is None or not text.startswith(written)):
+        raise checks.unknown_arm(text, written, {*known, "single"})
+    arm = peer or known[written]
+    name = arm.name if peer else written
     defaults = dict(arm.options)
     if arm.option_per_loss is not None:
         defaults |= dict.fromkeys(problem.loss_names, arm.option_per_loss)
     defaults |= DEFAULTS
-    given = {option: value or "" for option, value in catalog.options_in(text[len(name) :], defaults)}
+    given = {option: value or "" for option, value in catalog.options_in(text[len(written) :], defaults)}
     anything = arm.option_per_loss is not None and getattr(problem, "any_losses", False)
     for option in given:
         if option not in defaults and not anything:

@@ -2,6 +2,8 @@
 
 import os
 import random
+import re
+import sys
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported
 
@@ -38,3 +40,21 @@ def _same_random_numbers():
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  (code under test may use the global generator)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def manyloss(monkeypatch, capsys, tmp_path):
+    """Run the command in this process: (exit code, output, errors), lines joined and spaces squeezed."""
+    from manyloss import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "400")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["manyloss", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        return end.value.code or 0, *(re.sub(r"\s+", " ", text) for text in (said.out, said.err))
+
+    return run

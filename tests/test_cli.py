@@ -17,22 +17,6 @@ METHODS = "gradnorm,fail,explode,single"
 COMPARISON = ["compare", PROBLEM, "--methods", METHODS, "--seeds", "2", "--epochs", "2"]
 
 
-@pytest.fixture
-def manyloss(monkeypatch, capsys, tmp_path):
-    """Run the command in this process: (exit code, output, errors), lines joined and spaces squeezed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "400")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["manyloss", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capsys.readouterr()
-        return end.value.code or 0, *(re.sub(r"\s+", " ", text) for text in (said.out, said.err))
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a small comparison made by the command, and what it printed."""

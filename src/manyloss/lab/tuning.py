@@ -335,12 +335,11 @@ class Tuning:
         """
         for row in self.searched.values():
             if row.chosen is None and row.settings:
-                row.chosen = next(iter(row.finalists), row.settings[0].arm)
                 known = {setting.arm: setting for setting in row.settings}
                 means = {arm: self._mean_gain(known[arm]) for arm in row.finalists}
                 finished = {arm: mean for arm, mean in means.items() if mean is not None}
-                if len(row.finalists) > 1 and finished:
-                    row.chosen = max(finished, key=finished.__getitem__)
+                first = next(iter(row.finalists), row.settings[0].arm)
+                row.chosen = max(finished, key=lambda arm: finished[arm], default=first)
         self.write()
 
     def _mean_gain(self, setting: Setting) -> float | None:

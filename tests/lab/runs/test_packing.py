@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from manyloss import cli
 from manyloss.lab import LabError, compare, report
 from manyloss.lab.checks import StorageError
 from manyloss.lab.runs import storage
@@ -192,29 +191,18 @@ def test_a_damaged_result_is_named(finished, tmp_path):
     assert not (tmp_path / "run.tar.xz").exists()
 
 
-def command(*words, capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["manyloss", *map(str, words)])
-    try:
-        cli.main()
-        status = 0
-    except SystemExit as stopped:
-        status = stopped.code or 0
-    written = capsys.readouterr()
-    return status, " ".join(written.out.split()), " ".join(written.err.split())
-
-
-def test_the_commands_pack_and_start_from(finished, tmp_path, capsys, monkeypatch):
+def test_the_commands_pack_and_start_from(finished, tmp_path, manyloss):
     run = shutil.copytree(finished, tmp_path / "run")
-    status, out, _ = command("pack", run, capsys=capsys, monkeypatch=monkeypatch)
+    status, out, _ = manyloss("pack", run)
     assert status == 0
     assert f"6 trials of {run} are in {run}.tar.xz (" in out
     asked = ["compare", PROBLEM, "--methods", "equal,gradnorm-static,mgda", "--seeds", 2, "--jobs", 1]
     more = [*asked, "--out", tmp_path / "more", "--start-from", f"{run}.tar.xz"]
-    status, out, _ = command(*more, capsys=capsys, monkeypatch=monkeypatch)
+    status, out, _ = manyloss(*more)
     assert status == 0
     assert f"{tmp_path}/more starts from {run}.tar.xz." in out
     assert "3 methods x 2 seeds, 3 epochs each, 2 of 8 trials to run" in out
-    status, out, _ = command(*more, capsys=capsys, monkeypatch=monkeypatch)
+    status, out, _ = manyloss(*more)
     assert f"{tmp_path}/more is there already: it goes on, and {run}.tar.xz is not read." in out
     assert "0 of 8 trials to run" in out
 

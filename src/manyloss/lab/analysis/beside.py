@@ -11,7 +11,7 @@ from manyloss.lab.analysis.pareto import BesideTheFront, Pareto, Resampled, delt
 from manyloss.lab.analysis.results import RunRecord, read_run
 from manyloss.lab.analysis.sentences import percent
 from manyloss.lab.analysis.statistics import Interval
-from manyloss.lab.analysis.tuning import TunedRow
+from manyloss.lab.analysis.tuning import TunedRow, finalists_in
 from manyloss.lab.printing import printable
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.progress import duration
@@ -134,12 +134,9 @@ def tuning_words(run: RunRecord) -> list[str]:
     each = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     untuned = f"untuned {run.baseline}"
     total = duration(sum(row.seconds for row in rows))
-    finals = [row for row in rows if row.finalists]
-    count = sum(row.trials for row in rows) + sum(len(row.finalists) * row.more_seeds for row in finals)
-    between = ""
-    if finals:
-        most, further = max(len(row.finalists) for row in finals), max(row.more_seeds for row in finals)
-        between = f" (the best {most} of each with {further} seeds more)"
+    count = sum(row.trials + len(row.finalists) * row.more_seeds for row in rows)
+    finalists, more_seeds = finalists_in(rows)
+    between = f" (the best {finalists} of each with {more_seeds} seeds more)" if finalists else ""
     words = [
         f"Tuned with {each} settings per row, chosen on validation with a seed of their own{between}: "
         f"{count} trials, {total} of trials' time."

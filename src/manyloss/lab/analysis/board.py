@@ -32,6 +32,7 @@ from manyloss.lab.analysis.statistics import (
     relative_change,
     told_from,
 )
+from manyloss.lab.analysis.tuning import finalists_in
 from manyloss.lab.runs import storage
 from manyloss.lab.tuning import TUNED_SUM
 
@@ -51,13 +52,14 @@ class Entry:
     def of(cls, results: ComparedMethods, summary: str, tune: int) -> Entry:
         """Of a comparison, as far as it has got."""
         run = results.run
+        finalists, more_seeds = finalists_in(run.tuning.values())
         said = {
             "summary": summary,
             "losses": len(run.losses),
             "metrics": {each.name: each.higher_is_better for each in run.metrics if not each.derived},
             "tune": tune,
-            "finalists": max((len(row.finalists) for row in run.tuning.values()), default=0),
-            "more_seeds": max((row.more_seeds for row in run.tuning.values()), default=0),
+            "finalists": finalists,
+            "more_seeds": more_seeds,
             "seeds": list(run.seeds),
             "epochs": run.epochs,
             "created": run.created,

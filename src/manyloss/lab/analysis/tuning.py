@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -87,6 +87,12 @@ class TunedRow:
     def words(self) -> str:
         """The chosen setting without the method's name: ``learning rate x 2.1, alpha=0.5``."""
         return words_of_setting(self.chosen)
+
+
+def finalists_in(rows: Iterable[TunedRow]) -> tuple[int, int]:
+    """How many finalists a row had, and with how many seeds more they were trained; 0 for none."""
+    found = [(len(row.finalists), row.more_seeds) for row in rows]
+    return max((count for count, _ in found), default=0), max((more for _, more in found), default=0)
 
 
 def rate_in(arm: str) -> float:

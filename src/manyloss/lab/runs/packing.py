@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import lzma
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -48,8 +47,9 @@ def pack(root: Path, path: Path) -> Packed:
         raise checks.no_run_folder(root)
     if not _is_begun(root):
         raise checks.not_a_run_folder(root)
-    content = {name: file.read_bytes() for name, file in _files_in(root) if file.name not in _OF_A_TRIAL}
-    trials = [file.parent for name, file in _files_in(root) if file.name == "settings.json"]
+    files = _files_in(root)
+    content = {name: file.read_bytes() for name, file in files.items() if file.name not in _OF_A_TRIAL}
+    trials = [file.parent for file in files.values() if file.name == "settings.json"]
     results = {folder: storage.read_result(folder) for folder in trials}
     ended = {folder: result for folder, result in results.items() if result is not None}
     # What is pruned is measured against every epoch of those before.
@@ -78,16 +78,10 @@ def unpack(path: Path, root: Path) -> bool:
     if root.exists() and (not root.is_dir() or any(item.name != ".lock" for item in root.iterdir())):
         raise checks.occupied(root)
     content = _content_of(path)
-    partial = root.with_name(f".{root.name}.partial")
-    storage.remove(partial)
-    for name, of_file in content.items():
-        storage.make_folder((partial / name).parent)
-        storage.write_bytes(partial / name, of_file)
-    storage.remove(root)
-    try:
-        partial.rename(root)
-    except OSError as error:
-        raise checks.cannot_write(root, error) from error
+    with storage.whole_folder(root) as partial:
+        for name, of_file in content.items():
+            storage.make_folder((partial / name).parent)
+            storage.write_bytes(partial / name, of_file)
     return True
 
 
@@ -96,12 +90,10 @@ def _is_begun(root: Path) -> bool:
     return (root / "study.json").is_file() or (root / "tuning" / "tuning.json").is_file()
 
 
-def _files_in(root: Path) -> Iterator[tuple[str, Path]]:
+def _files_in(root: Path) -> dict[str, Path]:
     """What may be packed, by its name in the archive, in the order of names."""
-    for file in sorted(root.rglob("*")):
-        name = file.relative_to(root).as_posix()
-        if _is_ours(name) and file.is_file():
-            yield name, file
+    found = {file.relative_to(root).as_posix(): file for file in sorted(root.rglob("*"))}
+    return {name: file for name, file in found.items() if _is_ours(name) and file.is_file()}
 
 
 def _is_ours(name: str) -> bool:

@@ -296,17 +296,24 @@ def remove(path: Path) -> None:
         raise checks.cannot_write(path, error) from error
 
 
-def copy_folder(source: Path, target: Path) -> None:
-    """Make the folder a copy of another one, as a whole."""
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Fill the folder that this gives, which is not there yet; then it replaces the target as a whole."""
     partial = target.with_name(f".{target.name}.partial")
     remove(partial)
     make_folder(target.parent)
     try:
-        shutil.copytree(source, partial, ignore=shutil.ignore_patterns(".*"))
+        yield partial
         remove(target)
         partial.rename(target)
     except OSError as error:
         raise checks.cannot_write(target, error) from error
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Make the folder a copy of another one, as a whole."""
+    with whole_folder(target) as partial:
+        shutil.copytree(source, partial, ignore=shutil.ignore_patterns(".*"))
 
 
 def cut(path: Path, length: int) -> None:

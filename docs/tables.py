@@ -30,6 +30,7 @@ from manyloss.aggregation import Aggregator
 from manyloss.lab.analysis.board import Board, Entry, read_entries
 from manyloss.lab.claims.readings import Open
 from manyloss.lab.claims.rule import SIGMA
+from manyloss.lab.runs.machines import machines_in, words_of_machine
 from manyloss.penalties import Penalty
 from manyloss.weighting import GradientWeighting, LossWeighting
 
@@ -634,14 +635,14 @@ def _provenance(record: dict[str, Any]) -> str:
     options = record["settings"].get("source", {}).get("options", {})
     said = ", ".join(f"{name} {value}" for name, value in options.items())
     environment = record["environment"]
+    machines = "; ".join(map(words_of_machine, machines_in(environment)))
     taken = record["settings"].get("taken over", {})
     shared = "".join(f"; {count} of the trials are those of the run {name}" for name, count in taken.items())
     return (
         f"`manyloss reproduce {record['claim']} --scale {record['scale']}`, begun {record['created'][:10]}, "
         f"{record['epochs']} epochs, {record['seconds'] / 3600:.1f} hours of training on "
-        f"{record['settings'].get('device', 'cpu')} ({environment.get('processor')}, torch "
-        f"{environment.get('torch')}), commit {', '.join(environment.get('commits', []))}, "
-        f"rule `{record['rule']}`; "
+        f"{record['settings'].get('device', 'cpu')} ({machines}), "
+        f"commit {', '.join(environment.get('commits', []))}, rule `{record['rule']}`; "
         f"options: {cell(said) or 'none'}{shared}. All numbers: "
         f"[`results/{record['file']}`](../results/{record['file']})."
     )

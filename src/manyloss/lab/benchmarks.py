@@ -19,7 +19,7 @@ import torch
 
 from manyloss import __version__
 from manyloss.lab import checks
-from manyloss.lab.runs.trial import processor
+from manyloss.lab.runs.machines import processor
 
 FOLDER = Path(__file__).parents[3] / "benchmarks"
 RESULTS = FOLDER / "results.json"

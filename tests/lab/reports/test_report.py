@@ -13,6 +13,7 @@ from manyloss.lab.reports import looks
 from manyloss.lab.reports.front import draw_front
 from manyloss.lab.reports.looks import SYMBOLS, styles_of
 from manyloss.lab.reports.page import write_report
+from manyloss.lab.runs import storage
 from tests.lab.run_folders import make_run
 
 VOID = {"meta", "link", "br", "path", "img"}
@@ -112,6 +113,16 @@ def test_lines_differ_without_colour():
     assert styles[3].hue == "ink"
     assert len({(style.dash, style.symbol) for style in styles}) == len(styles)
     assert all(a.hue != b.hue and a.dash != b.dash for a, b in pairwise(styles[4:]))
+
+
+def test_every_machine_is_named(finished_run, tmp_path):
+    known = storage.read_json(finished_run / "study.json")
+    first = {"processor": "Some Xeon", "torch": "2.6.0"}
+    known["environment"]["machines"] = [first, {"processor": "AMD EPYC", "torch": "2.13.0"}]
+    shutil.copytree(finished_run, tmp_path / "run")
+    storage.write_json(tmp_path / "run" / "study.json", known)
+    words = Page(report_of(tmp_path / "run")).words()
+    assert "trained on: Some Xeon, torch 2.6.0 AMD EPYC, torch 2.13.0" in " ".join(words.split())
 
 
 def test_provenance(finished):

@@ -110,8 +110,32 @@ def test_other_data_and_another_commit_are_warned_of(run, monkeypatch):
     again = plan(run)
     assert any("were trained at 0000000" in remark for remark in again.remarks)
     assert again.look_at_the_data(study.source.load().datasets(0), 0) is None
+    assert not any("last digits" in remark for remark in again.remarks)
     splits.test.inputs[-1] += 1
     assert "the data are not those" in again.look_at_the_data(splits, 0)
+
+
+def test_every_machine_that_trained_a_part_is_named(run):
+    """The first one's name stays beside that of the one that goes on; another kernel is no other machine."""
+    plan(run).write()
+    known = storage.read_json(run / "study.json")
+    assert "machines" not in known["environment"]
+    here = {name: known["environment"][name] for name in ("processor", "torch", "numpy", "python")}
+    there = {**here, "processor": "Some Xeon", "torch": "2.6.0"}
+    known["environment"] |= {**there, "platform": "Linux of another version"}
+    storage.write_json(run / "study.json", known)
+    again = plan(run)
+    assert again.remarks[-1] == (
+        f"The trials in the folder were trained on Some Xeon, torch 2.6.0; here it is {here['processor']}, "
+        f"torch {here['torch']}. Results of one trial may differ in their last digits."
+    )
+    again.write()
+    written = storage.read_json(run / "study.json")["environment"]
+    assert written["machines"] == [there, here]
+    assert written["processor"] == here["processor"]
+    plan(run).write()
+    assert storage.read_json(run / "study.json")["environment"]["machines"] == [there, here]
+    assert not any("last digits" in remark for remark in plan(run).remarks)
 
 
 def test_a_lost_result_is_made_again(run):

@@ -34,6 +34,7 @@ from manyloss.lab.analysis.statistics import (
 )
 from manyloss.lab.analysis.tuning import finalists_in
 from manyloss.lab.runs import storage
+from manyloss.lab.runs.machines import machines_in
 from manyloss.lab.tuning import TUNED_SUM
 
 FORMAT = 1
@@ -63,7 +64,8 @@ class Entry:
             "seeds": list(run.seeds),
             "epochs": run.epochs,
             "created": run.created,
-            **{name: run.environment.get(name) for name in ("torch", "processor", "commits")},
+            **{name: _of_machines(run.environment, name) for name in ("torch", "processor")},
+            "commits": run.environment.get("commits"),
         }
         return cls(run.problem, tuple(results.rows()), said)
 
@@ -271,6 +273,11 @@ class Board:
             beaten = f"on {len(won)} of {len(tuned)} problems ({_by_problem(won)})"
             answer = f"The tuned sum is beaten by more than noise {beaten}. {_corrected(tuned, won)}"
         return f"{answer} {_limits(tuned)}".rstrip()
+
+
+def _of_machines(environment: Mapping[str, Any], name: str) -> str | None:
+    """What the machines that trained a run say under this name; of one machine just that."""
+    return ", ".join(dict.fromkeys(each[name] for each in machines_in(environment) if name in each)) or None
 
 
 def _by_problem(methods: Mapping[str, Sequence[str]]) -> str:

@@ -23,6 +23,7 @@ from manyloss.lab.reports.looks import render, styles_of
 from manyloss.lab.reports.relations import draw_relations
 from manyloss.lab.reports.spread import draw_spread
 from manyloss.lab.runs import storage
+from manyloss.lab.runs.machines import machines_in, words_of_machine
 
 
 def write_report(folder: Path, out: Path | None = None, at_least: float = 0.0) -> Path:
@@ -129,7 +130,11 @@ def _made(run: RunRecord) -> dict[str, Any]:
     environment = dict(run.environment)
     machine = {key: environment.pop(key, None) for key in ("platform", "processor", "cores", "jobs")}
     machine["threads_per_trial"] = environment.pop("threads_per_trial", None)
+    machines = machines_in(run.environment)
+    if len(machines) > 1:
+        machine["trained on"] = [words_of_machine(each) for each in machines]
     commits = environment.pop("commits", [])
+    environment.pop("machines", None)
     return {
         "Problem": run.problem,
         "Started": _date(run.created) or "not recorded",

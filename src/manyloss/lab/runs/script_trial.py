@@ -25,7 +25,8 @@ from manyloss.lab.arms import choose_arm
 from manyloss.lab.pruning import Pruning
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.executors.words import how_it_ended
-from manyloss.lab.runs.trial import Trial, TrialSpec, environment, sign_of_life, thread_variables
+from manyloss.lab.runs.machines import environment
+from manyloss.lab.runs.trial import Trial, TrialSpec, sign_of_life, thread_variables
 from manyloss.lab.scripts import VARIABLE, ScriptCall, choosing_metrics, shown_metrics
 from manyloss.lab.training import Progress, failure, silent
 

@@ -25,10 +25,11 @@ from manyloss.lab.runs import storage
 from manyloss.lab.runs.execution import Execution, cores, share_cores
 from manyloss.lab.runs.executors import Executor
 from manyloss.lab.runs.executors.processes import Processes
+from manyloss.lab.runs.machines import environment, machines_in, without_repeats, words_of_machine
 from manyloss.lab.runs.progress import Display
 from manyloss.lab.runs.script_trial import trial_of
 from manyloss.lab.runs.source import Source, as_kept
-from manyloss.lab.runs.trial import TrialSpec, environment, shared_root, spec_of
+from manyloss.lab.runs.trial import TrialSpec, shared_root, spec_of
 from manyloss.lab.scripts import chosen_on_what_is_shown
 
 FORMAT = 1
@@ -58,6 +59,8 @@ class Study:
     notes: dict[str, Any] = field(default_factory=dict)
     #: Of the source checkouts that trained a part of it.
     commits: list[str] = field(default_factory=list)
+    #: That trained a part of it, see `machines_in`.
+    machines: list[dict[str, str]] = field(default_factory=list)
     #: Seed -> what its data looked like when they were first used.
     data: dict[str, str] = field(default_factory=dict)
     #: What the plan does beyond what was asked for, in words.
@@ -233,6 +236,7 @@ class Study:
                 if name in settings:
                     self.notes[name] = dict(settings[name])
             self.commits = list(known["environment"].get("commits", []))
+            self.machines = machines_in(known["environment"])
             self.data = {str(seed): str(said) for seed, said in known["environment"].get("data", {}).items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise checks.damaged(path, error) from error
@@ -260,6 +264,13 @@ class Study:
                 f"Warning: the library is at {now_at}; the trials in the folder were trained at "
                 f"{', '.join(self.commits)}. What is run now may not be comparable with them."
             )
+        (here,) = machines_in(environment(threads))
+        if self.machines and here not in self.machines:
+            there = "; ".join(map(words_of_machine, self.machines))
+            self.remarks.append(
+                f"The trials in the folder were trained on {there}; here it is {words_of_machine(here)}. "
+                "Results of one trial may differ in their last digits."
+            )
         # The number of threads decides the last bits of a sum: a resumed trial keeps it.
         self.threads = threads
 
@@ -267,6 +278,8 @@ class Study:
         """Write study.json."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         notes = dict(self.notes)
+        here = environment(self.threads)
+        machines = without_repeats([*self.machines, *machines_in(here)])
         storage.write_json(
             self.root / "study.json",
             {
@@ -291,9 +304,10 @@ class Study:
                     **notes,
                 },
                 "environment": {
-                    **environment(self.threads),
+                    **here,
                     "cores": cores(),
                     "jobs": self.jobs,
+                    **({"machines": machines} if len(machines) > 1 else {}),
                     "data": self.data,
                     "commits": list(dict.fromkeys([*self.commits, *filter(None, [commit()])])),
                 },
@@ -403,6 +417,7 @@ class Study:
             self.data = {**data, **self.data}
             commits = about.get("commits", [])
             self.commits = list(dict.fromkeys([*self.commits, *commits]))
+            self.machines = without_repeats([*self.machines, *machines_in(about)])
             trained = f", trained at {', '.join(commits)}" if commits else ""
             self.remarks.append(
                 f"{taken} finished trials of the same settings are copied from {root}{trained}."

@@ -9,7 +9,6 @@ truth: what the other files hold beyond it is cut off before going on. As a comm
 from __future__ import annotations
 
 import json
-import platform
 import sys
 import time
 import traceback
@@ -18,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -28,6 +26,7 @@ from manyloss.lab.arms import ArmContext, ChosenArm, choose_arm, is_of_an_arm, o
 from manyloss.lab.problem import Problem
 from manyloss.lab.pruning import PrunedError, Pruning
 from manyloss.lab.runs import storage
+from manyloss.lab.runs.machines import environment
 from manyloss.lab.runs.source import Source, where_in_the_users_code
 from manyloss.lab.training import DivergedError, OtherFormatError, Progress, Training, failure, silent
 
@@ -133,30 +132,6 @@ def sign_of_life(folder: Path, done: float, values: Mapping[str, float]) -> None
 def thread_variables(threads: int) -> dict[str, str]:
     """What pools of native code read when they are loaded."""
     return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-
-
-def environment(threads: int) -> dict[str, Any]:
-    """Versions and machine, for the record."""
-    return {
-        "manyloss": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "processor": processor(),
-        "threads_per_trial": threads,
-    }
-
-
-def processor() -> str:
-    """The processor's name."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def write_failure(spec: TrialSpec, reason: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -468,8 +468,9 @@ def claims(page: str = "") -> str:
     kept = verdicts()
     rows = ["| claim | what the paper says | verdict | scale |", "| --- | --- | --- | --- |"]
     for claim in all_claims().values():
-        for record in kept.get(claim.name) or [{}]:
-            name = f"[`{claim.name}`]({page}#{claim.name})" if record else f"`{claim.name}`"
+        records = kept.get(claim.name, [])
+        for record in records or [{}]:
+            name = f"[`{claim.name}`]({page}#{_place(record, records)})" if record else f"`{claim.name}`"
             verdict = f"**{record['verdict']}**" if record else "not run yet"
             scale = f"{record['scale']}, {_seeds(record)}" if record else "–"
             rows.append(f"| {name} | {cell(claim.claim)} | {verdict} | {scale} |")
@@ -484,19 +485,23 @@ def claims_in_full() -> str:
     """Checks, numbers and provenance of every claim that has a result."""
     parts = []
     for name, records in verdicts().items():
-        parts.append(f"## {name}")
+        says = [f"{cell(record['says'])} *{cell(record['paper'])}*" for record in records]
+        parts += [f"## {name}", *dict.fromkeys(says)]
         for record in records:
+            parts.append(f"### {name}, {record['scale']}" if len(records) > 1 else "")
             makers = (_verdict, _why, _readings, _checks, _numbers, _targeted, _said, _provenance)
             parts += [make(record) for make in makers]
     return "\n\n".join(part for part in parts if part)
 
 
+def _place(record: dict[str, Any], records: Sequence[dict[str, Any]]) -> str:
+    """The anchor of a verdict: its claim's, or of one of several scales its own."""
+    return f"{record['claim']}-{record['scale']}" if len(records) > 1 else str(record["claim"])
+
+
 def _verdict(record: dict[str, Any]) -> str:
     setting = "the paper's own setting" if record["papers_setting"] else "not the paper's setting"
-    return (
-        f"{cell(record['says'])} *{cell(record['paper'])}*\n\nVerdict at scale {record['scale']} "
-        f"({_seeds(record)}, {setting}): **{record['verdict']}**."
-    )
+    return f"Verdict at scale {record['scale']} ({_seeds(record)}, {setting}): **{record['verdict']}**."
 
 
 def _why(record: dict[str, Any]) -> str:

@@ -35,6 +35,19 @@ def test_the_weights_of_the_sum_have_mean_one_and_its_losses_scale():
     assert unknown.distributions()["scale"].choices == ("one",)
 
 
+def test_behind_the_first_rates_the_sum_has_losses_of_one_size():
+    drawn = {"scale": "one", "u:digit": 0.3, "u:ink": 0.9, "optimizer.lr_factor": 0.2}
+    space = SumSpace("static", {}, LR, {"digit": 2.0, "ink": 0.01})
+    tried = space.after_first_rates(drawn, 3.0)
+    chosen = choose_arm(space.text(tried), DigitAndInk())
+    assert chosen.optimizer.lr_factor == 3
+    assert chosen.options["digit"] * 2.0 == pytest.approx(chosen.options["ink"] * 0.01, rel=1e-3)
+    assert ask(space, [(tried, 0.1)], 2, 0)  # the search that goes on takes it in
+    for sizes in ({"digit": math.nan, "ink": 0.01}, {"digit": 0.0, "ink": 0.01}, {"digit": 2.0}):
+        assert SumSpace("static", {}, LR, sizes).after_first_rates(drawn, 3.0) == drawn
+    assert Space("pcgrad", {}, LR).after_first_rates(drawn, 3.0) == drawn
+
+
 def test_shares_are_uniform_on_the_simplex():
     space = SumSpace("static", {}, {}, {"digit": 1.0, "ink": 1.0})
     shares = []

@@ -75,10 +75,10 @@ def run_all(root, settings=6, killed_after=None, unlucky=lambda arm, seed: None)
 
 
 def test_every_row_gets_the_same_number_and_the_best_that_finished_is_chosen(tmp_path):
-    tuning = run_all(tmp_path / "a")
+    tuning = run_all(tmp_path / "a", settings=7)
     assert set(tuning.searched) == {"equal", "pcgrad", TUNED_SUM}
     for row in tuning.searched.values():
-        assert len({setting.arm for setting in row.settings}) == 6
+        assert len({setting.arm for setting in row.settings}) == 7
         factors = [choose_arm(s.arm, tuning.problem).optimizer.lr_factor for s in row.settings]
         chosen = choose_arm(row.chosen, tuning.problem).optimizer.lr_factor
         assert chosen == max(factor for factor in factors if factor <= 5)
@@ -88,10 +88,12 @@ def test_every_row_gets_the_same_number_and_the_best_that_finished_is_chosen(tmp
         for row in tuning.searched.values()
     ]
     assert first == [[1.0, *FIRST_FACTORS]] * 3  # no row is lucky
-    in_first_round, drawn = tuning.searched[TUNED_SUM].settings[1:5], tuning.searched[TUNED_SUM].settings[5]
+    _, *in_first_round, own_scale, drawn = tuning.searched[TUNED_SUM].settings
     for setting, factor in zip(in_first_round, FIRST_FACTORS, strict=True):
         assert setting.arm == f"static:optimizer.lr_factor={factor:g}"  # all weights 1
         assert setting.drawn == {"optimizer.lr_factor": factor}
+    # All losses of one size, at the best rate that finished: 8 times the rate did not.
+    assert own_scale.arm == "static:digit=0.09524:ink=1.905:optimizer.lr_factor=3"
     assert "optimizer.weight_decay" in drawn.arm
     assert "digit=" in drawn.arm
 

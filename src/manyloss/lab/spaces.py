@@ -18,6 +18,8 @@ LR_RANGE = (0.1, 10.0)
 DECAY_RANGE = (1e-6, 1e-1)
 #: So many settings are drawn at random before earlier ones guide the search.
 AT_RANDOM = 4
+#: Weights of the sum that are divided by their losses' sizes.
+OWN_SCALE = "first epoch"
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ class Space:
         """What was drawn, with this learning rate of the first round if it is searched."""
         return {**drawn, **({LR_FACTOR: factor} if LR_FACTOR in drawn else {})}
 
+    def after_first_rates(self, drawn: Mapping[str, Any], factor: float) -> dict[str, Any]:
+        """What is tried behind the first round, whose best learning rate is ``factor``: what was drawn."""
+        return dict(drawn)
+
     def text(self, drawn: Mapping[str, Any]) -> str:
         """The arm with these values."""
         options = {
@@ -83,7 +89,9 @@ class SumSpace(Space):
     "first epoch", the size of the loss in the first epoch of the plain sum.
 
     In the first round the weights are equal and the weight decay is the user's, so that the sum has whatever
-    equal weights reach at the common learning rates; weights and weight decay are drawn from the next on.
+    equal weights reach at the common learning rates. Behind it come equal shares of the losses' own scales,
+    ``w_i ~ 1 / c_i``, at the best of these rates: where one loss is a hundred times the others, a few draws
+    would not find such weights. From there on weights and weight decay are drawn.
     """
 
     sizes: Mapping[str, float] = field(default_factory=dict)
@@ -95,13 +103,20 @@ class SumSpace(Space):
         if len(self.sizes) < 2:
             return super().distributions()
         known = all(math.isfinite(size) and size > 0 for size in self.sizes.values())
-        scales = ("one", "first epoch") if known else ("one",)
+        scales = ("one", OWN_SCALE) if known else ("one",)
         shares = {f"u:{name}": FloatDistribution(1e-3, 1 - 1e-3) for name in self.sizes}
         return {"scale": CategoricalDistribution(scales), **shares, **super().distributions()}
 
     def at_first_rate(self, drawn: Mapping[str, Any], factor: float) -> dict[str, Any]:
         """Equal weights with this learning rate."""
         return {LR_FACTOR: factor}
+
+    def after_first_rates(self, drawn: Mapping[str, Any], factor: float) -> dict[str, Any]:
+        """All losses of one size; what was drawn where their sizes are not known."""
+        if OWN_SCALE not in getattr(self.distributions().get("scale"), "choices", ()):
+            return dict(drawn)
+        equal = {f"u:{name}": math.exp(-1) for name in self.sizes}  # -log u is 1
+        return {"scale": OWN_SCALE, **equal, LR_FACTOR: factor}
 
     def text(self, drawn: Mapping[str, Any]) -> str:
         """``static:digit=0.7:loop=1.3`` with these values."""
@@ -110,7 +125,7 @@ class SumSpace(Space):
             return super().text(rest)
         shares = dict.fromkeys(self.sizes, 1.0)
         if "scale" in drawn:
-            units = self.sizes if drawn["scale"] == "first epoch" else shares
+            units = self.sizes if drawn["scale"] == OWN_SCALE else shares
             shares = {name: -math.log(drawn[f"u:{name}"]) / units[name] for name in self.sizes}
         return weighted_sum(shares) + super().text(rest).removeprefix(self.arm)
 

@@ -27,7 +27,7 @@ from manyloss.lab.pruning import Pruning, gain
 from manyloss.lab.runs import storage
 from manyloss.lab.runs.source import MAIN, Source
 from manyloss.lab.scripts import asks_for, choosing_metrics
-from manyloss.lab.spaces import DECAY_RANGE, LR_RANGE, Space, SumSpace, ask, weighted_sum
+from manyloss.lab.spaces import DECAY_RANGE, LR_RANGE, OWN_SCALE, Space, SumSpace, ask, weighted_sum
 from manyloss.lab.training import seed_for
 
 #: Of the tried settings' trials, and of the finalists' further ones; trials of the table may not have them.
@@ -217,6 +217,8 @@ class Tuning:
                 place = len(row.settings) + len(found)
                 if place <= len(FIRST_FACTORS):
                     drawn = space.at_first_rate(drawn, FIRST_FACTORS[place - 1])
+                elif place == len(FIRST_FACTORS) + 1 and not again:
+                    drawn = space.after_first_rates(drawn, self._best_rate(row))
                 setting = Setting.of(choose_arm(space.text(drawn), self.problem), self.problem, drawn)
                 if setting.arm not in known:
                     known.add(setting.arm)
@@ -241,6 +243,11 @@ class Tuning:
             more = Setting.of(choose_arm(space.text(drawn), self.problem), self.problem, drawn)
             if more.arm not in {each.arm for each in row.settings}:
                 row.settings.append(more)
+
+    def _best_rate(self, row: Searched) -> float:
+        """Of the settings that finished; the user's own where none has."""
+        best = next((setting.drawn for setting, _ in self._ranked(row)), None) or {}
+        return float(best.get(LR_FACTOR, 1.0))
 
     def _space(self, row: Searched) -> Space | None:
         """What is searched; None while the losses of a script are not known."""
@@ -296,7 +303,7 @@ class Tuning:
         """The sizes that the chosen weights of the sum are divided by, if they are."""
         row = self.searched[TUNED_SUM]
         drawn = next((each.drawn for each in row.settings if each.arm == row.chosen), None)
-        return self._sizes() if drawn and drawn.get("scale") == "first epoch" else None
+        return self._sizes() if drawn and drawn.get("scale") == OWN_SCALE else None
 
     def reference(self) -> dict[str, float]:
         """Validation metrics of the baseline's default, or of the first setting that finished."""

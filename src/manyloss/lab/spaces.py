@@ -96,14 +96,17 @@ class SumSpace(Space):
 
     sizes: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def _sizes_are_known(self) -> bool:
+        return all(math.isfinite(size) and size > 0 for size in self.sizes.values())
+
     def distributions(self) -> dict[str, Any]:
         """As Optuna has them: one u per loss, and which scale."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution
 
         if len(self.sizes) < 2:
             return super().distributions()
-        known = all(math.isfinite(size) and size > 0 for size in self.sizes.values())
-        scales = ("one", OWN_SCALE) if known else ("one",)
+        scales = ("one", OWN_SCALE) if self._sizes_are_known else ("one",)
         shares = {f"u:{name}": FloatDistribution(1e-3, 1 - 1e-3) for name in self.sizes}
         return {"scale": CategoricalDistribution(scales), **shares, **super().distributions()}
 
@@ -113,7 +116,7 @@ class SumSpace(Space):
 
     def after_first_rates(self, drawn: Mapping[str, Any], factor: float) -> dict[str, Any]:
         """All losses of one size; what was drawn where their sizes are not known."""
-        if OWN_SCALE not in getattr(self.distributions().get("scale"), "choices", ()):
+        if len(self.sizes) < 2 or not self._sizes_are_known:
             return dict(drawn)
         equal = {f"u:{name}": math.exp(-1) for name in self.sizes}  # -log u is 1
         return {"scale": OWN_SCALE, **equal, LR_FACTOR: factor}

@@ -5,10 +5,15 @@ import random
 
 import pytest
 
-from manyloss.lab.arms import choose_arm
+from manyloss import catalog
+from manyloss.lab.arms import BUILT_IN, choose_arm
+from manyloss.lab.problems import board_recipes
+from manyloss.lab.recipes import all_recipes
 from manyloss.lab.spaces import Space, SumSpace, ask
 from tests.lab.small_problem import DigitAndInk
 
+#: Rows with the settings of a GradNorm trial that they are compared with.
+AS_ANOTHER_ROWS = {"gradnorm-static", "gradnorm-reference"}
 LR = {"optimizer.lr_factor": (0.1, 10.0)}
 
 
@@ -22,6 +27,25 @@ def test_what_the_user_set_is_not_searched():
     assert space.default(choose_arm("graddrop:k=0.5", problem)) == {"leak": "0.0", "optimizer.lr_factor": 1.0}
     drawn = {"leak": "0.4", "optimizer.lr_factor": 2.34567}
     assert space.text(drawn) == "graddrop:k=0.5:leak=0.4:optimizer.lr_factor=2.35"
+
+
+@pytest.mark.parametrize("name", [name for name, info in catalog.methods().items() if "lr" in info.options])
+def test_a_learning_rate_of_a_methods_own_is_searched(name):
+    """At equal budget a method with weights that hardly move would be compared with none."""
+    info = catalog.methods()[name]
+    assert info.options["lr"] in info.search["lr"]
+    assert max(info.search["lr"]) >= 25 * min(info.search["lr"])
+
+
+@pytest.mark.parametrize("recipe", [*all_recipes().values(), *board_recipes().values()], ids=lambda r: r.name)
+def test_an_arm_of_a_recipes_own_is_searched_as_the_method_of_its_name(recipe):
+    """A recipe may have a method with other defaults; what is worth trying stays so."""
+    for name, arm in recipe.problem().arms.items():
+        of_its_name = BUILT_IN[name].search if name in BUILT_IN else {}
+        worth_trying = {option for option in of_its_name if option in arm.options}
+        own_rates = {option for option in arm.options if option.split("_")[-1] == "lr"}
+        if name not in AS_ANOTHER_ROWS:
+            assert worth_trying | own_rates <= set(arm.search), name
 
 
 def test_the_weights_of_the_sum_have_mean_one_and_its_losses_scale():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +95,7 @@ class GradientAlignment(Aggregator):
     """
 
     name = "alignment"
+    search: ClassVar = {"lr": (1e-4, 1e-3, 1e-2)}
     needs = Needs(gradients=True, replaces=True, features=True)
     state: AlignmentState | None
     inner: InnerOptimizer

@@ -60,7 +60,7 @@ class GradNorm(LossWeighting):
 
     name = "gradnorm"
     accepts = "above 0"
-    search: ClassVar = {"alpha": (0.06, 0.12, 0.5, 1.0, 1.5, 3.0)}
+    search: ClassVar = {"alpha": (0.06, 0.12, 0.5, 1.0, 1.5, 3.0), "lr": (0.001, 0.025)}
     needs = Needs(values=True, norms=True)
     learns = GradNormState
     state: GradNormState

@@ -45,7 +45,7 @@ ALIGNED = Arm(
     "GREAT: alignment layers that a classifier of gradients cannot see through.",
     aligned,
     {"lr": 1e-3},
-    search={"lr": (1e-4, 1e-3, 1e-2)},
+    search=GradientAlignment.search,
 )
 
 

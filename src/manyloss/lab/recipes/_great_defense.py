@@ -148,7 +148,11 @@ _DEFENSE = {
 def defense_arms(beta_max: float) -> dict[str, Arm]:
     """The rows of the paper's tables, and ours."""
     needs = (BASELINE,)
-    search = {"mask": ("true_class", "none", "detached"), "greace": ("literal", "reweighted")}
+    search = {
+        "mask": ("true_class", "none", "detached"),
+        "greace": ("literal", "reweighted"),
+        "auxiliary_lr": (1e-4, 1e-3),
+    }
     arms = (
         Arm(BASELINE, "Cross-entropy on clean images."),
         Arm(

@@ -196,7 +196,11 @@ def distillation_arms(*, alpha: float, temperature: float) -> dict[str, Arm]:
                 "teacher_gradient": "loss",
             },
             problem=OWN_LAYOUT,
-            search={"alpha": (0.01, 0.1, 0.5), "adversarial": ("minimax", "non_saturating")},
+            search={
+                "alpha": (0.01, 0.1, 0.5),
+                "adversarial": ("minimax", "non_saturating"),
+                "discriminator_lr": (1e-4, 1e-3),
+            },
             requires=needs,
         ),
         Arm(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 
 from manyloss import MultiLoss
-from manyloss.lab.arms import Arm, ArmContext
+from manyloss.lab.arms import BUILT_IN, Arm, ArmContext
 from manyloss.weighting import Uncertainty
 
 
@@ -16,7 +17,8 @@ def uncertainty(
     """The arm, by its name; losses that are not among ``regressions`` are classifications."""
     summary = "Kendall's uncertainties, each loss of its kind."
     method = partial(_method, regressions)
-    return {"uncertainty": Arm("uncertainty", summary, method, {"lr": lr, "normalize": normalize})}
+    options = {"lr": lr, "normalize": normalize}
+    return {"uncertainty": replace(BUILT_IN["uncertainty"], summary=summary, method=method, options=options)}
 
 
 def _method(

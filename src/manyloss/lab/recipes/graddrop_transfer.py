@@ -33,7 +33,7 @@ from torchmetrics import Metric
 from manyloss import MultiLoss
 from manyloss.aggregation import GradDrop
 from manyloss.lab import checks
-from manyloss.lab.arms import Arm, ArmContext
+from manyloss.lab.arms import BUILT_IN, Arm, ArmContext
 from manyloss.lab.datasets import cifar100, clothing, default_data_root, imagenet32, images
 from manyloss.lab.metrics import CrossEntropy, ErrorRate
 from manyloss.lab.models.densenet import DenseNet
@@ -122,6 +122,8 @@ def _mgda(context: ArmContext) -> MultiLoss:  # noqa: ARG001
 
 K = 0.25
 GRADNORM: Mapping[str, Any] = {"alpha": 1.5, "lr": 0.025}
+#: Of GradDrop; the leaks are what the experiment is about.
+DROPPED = {"k": BUILT_IN["graddrop"].search["k"]}
 
 
 class Transfer(Problem):
@@ -146,18 +148,26 @@ class Transfer(Problem):
     drawn_against: Mapping[str, str] = {"transfer/loss": "source_leak"}
     losses: Mapping[str, Callable[[Any, Any], Tensor]] = dict.fromkeys(TASKS, F.cross_entropy)
     arms: Mapping[str, Arm] = {
-        "graddrop": Arm("graddrop", "GradDrop; the source's gradient leaks.", _graddrop_alone, {"k": K}),
+        "graddrop": Arm(
+            "graddrop",
+            "GradDrop; the source's gradient leaks.",
+            _graddrop_alone,
+            {"k": K},
+            search=DROPPED,
+        ),
         "gradnorm-graddrop": Arm(
             "gradnorm-graddrop",
             "GradNorm and GradDrop; the leaks of the two losses sum to 1.",
             _with_gradnorm,
             {**GRADNORM, "k": K, "source_leak": 1.0},
+            search={**BUILT_IN["gradnorm"].search, **DROPPED},
         ),
         "gradnorm-random-graddrop": Arm(
             "gradnorm-random-graddrop",
             "GradNorm and Random GradDrop.",
             _with_gradnorm,
             {**GRADNORM, "k": 0.0},
+            search=BUILT_IN["gradnorm"].search,
         ),
         "mgda": Arm("mgda", "MGDA, compared at the virtual layer.", _mgda),
     }

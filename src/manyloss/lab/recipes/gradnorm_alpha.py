@@ -20,7 +20,8 @@ from manyloss.lab.recipes.gradnorm_nyuv2_kpts import DEPARTURES, SCALES, Keypoin
 
 ALPHAS = (0.0, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0)
 ROWS = ("equal", *("gradnorm" if alpha == 1.5 else f"gradnorm:alpha={alpha:g}" for alpha in ALPHAS))
-GRADNORM = replace(BUILT_IN["gradnorm"], search={"alpha": ALPHAS}, requires=("equal",))
+SEARCH = {**BUILT_IN["gradnorm"].search, "alpha": ALPHAS}
+GRADNORM = replace(BUILT_IN["gradnorm"], search=SEARCH, requires=("equal",))
 
 
 class AgainstEqualWeights(AgainstAReference):

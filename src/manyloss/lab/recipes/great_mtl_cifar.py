@@ -17,6 +17,7 @@ All that learns follows the main schedule: Adam at 1e-3, times (1 - e/E)^0.9, fo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -120,11 +121,10 @@ class NoisyCifar(PapersTraining):
         **{f"{task}/RMSE": partial(MeanSquaredError, squared=False) for task in ("color", "edge", "auto")},
     }
     arms: Mapping[str, Arm] = {
-        "uncertainty": Arm(
-            "uncertainty",
-            "Kendall's uncertainties, the weights normalised to sum 1.",
-            BUILT_IN["uncertainty"].method,
-            {
+        "uncertainty": replace(
+            BUILT_IN["uncertainty"],
+            summary="Kendall's uncertainties, the weights normalised to sum 1.",
+            options={
                 "kinds": {"class": "classification"} | dict.fromkeys(("color", "edge", "auto"), "regression"),
                 "lr": LEARNING_RATE,
                 "normalize": 1.0,

@@ -72,6 +72,9 @@ _StartFrom = Annotated[
     Path | None,
     typer.Option(help="A file that `manyloss pack` wrote, or their folder: only what is missing is run."),
 ]
+_Retune = Annotated[
+    str, typer.Option(help="Rows that --tune searches anew, trials kept: gradnorm,tuned sum.")
+]
 _AtLeast = Annotated[
     str, typer.Option(help="The smallest change that matters, such as 0.5%: a smaller one is no difference.")
 ]
@@ -263,6 +266,7 @@ def compare(
     prune: Annotated[
         bool, typer.Option("--prune", help="Stop a tried setting that is behind the median of those before.")
     ] = False,
+    retune: _Retune = "",
     pareto: Annotated[
         str,
         typer.Option(
@@ -304,6 +308,7 @@ def compare(
         at_least=at_least,
         tune=tune,
         prune=prune,
+        retune=retune,
         pareto=pareto,
         single_task=single_task,
         metrics=metric or (),
@@ -402,6 +407,7 @@ def board(
     ] = None,
     methods: Annotated[str | None, typer.Option(help="Comma-separated; default: the board's own.")] = None,
     tune: Annotated[int, typer.Option(min=0, help="Settings that each row gets, the sum among them.")] = 8,
+    retune: _Retune = "",
     single_task: Annotated[
         bool,
         typer.Option("--single-task", help="Train each loss alone, too, where metrics are of one loss."),
@@ -425,6 +431,7 @@ def board(
         problems or (),
         methods=methods,
         tune=tune,
+        retune=retune,
         single_task=single_task,
         seeds=None if seeds is None else lab.choose_seeds(seeds),
         scale=scale,

@@ -184,6 +184,36 @@ def test_a_search_that_was_stopped_asks_the_same(tmp_path):
     assert whole == stopped
 
 
+def test_a_row_that_is_searched_anew_asks_again_and_the_others_are_kept(tmp_path):
+    before = run_all(tmp_path).searched
+    tuning = Tuning(SOURCE, ["pcgrad"], tmp_path, settings=6, prune=False, again=["pcgrad"])
+    assert tuning.searched["pcgrad"].settings == []
+    assert tuning.searched["pcgrad"].chosen is None
+    assert all(tuning.searched[label] == before[label] for label in ("equal", TUNED_SUM))
+    while tuning.next_round():  # nothing is to be trained: the same is asked for
+        assert all(tuning._result(each.arm) is not None for each in tuning.asked())
+    tuning.choose()
+    assert tuning.searched == before
+
+
+def test_a_row_that_is_not_there_cannot_be_searched_anew(tmp_path):
+    with pytest.raises(lab.LabError, match=r"--retune: there is no row 'pcgard'. Did you mean 'pcgrad'"):
+        Tuning(SOURCE, ["pcgrad"], tmp_path, settings=6, prune=False, again=["pcgard"])
+    assert not (tmp_path / "tuning.json").exists()
+
+
+def test_a_row_that_was_searched_over_less_is_named(tmp_path):
+    run_all(tmp_path)
+    assert Tuning(SOURCE, ["pcgrad"], tmp_path, settings=6, prune=False).outdated() == []
+    known = storage.read_json(tmp_path / "tuning.json")
+    known["rows"].append({**known["rows"][1], "label": "cagrad", "arm": "cagrad"})  # before c was searched
+    storage.write_json(tmp_path / "tuning.json", known)
+    assert Tuning(SOURCE, ["pcgrad"], tmp_path, settings=6, prune=False).outdated() == [
+        "cagrad was tuned over optimizer.lr_factor, and would be over c, optimizer.lr_factor now: "
+        "--retune cagrad searches it anew."
+    ]
+
+
 def test_another_number_of_settings_is_refused(tmp_path):
     run_all(tmp_path, settings=2)
     with pytest.raises(lab.LabError, match=r"settings was 2, now 3"):
@@ -215,6 +245,8 @@ def test_the_sweep_covers_the_simplex_the_centre_first(losses):
     [
         ({"tune": -1}, r"--tune '-1' is not understood"),
         ({"prune": True}, r"--prune stops settings that are tried by --tune"),
+        ({"retune": "pcgrad"}, r"--retune searches rows anew that --tune has searched"),
+        ({"tune": 2, "retune": "pcgard"}, r"there is no row 'pcgard'. Did you mean 'pcgrad'"),
         ({"pareto": "digit/accuracy"}, r"is one metric, and a trade-off is between two or more"),
         ({"pareto": "digit/accuracy,ink"}, r"there is no metric 'ink'. Known: digit/accuracy"),
         ({"tune": 2, "seeds": [TUNING_SEED]}, r"The seed 1000000 is that of the settings"),

@@ -53,6 +53,7 @@ class Experiment:
         root: the run folder.
         tune: settings per row; 0 compares the methods as they are.
         prune: stop settings early that are behind.
+        retune: rows whose settings are searched anew.
         pareto: metrics whose trade-off is looked at.
         single_task: train each loss alone, too.
         common: what all studies share: epochs, jobs, device, command, notes.
@@ -65,6 +66,7 @@ class Experiment:
     root: Path
     tune: int = 0
     prune: bool = False
+    retune: tuple[str, ...] = ()
     pareto: tuple[str, ...] = ()
     single_task: bool = False
     common: dict[str, Any] = field(default_factory=dict)
@@ -82,6 +84,11 @@ class Experiment:
         if self.prune and not self.tune:
             raise checks.LabError(
                 "--prune stops settings that are tried by --tune: give --tune 20, or leave --prune out."
+            )
+        if self.retune and not self.tune:
+            raise checks.LabError(
+                "--retune searches rows anew that --tune has searched: give --tune and its number, or leave "
+                "--retune out."
             )
         if self.pareto:
             _check_metrics(self.pareto, list(problem.metric_directions()))
@@ -104,7 +111,12 @@ class Experiment:
                     f"The seed {seed} is that of the settings that are tried. Choose other --seeds: 5."
                 )
         self.tuning = Tuning(
-            self.source, self.methods, self.root / "tuning", settings=self.tune, prune=self.prune
+            self.source,
+            self.methods,
+            self.root / "tuning",
+            settings=self.tune,
+            prune=self.prune,
+            again=self.retune,
         )
         # A method that cannot be compared is said now.
         self._untuned = self._tuning_study([arm.name for arm in self.tuning.arms.values()])
@@ -123,7 +135,8 @@ class Experiment:
         """What the plan does beyond what was asked for."""
         if self.tuning is None:
             return self.first.remarks
-        return [remark for remark in self.first.remarks if "also holds" not in remark]
+        planned = [remark for remark in self.first.remarks if "also holds" not in remark]
+        return [*planned, *self.tuning.outdated()]
 
     def studies(self) -> Iterator[tuple[str, Study]]:
         """What is to be run, with what it is for; each one when the ones before have ended."""

@@ -12,6 +12,7 @@ The best of many settings with one seed is a lucky one. So the best `FINALISTS` 
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
@@ -98,15 +99,24 @@ class Tuning:
         root: the folder of the tried settings.
         settings: how many per row.
         prune: whether settings that are behind stop early.
+        again: rows that are searched anew. What they are asked for is a function of the seeds and of the
+            results, so that to call it again goes on, and trials that are there are not trained again.
 
     Raises:
-        LabError: a method that cannot be tuned, a script that does not ask for its learning rate, or a
-            folder that was tuned otherwise.
+        LabError: a method that cannot be tuned, a script that does not ask for its learning rate, a folder
+            that was tuned otherwise, or no row to be searched anew of that name.
 
     """
 
     def __init__(
-        self, source: Source, methods: Sequence[str], root: Path, *, settings: int, prune: bool
+        self,
+        source: Source,
+        methods: Sequence[str],
+        root: Path,
+        *,
+        settings: int,
+        prune: bool,
+        again: Sequence[str] = (),
     ) -> None:
         self.root, self.settings, self.prune = root, settings, prune
         self.problem = problem = source.load()
@@ -131,6 +141,12 @@ class Tuning:
         for label in [*self.arms, TUNED_SUM]:
             arm = self.arms[label].name if label in self.arms else "static"
             self.searched.setdefault(label, Searched(label, arm))
+        for label in again:
+            if label not in self.searched:
+                raise checks.LabError(
+                    f"--retune: there is no row {label!r}. {checks.closest(label, self.searched)}"
+                )
+            self.searched[label] = Searched(label, self.searched[label].arm)
 
     # -- the folder ----------------------------------------------------------------------------------------
 
@@ -167,6 +183,21 @@ class Tuning:
                 "rows": [row.to_dict() for row in self.searched.values()],
             },
         )
+
+    def outdated(self) -> list[str]:
+        """What was searched for a row where it would be something else now, in words."""
+        said = []
+        for label, row in self.searched.items():
+            drawn = [set(setting.drawn) for setting in row.settings if setting.drawn is not None]
+            if label == TUNED_SUM or not drawn:
+                continue
+            then, now = drawn[-1], set(Space.of(choose_arm(row.arm, self.problem)).distributions())
+            if then != now:
+                said.append(
+                    f"{label} was tuned over {_listed(then)}, and would be over {_listed(now)} now: "
+                    f"--retune {shlex.quote(label)} searches it anew."
+                )
+        return said
 
     # -- rounds --------------------------------------------------------------------------------------------
 
@@ -353,6 +384,10 @@ class Tuning:
         gains = [self.gain_of(setting, seed) for seed in (TUNING_SEED, *MORE_SEEDS)]
         known = [value for value in gains if value is not None]
         return fmean(known) if len(known) == len(gains) else None
+
+
+def _listed(options: set[str]) -> str:
+    return ", ".join(sorted(options)) or "nothing"
 
 
 def finalists_of(root: Path) -> Path:

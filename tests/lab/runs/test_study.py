@@ -98,6 +98,30 @@ def test_more_arms_and_seeds_join(run):
     ]
 
 
+def test_a_row_that_was_tuned_anew_has_its_new_setting(run):
+    """Even where its trials are there, so that nothing is to be trained."""
+    known = storage.read_json(run / "study.json")
+    storage.write_json(run / "study.json", known | {"labels": {"equal": "equal", "tuned": "gradnorm-static"}})
+    labels = {"equal": "equal", "tuned": "gradnorm"}
+    study = plan(run, labels.values(), labels=labels)
+    assert [arm.name for arm in study.arms] == ["equal", "gradnorm"]
+    assert study.missing() == []
+    study.run(silent())
+    record = storage.read_json(run / "study.json")
+    assert (record["arms"], record["labels"]) == (["equal", "gradnorm"], labels)
+    before = (run / "study.json").stat().st_mtime_ns
+    plan(run, ["equal"]).run(silent())
+    assert (run / "study.json").stat().st_mtime_ns == before
+
+
+def test_a_setting_that_another_row_keeps_stays(run):
+    labels = {"equal": "equal", "one": "gradnorm-static", "other": "gradnorm-static"}
+    known = storage.read_json(run / "study.json")
+    storage.write_json(run / "study.json", known | {"labels": labels})
+    study = plan(run, ["equal", "gradnorm"], labels=labels | {"one": "gradnorm"})
+    assert [arm.name for arm in study.arms] == ["equal", "gradnorm-static", "gradnorm"]
+
+
 def test_other_data_and_another_commit_are_warned_of(run, monkeypatch):
     monkeypatch.setattr("manyloss.lab.runs.study.commit", lambda: "1111111")  # an installed package has none
     study = plan(run)

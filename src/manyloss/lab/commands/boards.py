@@ -22,6 +22,7 @@ def board(
     *,
     methods: str | Sequence[str] | None = None,
     tune: int = 8,
+    retune: str | Sequence[str] = (),
     single_task: bool = False,
     seeds: int | Sequence[int] | None = None,
     scale: str = "",
@@ -44,6 +45,7 @@ def board(
         problems: of the board, or any recipe; all of the board's when there are none.
         methods: as of `compare`; the board's own when None.
         tune: settings that each row gets, the weighted sum among them.
+        retune: rows whose settings are searched anew, as of `compare`.
         single_task: train each loss alone, too, where metrics are of one loss, for Delta_m.
         seeds: of the final trials; the problem's own number when None.
         scale: of the problems that have it; papers' recipes are at small without one.
@@ -92,6 +94,7 @@ def board(
             trial_timeout=trial_timeout,
             executor=executor,
             tune=tune,
+            retune=retune,
             console=console,
             command=command,
         )

@@ -38,6 +38,7 @@ def compare(
     at_least: float | str = 0.0,
     tune: int = 0,
     prune: bool = False,
+    retune: str | Sequence[str] = (),
     pareto: str | Sequence[str] = (),
     single_task: bool = False,
     metrics: Sequence[str] = (),
@@ -74,6 +75,8 @@ def compare(
             sum (weights, learning rate, weight decay), choose on validation, and compare the chosen ones with
             fresh seeds, against equal weights and against the tuned sum.
         prune: stop a tried setting that is behind the median of those before it.
+        retune: rows whose settings are searched anew, such as ``["gradnorm", "tuned sum"]``: where what is
+            searched for them has changed since. Trials that are there are not trained again.
         pareto: two or more metrics, ``"left/accuracy,right/accuracy"``: static weights are trained, too, and
             the table says whether a method leaves the front of the sum.
         single_task: train each loss alone, too, for the change against single tasks.
@@ -120,6 +123,7 @@ def compare(
         root,
         tune=tune,
         prune=prune,
+        retune=tuple(split_methods(retune)),
         pareto=tuple(dict.fromkeys(split_methods(pareto))),
         single_task=single_task,
         common={

@@ -139,7 +139,8 @@ def _announce(experiment: Experiment, left: int, say: Console) -> None:
             f"{_counted(rows, 'row')} x {_counted(experiment.tune, 'setting')} tried{finalists}, then "
             f"{_counted(rows, 'row')} x {_counted(len(experiment.seeds), 'seed')}"
         )
-        of_all = f"{_counted(left, 'trial')} to run"
+        anew = f" and what is searched anew for {', '.join(experiment.retune)}" if experiment.retune else ""
+        of_all = f"{_counted(left, 'trial')}{anew} to run"
     else:
         assert table is not None
         planned = f"{_counted(len(table.arms), 'method')} x {_counted(len(table.seeds), 'seed')}"

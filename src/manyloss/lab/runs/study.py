@@ -226,9 +226,14 @@ class Study:
             settings = {"fast": False, **known["settings"]}  # which is younger than some folders
             then |= {name: settings.get(name) for name in self.settings()}
             then["tuned"] = known.get("tuned")
-            self.labels = {**{str(k): str(v) for k, v in (known.get("labels") or {}).items()}, **self.labels}
+            labels = {str(k): str(v) for k, v in (known.get("labels") or {}).items()}
+            self.labels = {**labels, **self.labels}
             self.pruning = {**(known.get("pruning") or {}), **self.pruning}
-            arms, seeds = list(known["arms"]), [int(seed) for seed in known["seeds"]]
+            # A row that was tuned anew has its new setting.
+            kept = {*self.labels.values()}
+            moved = {arm: self.labels[label] for label, arm in labels.items() if arm not in kept}
+            arms = list(dict.fromkeys(moved.get(arm, arm) for arm in known["arms"]))
+            seeds = [int(seed) for seed in known["seeds"]]
             threads = int(known["environment"]["threads_per_trial"])
             self.notes["created"] = known["created"]
             for name in OF_THE_BEGINNING:
@@ -314,6 +319,12 @@ class Study:
             },
         )
 
+    def _is_written(self) -> bool:
+        """Whether study.json has these rows."""
+        known = storage.read_json(self.root / "study.json") or {}
+        rows = [arm.name for arm in self.arms], self.labels
+        return rows == (known.get("arms"), known.get("labels", {}))
+
     def _tested(self) -> str:
         """At which epoch the table's values are taken."""
         script = self.source.script
@@ -359,7 +370,7 @@ class Study:
             KeyboardInterrupt: stopped by the user. Everything but the running epochs is kept.
 
         """
-        if not retry and not self.missing() and (self.root / "study.json").exists():
+        if not retry and not self.missing() and self._is_written():
             display.plan(len(self.trials()), 0, self.epochs)
             return  # a finished folder is only read: it may be a read-only one
         storage.make_folder(self.root)
@@ -370,7 +381,7 @@ class Study:
                 self._forget_crashes()
             self._forget_what_has_no_weights()
             missing = self.missing()
-            if missing or not (self.root / "study.json").exists():  # judging again changes no record
+            if missing or not self._is_written():  # judging again changes no record
                 self.write()
             display.plan(len(self.trials()), len(missing), self.epochs)
             if missing:

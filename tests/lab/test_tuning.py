@@ -186,7 +186,7 @@ def test_a_search_that_was_stopped_asks_the_same(tmp_path):
 
 def test_a_row_that_is_searched_anew_asks_again_and_the_others_are_kept(tmp_path):
     before = run_all(tmp_path).searched
-    tuning = Tuning(SOURCE, ["pcgrad"], tmp_path, settings=6, prune=False, again=["pcgrad"])
+    tuning = Tuning(SOURCE, ["pcgrad"], tmp_path, settings=6, prune=False, retune=["pcgrad"])
     assert tuning.searched["pcgrad"].settings == []
     assert tuning.searched["pcgrad"].chosen is None
     assert all(tuning.searched[label] == before[label] for label in ("equal", TUNED_SUM))
@@ -198,7 +198,7 @@ def test_a_row_that_is_searched_anew_asks_again_and_the_others_are_kept(tmp_path
 
 def test_a_row_that_is_not_there_cannot_be_searched_anew(tmp_path):
     with pytest.raises(lab.LabError, match=r"--retune: there is no row 'pcgard'. Did you mean 'pcgrad'"):
-        Tuning(SOURCE, ["pcgrad"], tmp_path, settings=6, prune=False, again=["pcgard"])
+        Tuning(SOURCE, ["pcgrad"], tmp_path, settings=6, prune=False, retune=["pcgard"])
     assert not (tmp_path / "tuning.json").exists()
 
 

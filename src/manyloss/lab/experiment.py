@@ -116,7 +116,7 @@ class Experiment:
             self.root / "tuning",
             settings=self.tune,
             prune=self.prune,
-            again=self.retune,
+            retune=self.retune,
         )
         # A method that cannot be compared is said now.
         self._untuned = self._tuning_study([arm.name for arm in self.tuning.arms.values()])

@@ -99,7 +99,7 @@ class Tuning:
         root: the folder of the tried settings.
         settings: how many per row.
         prune: whether settings that are behind stop early.
-        again: rows that are searched anew. What they are asked for is a function of the seeds and of the
+        retune: rows that are searched anew. What they are asked for is a function of the seeds and of the
             results, so that to call it again goes on, and trials that are there are not trained again.
 
     Raises:
@@ -116,7 +116,7 @@ class Tuning:
         *,
         settings: int,
         prune: bool,
-        again: Sequence[str] = (),
+        retune: Sequence[str] = (),
     ) -> None:
         self.root, self.settings, self.prune = root, settings, prune
         self.problem = problem = source.load()
@@ -141,7 +141,7 @@ class Tuning:
         for label in [*self.arms, TUNED_SUM]:
             arm = self.arms[label].name if label in self.arms else "static"
             self.searched.setdefault(label, Searched(label, arm))
-        for label in again:
+        for label in retune:
             if label not in self.searched:
                 raise checks.LabError(
                     f"--retune: there is no row {label!r}. {checks.closest(label, self.searched)}"
@@ -191,7 +191,8 @@ class Tuning:
             drawn = [set(setting.drawn) for setting in row.settings if setting.drawn is not None]
             if label == TUNED_SUM or not drawn:
                 continue
-            then, now = drawn[-1], set(Space.of(choose_arm(row.arm, self.problem)).distributions())
+            space = Space.of(choose_arm(row.arm, self.problem))
+            then, now = drawn[-1], {*space.values, *space.ranges}
             if then != now:
                 said.append(
                     f"{label} was tuned over {_listed(then)}, and would be over {_listed(now)} now: "

@@ -57,10 +57,14 @@ def show(browser, folder, *, width=1200, dark=False):
     )
     browser.get_log("browser")
     browser.get(write_report(folder).as_uri())
+    # On a busy machine chromedriver returns while the page is still read, before its script listens.
+    until(browser, "return document.readyState === 'complete'")
 
 
 def until(browser, script, *arguments):
-    return WebDriverWait(browser, 60).until(lambda page: page.execute_script(script, *arguments))
+    return WebDriverWait(browser, 60).until(
+        lambda page: page.execute_script(script, *arguments), f"never true: {script}"
+    )
 
 
 def draw_everything(browser):

@@ -119,6 +119,21 @@ def test_methods_compare_gradients_at_parameters_where_features_say_nothing(name
     assert training.trainer.multi.last.measured_at == "shared_params"
 
 
+def test_a_losss_average_weight_is_over_the_steps_that_have_it(made):
+    """Few steps of School have every school, and a fixed weight is the same in all that have it."""
+    problem = problem_of("school", made)
+    problem.batch_size = 100
+    arm = choose_arm("static:school 001=3", problem)
+    training = Training(
+        problem, arm, 0, lambda model: ArmContext(problem.loss_names, 0, problem=problem, model=model)
+    )
+    list(training.epochs())
+    weights = training.result()["mean_weights"]
+    counts = training.state.weights.counts
+    assert min(counts.values()) < max(counts.values())
+    assert weights == pytest.approx({name: 3.0 if name == "school 001" else 1.0 for name in counts})
+
+
 def test_targets_without_a_common_unit_are_scaled_by_the_training_split(made):
     train = problem_of("qm9", made).datasets(0).train
     for values in train.targets.values():

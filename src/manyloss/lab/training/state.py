@@ -14,6 +14,24 @@ Record = dict[str, Any]
 
 
 @dataclass
+class Means:
+    """Running means by name; a name counts only where it is present."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, values: Mapping[str, float], count: int = 1) -> None:
+        """Values, each for so many examples."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * count
+            self.counts[name] = self.counts.get(name, 0) + count
+
+    def means(self) -> dict[str, float]:
+        """Of every name so far."""
+        return {name: self.sums[name] / self.counts[name] for name in self.sums}
+
+
+@dataclass
 class State:
     """All that a training knows about itself, beside model, optimiser, method and random generators."""
 
@@ -22,8 +40,8 @@ class State:
     best: dict[str, Any] | None = None
     #: Validation metrics after the first epoch: the units of `Problem.score`.
     first: dict[str, float] = field(default_factory=dict)
-    weight_sums: dict[str, float] = field(default_factory=dict)
-    weight_steps: int = 0
+    #: Of the losses' weights over all steps.
+    weights: Means = field(default_factory=Means)
     step_ms: list[float] = field(default_factory=list)
     seconds: float = 0.0
     #: Of the losses' gradients, as a `ConflictRecorder` keeps them; None before the first were measured.
@@ -41,7 +59,11 @@ class State:
     def from_dict(cls, values: Mapping[str, Any]) -> State:
         """What `to_dict` gave."""
         cosines = values["cosines"]
-        return cls(**{**values, "cosines": None if cosines is None else RunningCosines(**cosines)})
+        read = {
+            "weights": Means(**values["weights"]),
+            "cosines": None if cosines is None else RunningCosines(**cosines),
+        }
+        return cls(**{**values, **read})
 
     def sigma(self, names: Sequence[str], span: Span) -> dict[str, float]:
         """Sample standard deviation (n - 1) of each pair's cosine; a pair seen once has none."""
@@ -61,21 +83,3 @@ def failure(
     if warnings:
         result["warnings"] = dict(warnings)
     return result
-
-
-class Means:
-    """Running means by name; a name counts only where it is present."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, values: Mapping[str, float], count: int = 1) -> None:
-        """Values, each for so many examples."""
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value * count
-            self.counts[name] = self.counts.get(name, 0) + count
-
-    def means(self) -> dict[str, float]:
-        """Of every name so far."""
-        return {name: self.sums[name] / self.counts[name] for name in self.sums}

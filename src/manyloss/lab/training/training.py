@@ -29,7 +29,7 @@ from manyloss.lab.training.recording import PASSED, Measured, Measuring, Recorde
 from manyloss.lab.training.state import Means, Record, State, failure
 from manyloss.lab.training.trainer import MultiLossTrainer, TrainedArm
 
-FORMAT = 3
+FORMAT = 4
 #: About so many records of losses, weights, norms and cosines per training.
 RECORDS = 200
 #: Seconds between two reports of progress within an epoch.
@@ -263,9 +263,7 @@ class Training:
                 raise DivergedError(f"{where}: loss {name!r} is {value}.")
         losses.add(values)
         self._watched.add({name: v for name, v in self.trainer.watched.items() if "accuracy" in name})
-        for name, value in weights.items():
-            state.weight_sums[name] = state.weight_sums.get(name, 0.0) + value
-        state.weight_steps += 1
+        state.weights.add(weights)
         if due:
             # Between backward and step: the parameters are still this step's, and ``.grad`` stays.
             measured = measuring.measured
@@ -369,7 +367,7 @@ class Training:
             "cosine_std": state.sigma(self.problem.loss_names, "training"),
             "cosine_std_first_epoch": state.sigma(self.problem.loss_names, "first_epoch"),
             "passed": _first_and_last(state.passed),
-            "mean_weights": {name: total / state.weight_steps for name, total in state.weight_sums.items()},
+            "mean_weights": state.weights.means(),
             "measured_at": self.recorder.measured_at,
             **{name: value for name, value in extra.items() if value},
         }

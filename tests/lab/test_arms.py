@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from manyloss import MultiLoss
+from manyloss import MultiLoss, catalog
 from manyloss.lab import Arm, ArmContext, LabError, Problem
-from manyloss.lab.arms import BUILT_IN, choose_arm, choose_arms, options_for
+from manyloss.lab.arms import BUILT_IN, average_weights_of, choose_arm, choose_arms, options_for
 from manyloss.lab.runs.source import Source
 from manyloss.lab.spaces import Space
 
@@ -25,6 +25,50 @@ class Two(Problem):
 
 class Plain(Problem):
     losses = Two.losses
+
+
+WEIGHING = [
+    name
+    for name, info in catalog.methods().items()
+    if info.family in ("loss weighting", "gradient weighting") and name in BUILT_IN and name != "static"
+]
+
+
+@pytest.mark.parametrize("name", WEIGHING)
+def test_every_method_with_weights_has_a_row_that_holds_their_average(name):
+    method = choose_arm(f"{name}:optimizer.lr_factor=3", Plain())
+    held = choose_arm(f"{name}-static:optimizer.lr_factor=3", Plain())
+    assert held.requires == (method.name,)
+    assert held.optimizer == method.optimizer
+    assert average_weights_of(method.name, Plain()) == held.name == f"{name}-static:optimizer.lr_factor=3"
+    weighs_losses = catalog.methods()[name].family == "loss weighting"
+    scale = 1.0 if weighs_losses else 12.0
+    needed = {method.name: {"mean_weights": {"left": 0.5 * scale, "right": 1.5 * scale}}}
+    multi = held.build(ArmContext(("left", "right"), 3, needed))
+    left, right = torch.tensor(1.0, requires_grad=True), torch.tensor(2.0, requires_grad=True)
+    result = multi.backward({"left": left * 1, "right": right * 1})
+    assert result.weights == {"left": 0.5, "right": 1.5}
+    assert (left.grad, right.grad) == (0.5, 1.5)
+
+
+def test_average_weights_have_the_options_of_their_method():
+    held = choose_arm("cagrad-static:c=0.6:rescale=sum_norm", Plain())
+    assert held.name == "cagrad-static:c=0.6:rescale=sum_norm"
+    assert held.requires == ("cagrad:c=0.6:rescale=sum_norm",)
+    assert choose_arm("gradnorm-static", Two()).requires == ("gradnorm:alpha=1.5:lr=0.025",)  # not Two's own
+
+
+@pytest.mark.parametrize("name", ["graddrop-static", "cosreg-static", "static-static", "single:left-static"])
+def test_what_has_no_weights_has_none_to_hold(name):
+    with pytest.raises(LabError, match=f"There is no method '{name}'"):
+        choose_arm(name, Plain())
+
+
+def test_none_is_a_word_where_the_others_are_words():
+    assert choose_arm("mgda:rescale=none:normalize=none", Plain()).options == {
+        "normalize": None,
+        "rescale": "none",
+    }
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))

@@ -45,14 +45,14 @@ def ended(tuning, arm, digit, status="finished", seed=TUNING_SEED):
     storage.write_json(folder / "result.json", result)
 
 
-def run_all(root, settings=6, killed_after=None, unlucky=lambda arm, seed: None):
+def run_all(root, settings=6, killed_after=None, unlucky=lambda arm, seed: None, methods=("pcgrad",)):
     """Ask and end everything; accuracy grows with the learning rate. With a new object for every round.
 
     ``unlucky`` gives what a finalist reaches with a further seed, "diverged", or None for the same.
     """
     rounds = 0
     while True:
-        tuning = Tuning(SOURCE, ["pcgrad"], root, settings=settings, prune=False)
+        tuning = Tuning(SOURCE, methods, root, settings=settings, prune=False)
         missing = [each for each in tuning.asked() if tuning._result(each.arm) is None]
         for each in missing:
             factor = choose_arm(each.arm, tuning.problem).optimizer.lr_factor
@@ -194,6 +194,34 @@ def test_a_row_that_is_searched_anew_asks_again_and_the_others_are_kept(tmp_path
         assert all(tuning._result(each.arm) is not None for each in tuning.asked())
     tuning.choose()
     assert tuning.searched == before
+
+
+def test_average_weights_have_the_setting_of_their_method(tmp_path):
+    before = run_all(tmp_path).searched
+    tuning = run_all(tmp_path, methods=["pcgrad", "pcgrad-static"])
+    row = tuning.searched.pop("pcgrad-static")
+    assert row.settings == []
+    assert row.chosen == before["pcgrad"].chosen.replace("pcgrad", "pcgrad-static")
+    assert tuning.searched == before
+    again = read_tuning(tmp_path)["pcgrad-static"]
+    assert (again.trials, again.best, again.seconds) == (0, None, 0.0)
+    assert not again.at_the_end
+    # What is chosen anew for the method is taken, too.
+    tuning = Tuning(SOURCE, ["pcgrad", "pcgrad-static"], tmp_path, settings=6, prune=False, retune=["pcgrad"])
+    while tuning.next_round():
+        assert not tuning.searched["pcgrad-static"].settings
+    other = tuning.searched["pcgrad"].finalists[1]
+    tuning.searched["pcgrad"].finalists = [other]
+    for seed in MORE_SEEDS:
+        ended(tuning, other, 0.9, seed=seed)
+    tuning.choose()
+    assert tuning.searched["pcgrad-static"].chosen == other.replace("pcgrad", "pcgrad-static")
+
+
+def test_average_weights_without_their_methods_row_are_searched(tmp_path):
+    row = run_all(tmp_path, methods=["pcgrad-static"]).searched["pcgrad-static"]
+    assert len(row.settings) == 6
+    assert {setting.needs[0].partition(":")[0] for setting in row.settings} == {"pcgrad"}
 
 
 def test_a_row_that_is_not_there_cannot_be_searched_anew(tmp_path):

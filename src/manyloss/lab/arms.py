@@ -2,8 +2,9 @@
 
 On the command line an arm is written ``name`` or ``name:option=value:option=value``. The methods of the
 library are arms by themselves, in `BUILT_IN`; a problem may add arms or change these in its ``arms``.
-``single`` means one arm per loss. Every arm has two options more, ``optimizer.lr_factor`` and
-``optimizer.weight_decay``, that change the problem's own optimiser.
+``single`` means one arm per loss, and ``NAME-static`` holds the average weights of the method NAME. Every
+arm has two options more, ``optimizer.lr_factor`` and ``optimizer.weight_decay``, that change the problem's
+own optimiser.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,6 +76,7 @@ class Arm:
     epochs. ``later`` are options that came when trials without them had been kept: a trial's settings leave
     them out at their default, so that its folder stays the same trial's. A ``shared`` arm is only ever a
     prerequisite (a teacher): one trial serves all seeds, and all studies whose folders lie side by side.
+    With ``averages`` it holds the weights of the method that it requires, and has that one's options.
     """
 
     name: str
@@ -88,6 +91,7 @@ class Arm:
     option_per_loss: float | None = None
     epochs: str | None = None
     later: tuple[str, ...] = ()
+    averages: bool = False
     shared: bool = False
     #: Options of the problem's constructor that change nothing in a shared arm.
     shared_despite: tuple[str, ...] = ("data_root",)
@@ -200,13 +204,39 @@ def _both(first: catalog.MethodInfo, second: catalog.MethodInfo) -> Callable[...
     return build
 
 
-def _gradnorm_static(context: ArmContext, **options: Any) -> MultiLoss:  # noqa: ARG001
-    from manyloss import MultiLoss
-    from manyloss.weighting import Static
+def _averaged(arm: Arm) -> Arm:
+    """Fixed weights in place of a method's: whether it is the weights that help, or that they change.
 
-    (gradnorm,) = context.prerequisites.values()
-    return MultiLoss(Static(gradnorm["mean_weights"]))
+    Those of a method that weighs gradients keep their proportions, at a mean of 1: a single step of nearly
+    opposed gradients may have weights so large that they decide the average, and its own step is not so long.
+    """
+    of_gradients = catalog.methods()[arm.name].family == _GRADIENT_WEIGHTING
 
+    def build(context: ArmContext, **options: Any) -> MultiLoss:  # noqa: ARG001
+        from manyloss import MultiLoss
+        from manyloss.weighting import Static
+
+        (method,) = context.prerequisites.values()
+        weights = method["mean_weights"]
+        unit = fmean(weights.values()) if of_gradients else 1.0
+        return MultiLoss(Static({name: weight / unit for name, weight in weights.items()}))
+
+    scaled = ", at a mean of 1" if of_gradients else ""
+    options = "".join(f":{option}={{{option}}}" for option in arm.options)
+    return replace(
+        arm,
+        name=arm.name + STATIC,
+        summary=f"Fixed weights: the time average of the same seed's {arm.name} trial{scaled}.",
+        method=build,
+        requires=(arm.name + options,),
+        averages=True,
+    )
+
+
+#: ``cagrad-static`` is CAGrad's average weights, held; only methods of these families have weights.
+STATIC = "-static"
+_GRADIENT_WEIGHTING = "gradient weighting"
+_WEIGHING = ("loss weighting", _GRADIENT_WEIGHTING)
 
 #: "sum" is "equal", the penalty needs a weight; the others ask for more: residuals, a second method.
 _NO_ARM_OF_THEIR_OWN = ("sum", "gradient-penalty", "ntk", "alignment")
@@ -225,13 +255,7 @@ def _built_in() -> dict[str, Arm]:
 
     dropped = some(graddrop, "leak", "k", "sum_over_batch")
     more = (
-        Arm(
-            "gradnorm-static",
-            "Fixed weights: the time average of the same seed's GradNorm trial.",
-            _gradnorm_static,
-            some(gradnorm, "alpha", "lr", "initial"),
-            requires=("gradnorm:alpha={alpha}:lr={lr}:initial={initial}",),
-        ),
+        _averaged(replace(gradnorm, options=some(gradnorm, "alpha", "lr", "initial"))),
         Arm(
             "random-graddrop",
             "GradDrop with a fair coin for the sign (k = 0).",
@@ -270,6 +294,15 @@ def _built_in() -> dict[str, Arm]:
 
 
 BUILT_IN: dict[str, Arm] = _built_in()
+
+
+def average_of(text: str, known: Mapping[str, Arm]) -> Arm | None:
+    """``cagrad-static``: the weights of a method that has some, averaged over its training and held."""
+    name = text.removesuffix(STATIC)
+    info, arm = catalog.methods().get(name), known.get(name)
+    if name == text or info is None or info.family not in _WEIGHING or arm is None:
+        return None
+    return None if arm.requires or arm.option_per_loss is not None else _averaged(arm)
 
 
 def torchjd_arm(text: str) -> Arm | None:
@@ -373,11 +406,11 @@ def choose_arm(text: str, problem: Problem) -> ChosenArm:
     text = text.strip()
     fits = [name for name in known if text == name or text.startswith(name + ":")]
     written = max(fits, key=len, default=":".join(part for part in text.split(":") if "=" not in part))
-    peer = None if fits else torchjd_arm(written)
-    if not fits and (peer is None or not text.startswith(written)):
+    made = None if fits else average_of(written, known) or torchjd_arm(written)
+    if not fits and (made is None or not text.startswith(written)):
         raise checks.unknown_arm(text, written, {*known, "single"})
-    arm = peer or known[written]
-    name = arm.name if peer else written
+    arm = made or known[written]
+    name = arm.name if made else written
     defaults = dict(arm.options)
     if arm.option_per_loss is not None:
         defaults |= dict.fromkeys(problem.loss_names, arm.option_per_loss)
@@ -387,7 +420,10 @@ def choose_arm(text: str, problem: Problem) -> ChosenArm:
     for option in given:
         if option not in defaults and not anything:
             raise checks.unknown_option(name, option, defaults)
-    options = {**defaults, **{option: catalog.value_of(value) for option, value in given.items()}}
+    options = {
+        **defaults,
+        **{option: _value_of(text, defaults.get(option)) for option, text in given.items()},
+    }
     defaults = {**dict.fromkeys(given), **defaults}
     changed = "".join(f":{o}={options[o]}" for o in sorted(options) if options[o] != defaults[o])
     try:
@@ -400,6 +436,18 @@ def choose_arm(text: str, problem: Problem) -> ChosenArm:
     if not requires:
         _try_to_build(chosen, problem)
     return chosen
+
+
+def _value_of(text: str, default: Any) -> Any:
+    """A setting's value; where the others are words, "none" is one of them."""
+    value = catalog.value_of(text)
+    return text if value is None and isinstance(default, str) else value
+
+
+def average_weights_of(text: str, problem: Problem) -> str:
+    """The arm that holds the average weights of this one: of ``cagrad:c=0.6``, ``cagrad-static:c=0.6``."""
+    arm = choose_arm(text, problem)
+    return choose_arm(arm.arm.name + STATIC + arm.name.removeprefix(arm.arm.name), problem).name
 
 
 def _needed(text: str, optimizer: OptimizerSettings, problem: Problem) -> str:

@@ -170,9 +170,9 @@ class Experiment:
         if self.tuning is None:
             left = len(self.first.missing())
         else:
-            rows = len(self.tuning.searched)
-            finalists = rows * min(FINALISTS, self.tune) * len(MORE_SEEDS) if self.tune > 1 else 0
-            parts |= {"tuning": rows * self.tune, "tuning/finalists": finalists, ".": rows * seeds}
+            rows, searches = len(self.tuning.searched), len(self.tuning.searches())
+            finalists = searches * min(FINALISTS, self.tune) * len(MORE_SEEDS) if self.tune > 1 else 0
+            parts |= {"tuning": searches * self.tune, "tuning/finalists": finalists, ".": rows * seeds}
         return left + sum(max(0, all_ - _results(self.root / part)) for part, all_ in parts.items())
 
     def untried(self) -> bool:
@@ -200,7 +200,7 @@ class Experiment:
             [TUNING_SEED],
             tuning.root,
             pruning={setting.arm: setting.pruning for setting in asked if setting.pruning is not None},
-            trials=len(tuning.searched) * self.tune,
+            trials=len(tuning.searches()) * self.tune,
             measured=False,
             **self.common,
         )

@@ -21,7 +21,7 @@ from statistics import fmean
 from typing import Any
 
 from manyloss.lab import checks
-from manyloss.lab.arms import ChosenArm, choose_arm, choose_arms
+from manyloss.lab.arms import ChosenArm, average_weights_of, choose_arm, choose_arms
 from manyloss.lab.optimizer import LR_FACTOR, WEIGHT_DECAY
 from manyloss.lab.problem import Problem
 from manyloss.lab.pruning import Pruning, gain
@@ -187,7 +187,8 @@ class Tuning:
     def outdated(self) -> list[str]:
         """What was searched for a row where it would be something else now, in words."""
         said = []
-        for label, row in self.searched.items():
+        for row in self.searches():
+            label = row.label
             drawn = [set(setting.drawn) for setting in row.settings if setting.drawn is not None]
             if label == TUNED_SUM or not drawn:
                 continue
@@ -202,6 +203,17 @@ class Tuning:
 
     # -- rounds --------------------------------------------------------------------------------------------
 
+    def searches(self) -> list[Searched]:
+        """The rows with a search of their own."""
+        return [row for row in self.searched.values() if self._followed_by(row) is None]
+
+    def _followed_by(self, row: Searched) -> Searched | None:
+        """The row whose setting this one takes: average weights are those of the method's chosen setting."""
+        if row.settings or row.label == TUNED_SUM:
+            return None
+        arm = choose_arm(row.arm, self.problem)
+        return self.searched.get(arm.requires[0]) if arm.arm.averages else None
+
     def asked(self) -> list[Setting]:
         """All settings that were asked for, by row."""
         return [setting for row in self.searched.values() for setting in row.settings]
@@ -214,7 +226,7 @@ class Tuning:
         To be called when all that was asked before has ended.
         """
         before = len(self.asked())
-        for row in self.searched.values():
+        for row in self.searches():
             self._ask_for(row)
         if len(self.asked()) == before:
             self._ask_for_equal_weights()
@@ -379,6 +391,10 @@ class Tuning:
                 finished = {arm: mean for arm, mean in means.items() if mean is not None}
                 first = next(iter(row.finalists), row.settings[0].arm)
                 row.chosen = max(finished, key=lambda arm: finished[arm], default=first)
+        for row in self.searched.values():
+            followed = self._followed_by(row)
+            if followed is not None and followed.chosen is not None:
+                row.chosen = average_weights_of(followed.chosen, self.problem)
         self.write()
 
     def _mean_gain(self, setting: Setting) -> float | None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -230,12 +231,15 @@ def test_one_task_trains_one_loss(tmp_path):
     assert set(lines(spec(tmp_path, "single:ink").folder / "steps.jsonl")[0]["losses"]) == {"ink"}
 
 
-def test_gradnorm_static_reads_the_mean_weights(tmp_path):
-    gradnorm = Trial(spec(tmp_path, "gradnorm")).run()
-    Trial(spec(tmp_path, "gradnorm-static")).run()
-    steps = lines(spec(tmp_path, "gradnorm-static").folder / "steps.jsonl")
-    assert steps[0]["weights"] == pytest.approx(gradnorm["mean_weights"])
-    assert steps[0]["weights"] == steps[-1]["weights"]
+@pytest.mark.parametrize("method", ["gradnorm", "cagrad", "uncertainty"])
+def test_the_average_weights_of_a_method_are_held(method, tmp_path):
+    found = Trial(spec(tmp_path, method)).run()
+    held = Trial(spec(tmp_path, f"{method}-static")).run()
+    steps = lines(spec(tmp_path, f"{method}-static").folder / "steps.jsonl")
+    unit = fmean(found["mean_weights"].values()) if method == "cagrad" else 1
+    average = {name: weight / unit for name, weight in found["mean_weights"].items()}
+    assert steps[0]["weights"] == steps[-1]["weights"] == pytest.approx(average)
+    assert held["mean_weights"] == pytest.approx(average)
 
 
 def test_a_missing_prerequisite_is_the_reason(tmp_path):
@@ -290,7 +294,7 @@ def test_a_checkpoint_of_another_version_is_not_called_damaged(tmp_path):
     with pytest.raises(StorageError) as error:
         Trial(older).run()
     assert str(error.value) == (
-        f"{path} is of another version of manyloss (format 2, this version reads 3). "
+        f"{path} is of another version of manyloss (format 2, this version reads 4). "
         f"Delete the folder {older.folder} and run the command that made it again: "
         "that trial starts again, the others are kept."
     )

@@ -122,7 +122,7 @@ def single_task_of(run: RunRecord) -> dict[str, Interval]:
 
 def cost_text(row: TunedRow) -> str:
     """``20 in 3 min 10 s``: settings that were tried, and what they took."""
-    return f"{row.trials} in {duration(row.seconds)}"
+    return f"{row.trials} in {duration(row.seconds)}" if row.trials else "–"
 
 
 def tuning_words(run: RunRecord) -> list[str]:
@@ -130,7 +130,7 @@ def tuning_words(run: RunRecord) -> list[str]:
     if not run.tuning:
         return []
     rows = [run.tuning[row] for row in run.arms if row in run.tuning]
-    counts = sorted({row.trials for row in rows})
+    counts = sorted({row.trials for row in rows if row.trials})
     each = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     untuned = f"untuned {run.baseline}"
     total = duration(sum(row.seconds for row in rows))
@@ -147,5 +147,7 @@ def tuning_words(run: RunRecord) -> list[str]:
         more = [stopped] if stopped else []
         if row.at_the_end:
             more.append("the learning rate is at the end of what was tried, and a better one may lie beyond")
+        if not row.trials:
+            more.append("the setting of the method whose average weights it holds")
         words.append("; ".join([f"{row.label}: {row.words}{on_validation}", *more]) + ".")
     return words

@@ -133,10 +133,10 @@ def _announce(experiment: Experiment, left: int, say: Console) -> None:
     epochs = "" if study.source.script is not None else f"{_counted(study.epochs, 'epoch')} each, "
     table = experiment.table
     if experiment.tuning is not None:
-        rows = len(experiment.tuning.searched)
+        rows, searches = len(experiment.tuning.searched), len(experiment.tuning.searches())
         finalists = f", the best {FINALISTS} with {len(MORE_SEEDS)} more seeds" if experiment.tune > 1 else ""
         planned = (
-            f"{_counted(rows, 'row')} x {_counted(experiment.tune, 'setting')} tried{finalists}, then "
+            f"{_counted(searches, 'row')} x {_counted(experiment.tune, 'setting')} tried{finalists}, then "
             f"{_counted(rows, 'row')} x {_counted(len(experiment.seeds), 'seed')}"
         )
         anew = f" and what is searched anew for {', '.join(experiment.retune)}" if experiment.retune else ""

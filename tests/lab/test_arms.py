@@ -60,8 +60,14 @@ def test_average_weights_have_the_options_of_their_method():
 
 @pytest.mark.parametrize("name", ["graddrop-static", "cosreg-static", "static-static", "single:left-static"])
 def test_what_has_no_weights_has_none_to_hold(name):
-    with pytest.raises(LabError, match=f"There is no method '{name}'"):
+    method = name.removesuffix("-static")
+    with pytest.raises(LabError, match=f"'{name}' would hold the average weights of '{method}', which finds"):
         choose_arm(name, Plain())
+
+
+def test_no_method_has_no_average_either():
+    with pytest.raises(LabError, match=r"There is no method 'gradnrom-static' .* mean 'gradnorm-static'"):
+        choose_arm("gradnrom-static", Plain())
 
 
 def test_none_is_a_word_where_the_others_are_words():

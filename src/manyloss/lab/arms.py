@@ -299,10 +299,12 @@ BUILT_IN: dict[str, Arm] = _built_in()
 def average_of(text: str, known: Mapping[str, Arm]) -> Arm | None:
     """``cagrad-static``: the weights of a method that has some, averaged over its training and held."""
     name = text.removesuffix(STATIC)
-    info, arm = catalog.methods().get(name), known.get(name)
-    if name == text or info is None or info.family not in _WEIGHING or arm is None:
+    if name == text or name not in known:
         return None
-    return None if arm.requires or arm.option_per_loss is not None else _averaged(arm)
+    info, arm = catalog.methods().get(name), known[name]
+    if info is None or info.family not in _WEIGHING or arm.requires or arm.option_per_loss is not None:
+        raise checks.no_weights_to_hold(text, name)
+    return _averaged(arm)
 
 
 def torchjd_arm(text: str) -> Arm | None:

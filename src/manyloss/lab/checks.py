@@ -73,6 +73,14 @@ def damaged_data(path: object, reason: str) -> DataError:
     return DataError(f"{path} is damaged: {reason}. Delete it and get it again.")
 
 
+def no_weights_to_hold(text: str, method: str) -> LabError:
+    """``graddrop-static``: GradDrop decides place by place."""
+    return LabError(
+        f"{text!r} would hold the average weights of {method!r}, which finds none. Methods that weigh losses "
+        "or their gradients have such a row: gradnorm-static, uncertainty-static, cagrad-static."
+    )
+
+
 def unknown_arm(text: str, name: str, known: Iterable[str]) -> LabError:
     """There is no method or arm of this name."""
     return LabError(f"There is no method {name!r} (in {text!r}). {closest(name, known)}")

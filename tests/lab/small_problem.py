@@ -15,11 +15,16 @@ from torchmetrics import MeanSquaredError
 from torchmetrics.classification import MulticlassAccuracy
 
 from manyloss.lab import Arm, Problem, Splits, TensorSplit
-from manyloss.lab.arms import BUILT_IN
+from manyloss.lab.arms import BUILT_IN, sum_of_losses
 
 
 def digit_accuracy():
     return MulticlassAccuracy(10, average="micro")
+
+
+def from_equal(context):
+    context.model.load_state_dict(context.weights_of("equal"))
+    return sum_of_losses(context)
 
 
 class DigitAndInk(Problem):
@@ -45,6 +50,7 @@ class DigitAndInk(Problem):
         "mgda-fails": Arm(
             "mgda-fails", "Crashes after it warned.", BUILT_IN["mgda"].method, problem={"fail_in_step": 25}
         ),
+        "continued": Arm("continued", "Begins where equal ended.", from_equal, requires=("equal",)),
         "killed": Arm("killed", "Is always killed.", problem={"fail_in_step": 5, "how": "kill"}),
         "killed-once": Arm(
             "killed-once", "Is killed once.", problem={"fail_in_step": 30, "how": "kill once"}

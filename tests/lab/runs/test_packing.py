@@ -86,18 +86,33 @@ def test_only_what_is_added_is_trained(finished, packed, tmp_path):
 
 
 def test_weights_that_a_new_trial_needs_are_trained_again(tmp_path):
-    plan(tmp_path / "run", ["equal", "gradnorm"], [0]).run(silent())
+    plan(tmp_path / "run", ["equal", "pcgrad"], [0]).run(silent())
     pack(tmp_path / "run", tmp_path / "run.tar.xz")
     unpack(tmp_path / "run.tar.xz", tmp_path / "more")
-    first = json.loads(results_in(tmp_path / "run")["trials/gradnorm/seed-0"])
-    study = plan(tmp_path / "more", ["equal", "gradnorm", "gradnorm-static"], [0])
-    assert [spec.label for spec in study.missing()] == ["gradnorm-static seed 0"]
+    first = json.loads(results_in(tmp_path / "run")["trials/equal/seed-0"])
+    study = plan(tmp_path / "more", ["equal", "pcgrad", "continued"], [0])
+    assert [spec.label for spec in study.missing()] == ["continued seed 0"]
     study.run(silent())
-    assert storage.trial_folder(tmp_path / "more", "gradnorm", 0).joinpath("checkpoint.pt").exists()
-    assert not storage.trial_folder(tmp_path / "more", "equal", 0).joinpath("checkpoint.pt").exists()
-    again = json.loads(results_in(tmp_path / "more")["trials/gradnorm/seed-0"])
+    assert storage.trial_folder(tmp_path / "more", "equal", 0).joinpath("checkpoint.pt").exists()
+    assert not storage.trial_folder(tmp_path / "more", "pcgrad", 0).joinpath("checkpoint.pt").exists()
+    again = json.loads(results_in(tmp_path / "more")["trials/equal/seed-0"])
     assert without_times(again) == without_times(first)
     assert study.missing() == []
+
+
+def test_average_weights_are_held_without_another_training(tmp_path):
+    plan(tmp_path / "run", ["equal", "cagrad"], [0]).run(silent())
+    pack(tmp_path / "run", tmp_path / "run.tar.xz")
+    unpack(tmp_path / "run.tar.xz", tmp_path / "more")
+    before = results_in(tmp_path / "more")
+    study = plan(tmp_path / "more", ["equal", "cagrad", "cagrad-static"], [0])
+    study.run(silent())
+    assert study.missing() == []
+    after = results_in(tmp_path / "more")
+    assert after.items() > before.items()
+    method, held = (json.loads(after[f"trials/{arm}/seed-0"]) for arm in ("cagrad", "cagrad-static"))
+    unit = sum(method["mean_weights"].values()) / 2
+    assert held["mean_weights"] == pytest.approx({n: w / unit for n, w in method["mean_weights"].items()})
 
 
 def test_what_only_trials_with_results_need_is_not_missing(finished, tmp_path):

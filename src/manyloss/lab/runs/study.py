@@ -442,9 +442,14 @@ class Study:
                 storage.remove(path)
 
     def _forget_what_has_no_weights(self) -> None:
-        """Of the trials that missing ones need: those of a packed run are trained again."""
+        """Of the trials whose weights missing ones need: those of a packed run are trained again."""
         requires = self._requires()
-        needed = {key for spec in self.missing() for key in requires[spec.arm, spec.seed]}
+        needed = {
+            key
+            for spec in self.missing()
+            if not choose_arm(spec.arm, self.problem).arm.averages  # which needs the result only
+            for key in requires[spec.arm, spec.seed]
+        }
         for spec in self.trials():
             if (spec.arm, spec.seed) in needed and not (spec.folder / "checkpoint.pt").exists():
                 result = storage.read_result(spec.folder)

@@ -1,5 +1,6 @@
 """The search at equal budget: spaces, rounds, the folder, and what is chosen."""
 
+import io
 import math
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 
 import pytest
+from rich.console import Console
 
 from manyloss import lab
 from manyloss.lab.analysis.tuning import read_tuning
@@ -293,6 +295,21 @@ def test_gradients_are_measured_in_the_table_and_not_beside_it(tmp_path):
     steps = [list(tmp_path.glob(f"{part}trials/*/*/steps.jsonl")) for part in parts]
     cosines = [[lines(path)[0]["cosines"] is None for path in paths] for paths in steps]
     assert cosines == [[True] * 3, [True] * 2, [False] * 3]
+
+
+def test_a_comparison_says_whose_setting_average_weights_have(tmp_path):
+    said = Console(file=io.StringIO(), width=200)
+    options = {"tune": 2, "seeds": 1, "epochs": 1, "jobs": 1, "out": tmp_path / "run", "console": said}
+    found = lab.compare(PROBLEM, ["cagrad", "cagrad-static"], **options)
+    planned = "3 rows x 2 settings tried, the best 2 with 2 more seeds, then 4 rows x 1 seed"
+    assert planned in " ".join(said.file.getvalue().split())
+    rows = {row["method"]: row for row in found.rows()}
+    assert list(rows) == ["equal", "cagrad", "cagrad-static", "tuned sum"]
+    assert rows["cagrad-static"]["setting"] == rows["cagrad"]["setting"].replace("cagrad", "cagrad-static")
+    assert [row["tuning_trials"] for row in rows.values()] == [2, 2, 0, 2]
+    text = " ".join(str(found).split())
+    assert "Tuned with 2 settings per row" in text
+    assert "; the setting of the method whose average weights it holds." in text
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from torch import nn
 from manyloss import MultiLoss, catalog
 from manyloss.lab import Arm, ArmContext, LabError, Problem
 from manyloss.lab.arms import BUILT_IN, average_weights_of, choose_arm, choose_arms, options_for
+from manyloss.lab.recipes import recipe_named
 from manyloss.lab.runs.source import Source
 from manyloss.lab.spaces import Space
 
@@ -75,6 +76,9 @@ def test_none_is_a_word_where_the_others_are_words():
         "normalize": None,
         "rescale": "none",
     }
+    defense = recipe_named("great-defense-digits").problem()
+    tried = [choose_arm(f"greace:mask={mask}", defense) for mask in defense.arms["greace"].search["mask"]]
+    assert [arm.options["mask"] for arm in tried] == ["true_class", "none", "detached"]
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))

@@ -204,6 +204,12 @@ def _both(first: catalog.MethodInfo, second: catalog.MethodInfo) -> Callable[...
     return build
 
 
+#: ``cagrad-static`` is CAGrad's average weights, held; only methods of these families have weights.
+STATIC = "-static"
+_GRADIENT_WEIGHTING = "gradient weighting"
+_WEIGHING = ("loss weighting", _GRADIENT_WEIGHTING)
+
+
 def _averaged(arm: Arm) -> Arm:
     """Fixed weights in place of a method's: whether it is the weights that help, or that they change.
 
@@ -232,11 +238,6 @@ def _averaged(arm: Arm) -> Arm:
         averages=True,
     )
 
-
-#: ``cagrad-static`` is CAGrad's average weights, held; only methods of these families have weights.
-STATIC = "-static"
-_GRADIENT_WEIGHTING = "gradient weighting"
-_WEIGHING = ("loss weighting", _GRADIENT_WEIGHTING)
 
 #: "sum" is "equal", the penalty needs a weight; the others ask for more: residuals, a second method.
 _NO_ARM_OF_THEIR_OWN = ("sum", "gradient-penalty", "ntk", "alignment")

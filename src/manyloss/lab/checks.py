@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -78,6 +78,15 @@ def no_weights_to_hold(text: str, method: str) -> LabError:
     return LabError(
         f"{text!r} would hold the average weights of {method!r}, which finds none. Methods that weigh losses "
         "or their gradients have such a row: gradnorm-static, uncertainty-static, cagrad-static."
+    )
+
+
+def average_below_zero(method: str, weights: Mapping[str, float]) -> LabError:
+    """IMTL-G's weights may be negative: a step can go against a loss, a whole training should not."""
+    below = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items() if weight < 0)
+    return LabError(
+        f"The average weights of {method!r} are below 0 for {below}: a sum that holds them would train "
+        f"against that loss. There are no fixed weights to compare {method!r} with here; leave this row out."
     )
 
 

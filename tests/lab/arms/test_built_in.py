@@ -38,6 +38,16 @@ def test_average_weights_have_the_options_of_their_method():
     assert choose_arm("gradnorm-static", Two()).requires == ("gradnorm:alpha=1.5:lr=0.025",)  # not Two's own
 
 
+def test_average_weights_below_zero_are_not_held():
+    held = choose_arm("imtl-g-static", Plain())
+    needed = {"imtl-g": {"mean_weights": {"left": 1.25, "right": -0.25}}}
+    said = (
+        r"average weights of 'imtl-g' are below 0 for right -0.25: .* train against that loss.*leave this row"
+    )
+    with pytest.raises(LabError, match=said):
+        held.build(ArmContext(("left", "right"), 0, needed))
+
+
 @pytest.mark.parametrize("name", ["graddrop-static", "cosreg-static", "static-static", "single:left-static"])
 def test_what_has_no_weights_has_none_to_hold(name):
     method = name.removesuffix("-static")

@@ -92,10 +92,12 @@ def _averaged(arm: Arm) -> Arm:
         from manyloss import MultiLoss
         from manyloss.weighting import Static
 
-        (method,) = context.prerequisites.values()
+        ((name, method),) = context.prerequisites.items()
         weights = method["mean_weights"]
+        if min(weights.values()) < 0:
+            raise checks.average_below_zero(name, weights)
         unit = fmean(weights.values()) if of_gradients else 1.0
-        return MultiLoss(Static({name: weight / unit for name, weight in weights.items()}))
+        return MultiLoss(Static({loss: weight / unit for loss, weight in weights.items()}))
 
     scaled = ", at a mean of 1" if of_gradients else ""
     options = "".join(f":{option}={{{option}}}" for option in arm.options)

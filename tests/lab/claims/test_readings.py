@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from importlib import resources
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -23,6 +24,7 @@ from manyloss.lab.claims import readings
 from manyloss.lab.claims.judging import Finding, Verdict
 from manyloss.lab.recipes import recipe_named
 from manyloss.lab.reports.readings import write_readings
+from manyloss.lab.runs import storage
 from manyloss.lab.runs.source import Source
 from tests.lab.reports.test_report import Page
 
@@ -342,6 +344,31 @@ def test_seeds_of_readings_are_among_those_of_the_run(asked, reason, tmp_path):
     with pytest.raises(LabError, match=reason):
         lab.reproduce("graddrop-sines", scale="smoke", seeds=2, out=tmp_path / "sines", **asked)
     assert not (tmp_path / "sines").exists()
+
+
+@pytest.mark.slow
+def test_readings_take_the_trials_of_another_claims_readings(tmp_path):
+    """Two claims on the two digits share four of their rows, in each reading."""
+
+    def reproduce(claim):
+        name = f"cosreg-two-digits-{claim}"
+        lab.reproduce(name, scale="smoke", seeds=1, readings=2, jobs=2, out=tmp_path / claim)
+        folder = tmp_path / claim
+        (reading,) = (folder / "readings").iterdir()
+        return folder, reading
+
+    single, its_reading = reproduce("single")
+    sigma, reading = reproduce("sigma")
+    assert reading.name == its_reading.name
+    for arm in ("equal", "batchnorm", "cosreg", "cosreg-batchnorm"):
+        for there, here in ((single, sigma), (its_reading, reading)):
+            result = storage.trial_folder(Path(), arm, 0) / "result.json"
+            assert (there / result).read_bytes() == (here / result).read_bytes()
+    notes = [storage.read_json(folder / "study.json")["settings"] for folder in (sigma, reading)]
+    assert [note["taken over"] for note in notes] == [
+        {"single": 4},
+        {f"single/readings/{its_reading.name}": 4},
+    ]
 
 
 @pytest.mark.slow

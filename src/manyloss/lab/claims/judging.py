@@ -75,10 +75,10 @@ def check_folder(claim: Claim, root: Path) -> None:
 def folders_of_other_claims(claim: Claim, root: Path) -> list[Path]:
     """Run folders beside ``root`` of other claims on the same recipe, begun when this claim's rule was there.
 
-    Their trials are as good for this claim as trials of its own.
+    Their trials, and those of their readings, are as good for this claim as trials of its own.
     """
-    found = []
-    for path in sorted(root.absolute().parent.glob("*/study.json")):
+    found, beside = [], root.absolute().parent
+    for path in sorted([*beside.glob("*/study.json"), *beside.glob("*/readings/*/study.json")]):
         try:
             study = storage.read_json(path)
         except LabError:

@@ -50,8 +50,9 @@ def reproduce(
     holds, and ``readings.html`` draws them. ``reading_seeds`` judges each reading with the first so many of
     the seeds; the verdict has them all.
 
-    Trials that another claim on the same experiment has finished, in a run folder beside ``out``, are copied
-    if they have the same settings and this claim's rule was there when that folder was begun.
+    Trials that another claim on the same experiment has finished, in a run folder beside ``out`` or in its
+    readings, are copied if they have the same settings and this claim's rule was there when that folder was
+    begun.
     """
     from manyloss.lab import claims
     from manyloss.lab.experiment import Experiment
@@ -84,7 +85,8 @@ def reproduce(
         },
     )
     few = _seeds_of_readings(reading_seeds, readings, experiment.first.seeds)
-    experiment.first.take_over(claims.folders_of_other_claims(chosen, root))
+    others = claims.folders_of_other_claims(chosen, root)
+    experiment.first.take_over(others)
     run_trials(experiment, retry=retry, timeout=trial_timeout, executor=executor, console=console)
     study = experiment.first
     verdict = claims.judge(chosen, study.root, study.problem, scale=scale, seeds=study.seeds)
@@ -95,8 +97,8 @@ def reproduce(
     results = show_results(experiment, console)
     if readings is not None:
         tried = _try_readings(
-            chosen, verdict, count, few, experiment, retry=retry, timeout=trial_timeout, executor=executor,
-            console=console,
+            chosen, verdict, count, few, experiment, others, retry=retry, timeout=trial_timeout,
+            executor=executor, console=console,
         )  # fmt: skip
         verdict = replace(verdict, readings=tried)
         if judged:
@@ -145,6 +147,7 @@ def _try_readings(
     count: int | None,
     seeds: Sequence[int],
     experiment: Experiment,
+    others: Sequence[Path],
     *,
     retry: bool,
     timeout: float | None,
@@ -178,7 +181,7 @@ def _try_readings(
         planned = Experiment(source, claim.arms, seeds, root, common=common).first
         words = ", ".join(f"{name} {value}" for name, value in settings.items())
         say.print(f"\nReading {number} of {len(wanted)}: {words}", markup=False)
-        planned.take_over(roots)
+        planned.take_over([*roots, *others])
         planned.run(
             display_for(say),
             retry=retry,

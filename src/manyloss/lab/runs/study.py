@@ -413,18 +413,23 @@ class Study:
         taken = 0
         for spec in self.missing():
             its_root = root if spec.root == self.root else shared_root(root, spec.root.name)
-            there = storage.trial_folder(its_root, spec.arm, spec.seed)
+            trial = storage.trial_folder(its_root, spec.arm, spec.seed)
             try:
-                known, result = storage.read_json(there / "settings.json"), storage.read_result(there)
+                known, result = storage.read_json(trial / "settings.json"), storage.read_result(trial)
             except checks.StorageError:
                 continue  # what is damaged there is trained here
             finished = result is not None and result["status"] == "finished"
-            settings = storage.fingerprint(trial_of(spec).settings())
-            if finished and known is not None and known.get("hash") == settings:
-                storage.copy_folder(there, spec.folder)
+            if not finished or known is None:
+                continue
+            if known.get("hash") == storage.fingerprint(trial_of(spec).settings()):
+                storage.copy_folder(trial, spec.folder)
                 taken += 1
         if taken:
-            self.notes[TAKEN_OVER] = {**self.notes.get(TAKEN_OVER, {}), root.name: taken}
+            there = root.absolute()
+            above = there.parent.parent  # the run folder, of a reading
+            run = above if (above / "study.json").exists() else there
+            name = there.relative_to(run.parent).as_posix()
+            self.notes[TAKEN_OVER] = {**self.notes.get(TAKEN_OVER, {}), name: taken}
             self.data = {**data, **self.data}
             commits = about.get("commits", [])
             self.commits = list(dict.fromkeys([*self.commits, *commits]))

@@ -31,6 +31,7 @@ from manyloss.lab.analysis.board import Board, Entry, read_entries
 from manyloss.lab.claims.readings import Open
 from manyloss.lab.claims.rule import SIGMA
 from manyloss.lab.runs.machines import machines_in, words_of_machine
+from manyloss.lab.runs.packing import SUFFIX
 from manyloss.penalties import Penalty
 from manyloss.weighting import GradientWeighting, LossWeighting
 
@@ -643,13 +644,17 @@ def _provenance(record: dict[str, Any]) -> str:
     machines = "; ".join(map(words_of_machine, machines_in(environment)))
     taken = record["settings"].get("taken over", {})
     shared = "".join(f"; {count} of the trials are those of the run {name}" for name, count in taken.items())
+    packed = Path(record["file"]).with_suffix(SUFFIX).name
+    trials = ""
+    if (VERDICTS / packed).exists():
+        trials = f" Its trials, for `--start-from results`: [`results/{packed}`](../results/{packed})."
     return (
         f"`manyloss reproduce {record['claim']} --scale {record['scale']}`, begun {record['created'][:10]}, "
         f"{record['epochs']} epochs, {record['seconds'] / 3600:.1f} hours of training on "
         f"{record['settings'].get('device', 'cpu')} ({machines}), "
         f"commit {', '.join(environment.get('commits', []))}, rule `{record['rule']}`; "
         f"options: {cell(said) or 'none'}{shared}. All numbers: "
-        f"[`results/{record['file']}`](../results/{record['file']})."
+        f"[`results/{record['file']}`](../results/{record['file']}).{trials}"
     )
 
 

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from manyloss import lab
 from manyloss.diagnostics.running import pair_name
 from manyloss.lab import claims
 from manyloss.lab.analysis.results import pair_names
 from manyloss.lab.arms import choose_arms
 from manyloss.lab.checks import LabError
+from manyloss.lab.claims import judging
 from manyloss.lab.claims.rule import SIGMA
 from manyloss.lab.problem import Problem
 from manyloss.lab.recipes import recipe_named
 from manyloss.lab.runs import storage
+from manyloss.lab.runs.packing import SUFFIX, unpack
 
 RESULTS = Path(__file__).parents[3] / "results"
 
@@ -360,6 +363,21 @@ def test_committed_results_were_made_under_the_present_rules():
         record = json.loads(path.read_text(encoding="utf-8"))
         if "claim" in record:
             assert record["rule"] == claims.claim_named(record["claim"]).rule, path
+
+
+@pytest.mark.parametrize("packed", sorted(path.name for path in RESULTS.glob(f"*{SUFFIX}")))
+def test_a_committed_verdict_is_what_its_committed_trials_say(packed, tmp_path, monkeypatch):
+    name = packed.removesuffix(SUFFIX)
+    record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    # Whose data they were is a question to data sets that this machine may not have.
+    monkeypatch.setattr(judging, "has_papers_data", lambda _: record["papers_setting"])
+    readings = record.get("readings")
+    tried = {"readings": len(readings["judged"]), "reading_seeds": readings["seeds"]} if readings else {}
+    unpack(RESULTS / packed, tmp_path / name)
+    before = {path: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
+    lab.reproduce(record["claim"], scale=record["scale"], seeds=record["seeds"], out=tmp_path / name, **tried)
+    assert json.loads((tmp_path / name / "claim.json").read_text(encoding="utf-8")) == record
+    assert all(path.read_bytes() == content for path, content in before.items())  # nothing was trained
 
 
 def test_a_row_is_put_together_from_arms_with_a_metric_each(tmp_path):

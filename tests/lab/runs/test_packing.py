@@ -154,6 +154,21 @@ def test_of_many_epochs_some_are_kept_and_all_where_later_trials_are_measured_ag
     assert [record["epoch"] for record in kept] == (list(range(1, 101)) if prune else [1, 42, 100])
 
 
+def test_every_epoch_is_kept_in_which_the_trainer_measured_something_of_its_own(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    path = storage.trial_folder(run, "equal", 0) / "epochs.jsonl"
+    record, *_ = storage.read_lines(path)
+    storage.remove(path)
+    measured = {5: {"along": {"share": 0.25}}, 6: {"along": {"share": 0.5}}}
+    written = [{**record, "epoch": epoch, **measured.get(epoch, {})} for epoch in range(1, 11)]
+    storage.append_lines(path, written)
+    pack(run, tmp_path / "run.tar.xz")
+    unpack(tmp_path / "run.tar.xz", tmp_path / "more")
+    kept = [*storage.read_lines(storage.trial_folder(tmp_path / "more", "equal", 0) / "epochs.jsonl")]
+    best = storage.read_json(storage.trial_folder(run, "equal", 0) / "result.json")["best_epoch"]
+    assert kept == [each for each in written if each["epoch"] in (1, best, 5, 6, 10)]
+
+
 @pytest.mark.parametrize(
     ("made", "why"),
     [

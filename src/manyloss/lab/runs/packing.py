@@ -1,7 +1,8 @@
 """Packing: what a run folder knows in one small file, from which a run goes on anywhere.
 
 A packed run is a ``.tar.xz`` archive of a run folder and all studies inside it: their plans, and of every
-trial that has ended its settings, its result, and its first, best and last epoch (with ``--prune``, all).
+trial that has ended its settings, its result, and its first, best and last epoch (with ``--prune``, all), as
+well as those in which the trainer measured something of its own, as a defense does: a claim draws it.
 Weights, steps, pictures and logs stay behind. Unpacked, it is a run folder: its trials count as done, and
 whatever is added is run.
 """
@@ -105,12 +106,14 @@ def _is_ours(name: str) -> bool:
 
 
 def _epochs(path: Path, best: int | None, *, whole: bool) -> bytes:
-    """The lines of the first, the best and the last epoch; or all."""
+    """The lines of the first, the best and the last epoch, and of those with ``along``; or all."""
     lines = [line for line in path.read_bytes().splitlines() if line.strip()] if path.exists() else []
-    epochs = [record.get("epoch") for record in storage.read_lines(path)]
+    records = [*storage.read_lines(path)]
+    epochs = [record.get("epoch") for record in records]
     kept = set(range(len(epochs)))
     if not whole:
         kept &= {0, len(epochs) - 1, epochs.index(best) if best in epochs else 0}
+        kept |= {place for place, record in enumerate(records) if record.get("along")}
     return b"".join(lines[place] + b"\n" for place in sorted(kept))
 
 

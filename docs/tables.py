@@ -66,7 +66,8 @@ TOP_LEVEL = {
     "examples": "files to start from, run by tests",
     "mkdocs.yml": "the site that `make site` builds from docs/ and the docstrings",
     "pyproject.toml": "the package, its extras, and the settings of the tools",
-    "results": "verdicts on the papers' claims, each under the rule that was committed before it; the board; packed runs",
+    "results": "verdicts on the papers' claims, each under the rule that was committed before it; the board; "
+    "packed runs",
     "src": "the package, see below",
     "tests": "mirrors `src`, plus `properties` (every method joins) and `reference` (naive oracles)",
 }

@@ -72,40 +72,46 @@ def choose_arms(texts: Iterable[str], problem: Problem) -> list[ChosenArm]:
 
 def choose_arm(text: str, problem: Problem) -> ChosenArm:
     """The arm written as ``name`` or ``name:option=value:...``; an error that offers the closest name."""
-    known = known_arms(problem)
-    text = text.strip()
-    fits = [name for name in known if text == name or text.startswith(name + ":")]
-    written = max(fits, key=len, default=":".join(part for part in text.split(":") if "=" not in part))
-    made = None if fits else average_of(written, known) or torchjd_arm(written)
-    if not fits and (made is None or not text.startswith(written)):
-        raise checks.unknown_arm(text, written, {*known, "single"})
-    arm = made or known[written]
-    name = arm.name if made else written
-    defaults = dict(arm.options)
+    arm, name, settings = _named(text.strip(), problem)
+    defaults = {**arm.options, **DEFAULTS}
     if arm.option_per_loss is not None:
         defaults |= dict.fromkeys(problem.loss_names, arm.option_per_loss)
-    defaults |= DEFAULTS
-    given = {option: value or "" for option, value in catalog.options_in(text[len(written) :], defaults)}
-    anything = arm.option_per_loss is not None and getattr(problem, "any_losses", False)
-    for option in given:
-        if option not in defaults and not anything:
-            raise checks.unknown_option(name, option, defaults)
-    options = {
-        **defaults,
-        **{option: _value_of(text, defaults.get(option)) for option, text in given.items()},
-    }
-    defaults = {**dict.fromkeys(given), **defaults}
-    changed = "".join(f":{o}={options[o]}" for o in sorted(options) if options[o] != defaults[o])
+    any_loss = arm.option_per_loss is not None and getattr(problem, "any_losses", False)
+    given = _given(name, settings, defaults, anything=any_loss)
+    changed = "".join(f":{o}={given[o]}" for o in sorted(given) if given[o] != defaults.get(o))
     try:
-        optimizer = OptimizerSettings.of(options)
+        optimizer = OptimizerSettings.of(defaults | given)
     except ValueError as error:
         raise checks.refused_options(name + changed, error) from error
-    options = {option: value for option, value in options.items() if option not in DEFAULTS}
+    options = {option: value for option, value in (defaults | given).items() if option not in DEFAULTS}
     requires = tuple(_needed(need.format(**options), optimizer, problem) for need in arm.requires)
     chosen = ChosenArm(name + changed, arm, options, requires, optimizer)
     if not requires:
         _try_to_build(chosen, problem)
     return chosen
+
+
+def _named(text: str, problem: Problem) -> tuple[Arm, str, str]:
+    """The arm that ``text`` begins with, what it is called, and the rest: its settings."""
+    known = known_arms(problem)
+    fits = [name for name in known if text == name or text.startswith(name + ":")]
+    if fits:
+        name = max(fits, key=len)
+        return known[name], name, text[len(name) :]
+    written = ":".join(part for part in text.split(":") if "=" not in part)
+    made = average_of(written, known) or torchjd_arm(written)
+    if made is None or not text.startswith(written):
+        raise checks.unknown_arm(text, written, {*known, "single"})
+    return made, made.name, text[len(written) :]
+
+
+def _given(name: str, settings: str, defaults: Mapping[str, Any], *, anything: bool) -> dict[str, Any]:
+    """The options in ``settings``, ``:option=value:...``, by name; ``anything`` lets through unknown ones."""
+    given = dict(catalog.options_in(settings, defaults))
+    for option in given:
+        if option not in defaults and not anything:
+            raise checks.unknown_option(name, option, defaults)
+    return {option: _value_of(value or "", defaults.get(option)) for option, value in given.items()}
 
 
 def _value_of(text: str, default: Any) -> Any:

@@ -17,6 +17,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -464,19 +465,74 @@ def verdicts() -> dict[str, list[dict[str, Any]]]:
 
 
 def claims(page: str = "") -> str:
-    """Every claim and what came of it."""
-    from manyloss.lab.claims import all_claims
+    """Every claim, what came of it, and why it was not seen where it was not."""
+    from manyloss.lab.claims import all_claims, kinds_of
 
     kept = verdicts()
-    rows = ["| claim | what the paper says | verdict | scale |", "| --- | --- | --- | --- |"]
+    rows = [
+        "| claim | what the paper says | verdict | why not seen | holds under |",
+        f"|{' --- |' * 5}",
+    ]
     for claim in all_claims().values():
         records = kept.get(claim.name, [])
         for record in records or [{}]:
             name = f"[`{claim.name}`]({page}#{_place(record, records)})" if record else f"`{claim.name}`"
-            verdict = f"**{record['verdict']}**" if record else "not run yet"
-            scale = f"{record['scale']}, {_seeds(record)}" if record else "–"
-            rows.append(f"| {name} | {cell(claim.claim)} | {verdict} | {scale} |")
-    return "\n".join(rows)
+            verdict = "not run yet"
+            if record:
+                verdict = f"**{record['verdict']}**, {record['scale']}, {_seeds(record)}"
+            why = ", ".join(kinds_of(_reasons(record))) if record and not _seen(record) else ""
+            cells = (name, cell(claim.claim), verdict, why or "–", _under_readings(record))
+            rows.append(f"| {' | '.join(cells)} |")
+    return f"{_claims_in_short(kept)}\n\n" + "\n".join(rows)
+
+
+#: Words of verdicts, as a count says them.
+COUNTED = {
+    "agrees": "agree",
+    "reproduced": "are reproduced",
+    "partly": "hold in part",
+    "disagrees": "disagree",
+    "not reproduced": "are not reproduced",
+    "unclear": "are unclear",
+}
+
+
+def _claims_in_short(kept: Mapping[str, Sequence[dict[str, Any]]]) -> str:
+    """How many verdicts there are of each kind, and why those are what they are that do not agree."""
+    from manyloss.lab.claims import KINDS, kinds_of
+
+    records = [record for each in kept.values() for record in each]
+    own = sum(record["papers_setting"] for record in records)
+    words = Counter(record["verdict"].removeprefix("on substitute: ") for record in records)
+    unseen = [kinds_of(_reasons(record)) for record in records if not _seen(record)]
+    kinds = Counter(kind for each in unseen for kind in each)
+    tried = [record["readings"] for record in records if record.get("readings")]
+    some = sum(any(_holds(verdict[len(found["open"])]) for verdict in found["judged"]) for found in tried)
+    verdicts = ", ".join(f"{words[word]} {said}" for word, said in COUNTED.items() if words[word])
+    why = ", ".join(f"{kind} in {kinds[kind]}" for kind in KINDS.values() if kinds[kind])
+    return (
+        f"{len(kept)} claims have {len(records)} verdicts, {own} of them at the paper's own setting: "
+        f"{verdicts}. Why {len(unseen)} do not agree, or not in full: {why}; one may have several reasons. "
+        f"For {len(tried)} verdicts other readings of the paper were tried: {some} hold under some of them, "
+        f"{len(tried) - some} under none."
+    )
+
+
+def _seen(record: dict[str, Any]) -> bool:
+    return _holds(record["verdict"])
+
+
+def _holds(verdict: str) -> bool:
+    return verdict in ("reproduced", "on substitute: agrees")
+
+
+def _under_readings(record: dict[str, Any]) -> str:
+    """Of how many readings a claim holds under how many."""
+    found = record.get("readings")
+    if not found:
+        return "–"
+    words = [verdict[len(found["open"])] for verdict in found["judged"]]
+    return f"{sum(map(_holds, words))} of {len(words)} readings"
 
 
 def _seeds(record: dict[str, Any]) -> str:
@@ -507,13 +563,16 @@ def _verdict(record: dict[str, Any]) -> str:
 
 
 def _why(record: dict[str, Any]) -> str:
-    """Is the paper contradicted, or was too little measured; older records are asked by their rule."""
-    said = record.get("why")
-    if said is None:
-        from manyloss.lab.claims import reasons_of_record
+    """Is the paper contradicted, or was too little measured?"""
+    return "\n".join(f"- {cell(sentence)}" for sentence in _reasons(record))
 
-        said = reasons_of_record(record)
-    return "\n".join(f"- {cell(sentence)}" for sentence in said)
+
+def _reasons(record: dict[str, Any]) -> Sequence[str]:
+    """The sentences that were kept; an older record is asked by its rule."""
+    from manyloss.lab.claims import reasons_of_record
+
+    said: Sequence[str] | None = record.get("why")
+    return reasons_of_record(record) if said is None else said
 
 
 def _readings(record: dict[str, Any]) -> str:

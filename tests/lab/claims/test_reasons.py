@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from scipy import stats
 
 from manyloss.lab.analysis.statistics import Interval
 from manyloss.lab.claims.judging import Finding
-from manyloss.lab.claims.reasons import Late, reasons
-from manyloss.lab.claims.rule import Check
+from manyloss.lab.claims.reasons import Late, kinds_of, reasons
+from manyloss.lab.claims.rule import Check, claim_named
+
+RESULTS = Path(__file__).parents[3] / "results"
 
 PAPER = {"ours": {"accuracy": 0.92}, "theirs": {"accuracy": 0.90}}
 
@@ -41,6 +46,35 @@ def test_the_range_of_seeds_is_said():
     assert said.endswith("about 4 to 13 seeds would tell.")
     (said,) = reasons([finding("unclear", 0.0, 0.03), finding("unclear", 0.0, 30.0)], PAPER)
     assert said.endswith("about 4 to more than 1000 seeds would tell.")
+
+
+def test_every_reason_has_a_word_for_a_table_and_the_heaviest_comes_first():
+    findings = [
+        finding("unclear", 0.0, 0.05),
+        finding("unclear", 0.001, 0.005),
+        finding("unclear", 0.0, 0.05, than="a row that the paper lacks"),
+        finding("fails", -0.1, 0.01),
+        finding("holds", 0.0, 0.0),
+    ]
+    said = reasons(findings, PAPER, late=Late(4, 5))
+    assert kinds_of(said) == [
+        "contradicted beyond noise",
+        "nothing to compare",
+        "smaller than in the paper",
+        "too few seeds",
+        "no number to compare with",
+        "trained too little",
+    ]
+    assert kinds_of(reasons([], PAPER, late=Late(1, 5))) == []
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_every_committed_reason_is_of_a_known_kind_or_an_arms_warning(path):
+    record = json.loads(path.read_text(encoding="utf-8"))
+    arms = claim_named(record["claim"]).arms
+    for sentence in record.get("why", ()):
+        known = kinds_of([sentence]) or sentence.startswith("Trained long enough")
+        assert known or any(sentence.startswith(f"{arm}: ") for arm in arms), sentence
 
 
 def test_one_seed_has_no_spread():

@@ -24,10 +24,12 @@ and is unclear otherwise. One seed has no interval: a check of one seed is uncle
 
 from manyloss.lab.claims.judging import Finding, Verdict, check_folder, folders_of_other_claims, judge
 from manyloss.lab.claims.readings import Readings, readings_of
+from manyloss.lab.claims.reasons import KINDS, kinds_of
 from manyloss.lab.claims.rule import Check, Claim, all_claims, claim_named, read_rule, rules_of_recipe
 from manyloss.lab.claims.words import MARKS, check_cells, lines_of, reasons_of_record, record_of
 
 __all__ = [
+    "KINDS",
     "MARKS",
     "Check",
     "Claim",
@@ -40,6 +42,7 @@ __all__ = [
     "claim_named",
     "folders_of_other_claims",
     "judge",
+    "kinds_of",
     "lines_of",
     "read_rule",
     "readings_of",

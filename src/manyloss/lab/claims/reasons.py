@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 LAST_PART = 0.1
 #: More seeds than this are not worth counting.
 MANY_SEEDS = 1000
+#: How a sentence begins that says why a claim was not seen, and what a table says of it.
+KINDS = {
+    "Contradicted here": "contradicted beyond noise",
+    "Nothing to compare": "nothing to compare",
+    "Hardly anything to teach": "hardly anything to teach",
+    "Smaller here": "smaller than in the paper",
+    "Too few seeds": "too few seeds",
+    "Not known how large": "no number to compare with",
+    "Trained too little": "trained too little",
+}
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,11 @@ def reasons(
             else f"Trained long enough for these seeds: {share}."
         )
     return tuple(said)
+
+
+def kinds_of(said: Sequence[str]) -> list[str]:
+    """The reasons in two words each, what weighs most first: ``["contradicted", "trained too little"]``."""
+    return [kind for begins, kind in KINDS.items() if any(each.startswith(begins) for each in said)]
 
 
 def _of_paper(finding: Finding, paper_numbers: Mapping[str, Mapping[str, float]]) -> float | None:

@@ -369,6 +369,20 @@ def test_trials_of_another_folder_are_taken_over(finished, tmp_path):
     assert storage.read_json(study.root / "study.json")["settings"]["taken over"] == {"run": 2}
 
 
+def test_what_is_taken_over_later_is_recorded_though_nothing_is_trained(finished, tmp_path):
+    for seeds in ((0,), (0, 1)):
+        study = plan(tmp_path / "more", ["equal", "gradnorm"], seeds)
+        study.take_over([finished])
+        study.run(silent())
+        kept = storage.read_json(study.root / "study.json")
+        assert kept["seeds"] == list(seeds)
+        assert kept["settings"]["taken over"] == {"run": 2 * len(seeds)}
+    path = study.root / "study.json"
+    written = path.stat().st_mtime_ns
+    plan(tmp_path / "more", ["equal", "gradnorm"], [1]).run(silent())
+    assert path.stat().st_mtime_ns == written
+
+
 def test_trials_of_other_settings_or_data_are_not_taken_over(finished, run, tmp_path):
     (storage.trial_folder(run, "equal", 0) / "result.json").write_text("{")
     beside = plan(tmp_path / "beside")

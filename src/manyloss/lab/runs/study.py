@@ -320,10 +320,11 @@ class Study:
         )
 
     def _is_written(self) -> bool:
-        """Whether study.json has these rows."""
+        """Whether study.json has these rows and seeds, and where trials were taken from."""
         known = storage.read_json(self.root / "study.json") or {}
-        rows = [arm.name for arm in self.arms], self.labels
-        return rows == (known.get("arms"), known.get("labels", {}))
+        now = [arm.name for arm in self.arms], self.labels, self.seeds, self.notes.get(TAKEN_OVER)
+        then = known.get("arms"), known.get("labels", {}), known.get("seeds")
+        return now == (*then, known.get("settings", {}).get(TAKEN_OVER))
 
     def _tested(self) -> str:
         """At which epoch the table's values are taken."""
@@ -429,7 +430,8 @@ class Study:
             above = there.parent.parent  # the run folder, of a reading
             run = above if (above / "study.json").exists() else there
             name = there.relative_to(run.parent).as_posix()
-            self.notes[TAKEN_OVER] = {**self.notes.get(TAKEN_OVER, {}), name: taken}
+            before = self.notes.get(TAKEN_OVER, {})
+            self.notes[TAKEN_OVER] = {**before, name: before.get(name, 0) + taken}
             self.data = {**data, **self.data}
             commits = about.get("commits", [])
             self.commits = list(dict.fromkeys([*self.commits, *commits]))

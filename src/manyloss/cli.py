@@ -183,12 +183,12 @@ def _readable_errors() -> Iterator[None]:
         sys.exit(BROKEN_PROBLEM)
 
 
-def _exit_code(results: ComparedMethods) -> int:
-    """0; 1 when no trial finished; its own code when trials crashed."""
+def _exit_code(results: ComparedMethods, crashed_besides: int = 0) -> int:
+    """0; 1 when no trial finished; its own code when trials crashed, of the table or ``besides``."""
     ended = [trial.status for trial in results.run.trials]
     if "finished" not in ended:
         return 1
-    return CRASHED_TRIALS if "crashed" in ended else 0
+    return CRASHED_TRIALS if "crashed" in ended or crashed_besides else 0
 
 
 def _show_version(wanted: bool) -> None:
@@ -377,7 +377,7 @@ def reproduce(
             )
         console.print("\nRun one with: manyloss reproduce CLAIM --scale small")
         return
-    _, results = lab.reproduce(
+    verdict, results = lab.reproduce(
         claim,
         scale=scale,
         readings=readings,
@@ -397,7 +397,7 @@ def reproduce(
         console=console,
         command=["manyloss", *sys.argv[1:]],
     )
-    sys.exit(_exit_code(results))
+    sys.exit(_exit_code(results, 0 if verdict.readings is None else verdict.readings.crashed))
 
 
 @app.command()

@@ -394,3 +394,23 @@ def test_readings_are_run_judged_recorded_and_resumed(tmp_path, capsys, monkeypa
         cli.main()
     assert {path: path.stat().st_mtime_ns for path in other.rglob("result.json")} == made
     assert json.loads((folder / "claim.json").read_text())["readings"] == record
+
+    # A trial that crashed is said, and is not a success; it gets another try when asked for.
+    broken = storage.trial_folder(other, "graddrop", 1) / "result.json"
+    whole = broken.read_bytes()
+    storage.write_json(broken, {"status": "crashed", "reason": "bad luck"})
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == cli.CRASHED_TRIALS
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "1 of 14 trials of this reading crashed, so that checks of it have no result; graddrop seed 1" in said
+    )
+    assert "bad luck. --retry lets them go on." in said
+    words.append("--retry")
+    monkeypatch.setattr(sys, "argv", ["manyloss", *words, "--jobs", "1", "--readings", "2"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert json.loads(broken.read_bytes())["test"] == json.loads(whole)["test"]

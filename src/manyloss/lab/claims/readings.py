@@ -101,12 +101,14 @@ class Readings:
     """All that was judged, the reading in force first; ``decides`` is each open thing's share of variance.
 
     It is empty where the margins are ``alike``: they differ by no more than those of single seeds do.
+    ``crashed`` counts the trials that did, in all readings but the first, whose trials are the claim's own.
     """
 
     opens: tuple[Open, ...]
     judged: tuple[Judged, ...]
     decides: Mapping[str, float]
     alike: bool = False
+    crashed: int = 0
 
     @property
     def of(self) -> int:

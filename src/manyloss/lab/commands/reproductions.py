@@ -169,7 +169,7 @@ def _try_readings(
     opens = claims.readings_of(claim.name)
     wanted = readings.chosen(opens, count)
     own = claims.judge(claim, study.root, study.problem, scale=in_force.scale, seeds=seeds)
-    found, roots = [readings.judged(wanted[0], own)], [study.root]
+    found, roots, crashes = [readings.judged(wanted[0], own)], [study.root], 0
     for number, settings in enumerate(wanted[1:], start=2):
         options = {**experiment.source.options, **readings.options_of_reading(opens, settings)}
         source = Source(experiment.source.where, options)
@@ -188,10 +188,19 @@ def _try_readings(
             timeout=timeout,
             executor=None if isinstance(executor, str) else executor,
         )
+        crashed = [(spec, result) for spec, result in planned.failures() if result["status"] == "crashed"]
+        if crashed:
+            spec, result = crashed[0]
+            say.print(
+                f"{len(crashed)} of {len(planned.trials())} trials of this reading crashed, and checks of it "
+                f"have no result; {spec.label}: {result['reason']}. --retry lets them go on.",
+                markup=False,
+            )
+        crashes += len(crashed)
         roots.append(root)
         verdict = claims.judge(claim, root, planned.problem, scale=in_force.scale, seeds=seeds)
         found.append(readings.judged(settings, verdict))
-    tried = readings.summed_up(opens, found)
+    tried = replace(readings.summed_up(opens, found), crashed=crashes)
     page = write_readings(study.root, claim, tried)
     say.print(f"\nReadings: {page}", markup=False)
     return tried

@@ -2,6 +2,7 @@
 
 import fnmatch
 import inspect
+import io
 import itertools
 import json
 import random
@@ -14,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+from rich.console import Console
 
 from manyloss import cli, lab
 from manyloss.lab import claims
@@ -25,6 +27,7 @@ from manyloss.lab.claims.judging import Finding, Verdict
 from manyloss.lab.recipes import recipe_named
 from manyloss.lab.reports.readings import write_readings
 from manyloss.lab.runs import storage
+from manyloss.lab.runs.executors.processes import Processes
 from manyloss.lab.runs.source import Source
 from tests.lab.reports.test_report import Page
 
@@ -371,6 +374,42 @@ def test_readings_take_the_trials_of_another_claims_readings(tmp_path):
     ]
 
 
+class Counting(Processes):
+    """Processes of this machine that count."""
+
+    def __init__(self):
+        super().__init__(2)
+        self.started, self.closed = [], 0
+
+    def start(self, spec):
+        self.started.append(spec.root)
+        return super().start(spec)
+
+    def close(self):
+        self.closed += 1
+        super().close()
+
+
+@pytest.mark.slow
+def test_readings_run_where_the_claim_runs(tmp_path):
+    executor, folder = Counting(), tmp_path / "sines"
+    lab.reproduce("graddrop-sines", scale="smoke", seeds=1, readings=2, out=folder, executor=executor)
+    (reading,) = (folder / "readings").iterdir()
+    assert Counter(executor.started) == {folder: 7, reading: 7}
+    assert executor.closed == 1
+
+    class Interrupted(Counting):
+        def start(self, spec):
+            raise KeyboardInterrupt
+
+    stopped, text = Interrupted(), io.StringIO()
+    asked = {"readings": 3, "out": folder, "executor": stopped, "console": Console(file=text, width=1000)}
+    with pytest.raises(KeyboardInterrupt):
+        lab.reproduce("graddrop-sines", scale="smoke", seeds=1, **asked)
+    assert "Stopped in reading 3 of 3. Run the same command again: it goes on after" in text.getvalue()
+    assert stopped.closed == 1
+
+
 @pytest.mark.slow
 def test_readings_are_run_judged_recorded_and_resumed(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "sines"
@@ -404,10 +443,8 @@ def test_readings_are_run_judged_recorded_and_resumed(tmp_path, capsys, monkeypa
         cli.main()
     assert ended.value.code == cli.CRASHED_TRIALS
     said = " ".join(capsys.readouterr().out.split())
-    assert (
-        "1 of 14 trials of this reading crashed, so that checks of it have no result; graddrop seed 1" in said
-    )
-    assert "bad luck. --retry lets them go on." in said
+    assert "1 of 14 trials of this reading crashed, and checks of it have no result" in said
+    assert "result; graddrop seed 1: bad luck. --retry lets them go on." in said
     words.append("--retry")
     monkeypatch.setattr(sys, "argv", ["manyloss", *words, "--jobs", "1", "--readings", "2"])
     with pytest.raises(SystemExit) as ended:

@@ -8,10 +8,11 @@ from rich.console import Console
 
 from manyloss.lab.checks import LabError
 from manyloss.lab.runs.execution import Execution
-from manyloss.lab.runs.executors.choice import executor_named
+from manyloss.lab.runs.executors.choice import Lending, executor_named
 from manyloss.lab.runs.executors.processes import Processes
 from manyloss.lab.runs.progress import PlainDisplay
 from manyloss.lab.runs.trial import Trial
+from tests.lab.runs.test_study import plan, silent
 from tests.lab.runs.test_trial import assert_same_trial, spec
 
 
@@ -35,6 +36,22 @@ def test_what_is_unknown_is_named(text, message, tmp_path):
 
 def test_processes_are_the_default(tmp_path):
     assert isinstance(executor_named("processes", 3, tmp_path), Processes)
+
+
+def test_one_executor_is_lent_to_all_studies_and_closed_at_the_end(tmp_path):
+    first, second = (plan(tmp_path / name, ["equal"], [0]) for name in ("first", "second"))
+    with Lending("processes", tmp_path) as lending:
+        first.run(silent(), executor=lending.to(first))
+        owned = lending.to(first).owned
+        (worker,) = owned._workers
+        second.run(silent(), executor=lending.to(second))
+        assert owned._workers == [worker]  # the same process, which has torch
+        assert worker.process.poll() is None
+    assert worker.process.poll() is not None
+    assert owned._workers == []
+    assert (first.missing(), second.missing()) == ([], [])
+    with Lending("slurm: not asked for", tmp_path) as lending:
+        assert lending.to(first) is None  # nothing is missing
 
 
 @pytest.mark.slow  # submitit looks at its jobs now and then

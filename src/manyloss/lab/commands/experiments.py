@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manyloss.lab import checks
+from manyloss.lab.runs.executors.choice import Lending
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,16 +26,17 @@ def run_experiment(
     at_least: float = 0.0,
 ) -> ComparedMethods:
     """Run what is missing, write the report, then show the table: what cannot be shown is kept."""
-    run_trials(experiment, retry=retry, timeout=timeout, executor=executor, console=console)
+    with Lending(executor, experiment.root) as lending:
+        run_trials(experiment, lending, retry=retry, timeout=timeout, console=console)
     return show_results(experiment, console, at_least)
 
 
 def run_trials(
     experiment: Experiment,
+    lending: Lending,
     *,
     retry: bool = False,
     timeout: float | None = None,
-    executor: str | Executor = "processes",
     console: Console | None = None,
 ) -> None:
     """Run what is missing."""
@@ -42,8 +44,6 @@ def run_trials(
     from rich.markup import escape
 
     from manyloss.lab.runs.execution import FruitlessError
-    from manyloss.lab.runs.executors import Lent
-    from manyloss.lab.runs.executors.choice import executor_named
     from manyloss.lab.runs.progress import display_for
     from manyloss.lab.runs.timing import time_the_steps
 
@@ -52,17 +52,12 @@ def run_trials(
     checks.device(experiment.first.device, fast=experiment.first.fast, needed=left > 0)
     with experiment.first.source.on_path():
         _announce(experiment, left, say)
-    # One executor for all parts: idle workers stay, and importing torch takes seconds.
-    running: Executor | None = None if isinstance(executor, str) else executor
     try:
         for part, study in experiment.studies():
             missing = study.missing()
             if part and missing:
                 say.print(f"[bold]{part}[/]: {_counted(len(missing), 'trial')}, in {escape(str(study.root))}")
-            if missing and running is None:
-                running = executor_named(str(executor), study.jobs, experiment.root)
-            lent = None if running is None else Lent(running)
-            untried = experiment.untried()
+            lent, untried = lending.to(study), experiment.untried()
             study.run(display_for(say), retry=retry, timeout=timeout, executor=lent, untried=untried)
     except FruitlessError as error:
         raise experiment.broken(error) from error
@@ -72,12 +67,9 @@ def run_trials(
             f"Run the same command again: it goes on after the last whole epoch.[/]"
         )
         raise
-    finally:
-        if running is not None:
-            running.close()
     table = experiment.table
     assert table is not None
-    if executor == "processes":
+    if lending.asked == "processes":
         with experiment.first.source.on_path():
             time_the_steps(table)
 

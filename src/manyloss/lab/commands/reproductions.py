@@ -11,6 +11,7 @@ from manyloss.lab import checks
 from manyloss.lab.commands.experiments import page_of, run_trials, show_results
 from manyloss.lab.commands.packs import start_from_packed
 from manyloss.lab.commands.requests import choose_seeds, request_of
+from manyloss.lab.runs.executors.choice import Lending
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,23 +88,24 @@ def reproduce(
     few = _seeds_of_readings(reading_seeds, readings, experiment.first.seeds)
     others = claims.folders_of_other_claims(chosen, root)
     experiment.first.take_over(others)
-    run_trials(experiment, retry=retry, timeout=trial_timeout, executor=executor, console=console)
-    study = experiment.first
-    verdict = claims.judge(chosen, study.root, study.problem, scale=scale, seeds=study.seeds)
-    path = study.root / "claim.json"
-    judged = any(finding.outcome != "no result" for finding in verdict.findings)
-    if judged:
-        storage.write_json(path, claims.record_of(verdict, study.root))
-    results = show_results(experiment, console)
-    if readings is not None:
-        tried = _try_readings(
-            chosen, verdict, count, few, experiment, others, retry=retry, timeout=trial_timeout,
-            executor=executor, console=console,
-        )  # fmt: skip
-        verdict = replace(verdict, readings=tried)
+    with Lending(executor, root) as lending:
+        run_trials(experiment, lending, retry=retry, timeout=trial_timeout, console=console)
+        study = experiment.first
+        verdict = claims.judge(chosen, study.root, study.problem, scale=scale, seeds=study.seeds)
+        path = study.root / "claim.json"
+        judged = any(finding.outcome != "no result" for finding in verdict.findings)
         if judged:
             storage.write_json(path, claims.record_of(verdict, study.root))
-            page_of(study.root, None, None, 0.0)  # again, with the readings
+        results = show_results(experiment, console)
+        if readings is not None:
+            tried = _try_readings(
+                chosen, verdict, count, few, experiment, others, lending, retry=retry, timeout=trial_timeout,
+                console=console,
+            )  # fmt: skip
+            verdict = replace(verdict, readings=tried)
+            if judged:
+                storage.write_json(path, claims.record_of(verdict, study.root))
+                page_of(study.root, None, None, 0.0)  # again, with the readings
     if console is not None:
         console.print()
         for line in claims.lines_of(verdict):
@@ -148,10 +150,10 @@ def _try_readings(
     seeds: Sequence[int],
     experiment: Experiment,
     others: Sequence[Path],
+    lending: Lending,
     *,
     retry: bool,
     timeout: float | None,
-    executor: str | Executor,
     console: Console | None,
 ) -> Readings:
     """Every chosen reading as a study of its own, in ``readings/`` of the run folder; the first has run."""
@@ -182,12 +184,14 @@ def _try_readings(
         words = ", ".join(f"{name} {value}" for name, value in settings.items())
         say.print(f"\nReading {number} of {len(wanted)}: {words}", markup=False)
         planned.take_over([*roots, *others])
-        planned.run(
-            display_for(say),
-            retry=retry,
-            timeout=timeout,
-            executor=None if isinstance(executor, str) else executor,
-        )
+        try:
+            planned.run(display_for(say), retry=retry, timeout=timeout, executor=lending.to(planned))
+        except KeyboardInterrupt:
+            say.print(
+                f"[yellow]Stopped in reading {number} of {len(wanted)}. "
+                "Run the same command again: it goes on after the last whole epoch.[/]"
+            )
+            raise
         crashed = [(spec, result) for spec, result in planned.failures() if result["status"] == "crashed"]
         if crashed:
             spec, result = crashed[0]

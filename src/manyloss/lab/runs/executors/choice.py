@@ -4,13 +4,48 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from manyloss.lab import checks
-from manyloss.lab.runs.executors import Executor
+from manyloss.lab.runs.executors import Executor, Lent
 from manyloss.lab.runs.executors.processes import Processes
 
+if TYPE_CHECKING:
+    from manyloss.lab.runs.study import Study
+
 KNOWN = ("processes", "ray", "slurm")
+
+
+class Lending:
+    """One executor for all studies of a command, made for the first trial that is missing, closed at the end.
+
+    Idle workers stay between studies, and importing torch takes seconds.
+
+    Args:
+        asked: an executor, or its name with its options as `executor_named` takes it.
+        root: the run folder.
+
+    """
+
+    def __init__(self, asked: str | Executor, root: Path) -> None:
+        self.asked, self.root = asked, root
+        self._owned: Executor | None = None if isinstance(asked, str) else asked
+
+    def __enter__(self) -> Lending:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._owned is not None:
+            self._owned.close()
+
+    def to(self, study: Study) -> Executor | None:
+        """The executor, as long as this study runs; None where nothing has been missing yet."""
+        if self._owned is None and study.missing():
+            self._owned = executor_named(str(self.asked), study.jobs, self.root)
+        return None if self._owned is None else Lent(self._owned)
 
 
 def executor_named(text: str, capacity: int, root: Path) -> Executor:

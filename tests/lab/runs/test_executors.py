@@ -7,6 +7,7 @@ import ray
 from rich.console import Console
 
 from manyloss.lab.checks import LabError
+from manyloss.lab.runs import storage
 from manyloss.lab.runs.execution import Execution
 from manyloss.lab.runs.executors.choice import Lending, executor_named
 from manyloss.lab.runs.executors.processes import Processes
@@ -51,7 +52,18 @@ def test_one_executor_is_lent_to_all_studies_and_closed_at_the_end(tmp_path):
     assert owned._workers == []
     assert (first.missing(), second.missing()) == ([], [])
     with Lending("slurm: not asked for", tmp_path) as lending:
-        assert lending.to(first) is None  # nothing is missing
+        assert lending.to(first, retry=True) is None  # nothing is missing
+
+
+def test_crashed_trials_are_tried_again_on_the_executor_that_was_asked_for(tmp_path):
+    study = plan(tmp_path / "run", ["equal"], [0])
+    study.run(silent())
+    result = study.trials()[0].folder / "result.json"
+    storage.write_json(result, {"status": "crashed", "reason": "bad luck"})
+    with Lending("slrum", tmp_path) as lending:
+        assert lending.to(study) is None
+        with pytest.raises(LabError, match="There is no executor 'slrum'"):
+            lending.to(study, retry=True)
 
 
 @pytest.mark.slow  # submitit looks at its jobs now and then

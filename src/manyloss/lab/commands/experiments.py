@@ -57,7 +57,7 @@ def run_trials(
             missing = study.missing()
             if part and missing:
                 say.print(f"[bold]{part}[/]: {_counted(len(missing), 'trial')}, in {escape(str(study.root))}")
-            lent, untried = lending.to(study), experiment.untried()
+            lent, untried = lending.to(study, retry=retry), experiment.untried()
             study.run(display_for(say), retry=retry, timeout=timeout, executor=lent, untried=untried)
     except FruitlessError as error:
         raise experiment.broken(error) from error

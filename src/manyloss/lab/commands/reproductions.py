@@ -185,14 +185,15 @@ def _try_readings(
         say.print(f"\nReading {number} of {len(wanted)}: {words}", markup=False)
         planned.take_over([*roots, *others])
         try:
-            planned.run(display_for(say), retry=retry, timeout=timeout, executor=lending.to(planned))
+            lent = lending.to(planned, retry=retry)
+            planned.run(display_for(say), retry=retry, timeout=timeout, executor=lent)
         except KeyboardInterrupt:
             say.print(
                 f"[yellow]Stopped in reading {number} of {len(wanted)}. "
                 "Run the same command again: it goes on after the last whole epoch.[/]"
             )
             raise
-        crashed = [(spec, result) for spec, result in planned.failures() if result["status"] == "crashed"]
+        crashed = planned.crashed()
         if crashed:
             spec, result = crashed[0]
             say.print(

@@ -442,11 +442,8 @@ class Study:
             )
 
     def _forget_crashes(self) -> None:
-        for spec in self.trials():
-            path = spec.folder / "result.json"
-            result = storage.read_result(spec.folder)
-            if result is not None and result.get("status") == "crashed":
-                storage.remove(path)
+        for spec, _ in self.crashed():
+            storage.remove(spec.folder / "result.json")
 
     def _forget_what_has_no_weights(self) -> None:
         """Of the trials whose weights missing ones need: those of a packed run are trained again."""
@@ -469,6 +466,10 @@ class Study:
         return [
             (spec, result) for spec, result in ended if result is not None and result["status"] != "finished"
         ]
+
+    def crashed(self) -> list[tuple[TrialSpec, dict[str, Any]]]:
+        """Those among the `failures` that ``retry`` lets go on."""
+        return [(spec, result) for spec, result in self.failures() if result["status"] == "crashed"]
 
 
 def known_in(root: Path) -> dict[str, Any] | None:

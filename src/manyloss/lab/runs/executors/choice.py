@@ -41,9 +41,12 @@ class Lending:
         if self._owned is not None:
             self._owned.close()
 
-    def to(self, study: Study) -> Executor | None:
-        """The executor, as long as this study runs; None where nothing has been missing yet."""
-        if self._owned is None and study.missing():
+    def to(self, study: Study, *, retry: bool = False) -> Executor | None:
+        """The executor, as long as this study runs; None where there has been nothing to run yet.
+
+        With ``retry`` a crashed trial is to be run, too.
+        """
+        if self._owned is None and (study.missing() or (retry and study.crashed())):
             self._owned = executor_named(str(self.asked), study.jobs, self.root)
         return None if self._owned is None else Lent(self._owned)
 

@@ -174,6 +174,13 @@ def test_the_papers_own_numbers_are_asked_for_in_the_papers_setting_only(tmp_pat
     assert "b reaches the paper's number" not in [finding.check.says for finding in verdict.findings]
 
 
+def test_what_the_paper_says_of_another_problem_has_no_setting_of_the_papers(tmp_path):
+    claim = claims.read_rule("made.toml", b"on_substitute = true\n" + RULE)
+    verdict = judged(write_run(tmp_path, claim, BETTER), claim, Papers, "full")
+    assert not verdict.papers_setting
+    assert verdict.word == "on substitute: agrees"
+
+
 @pytest.mark.parametrize(
     ("accuracies", "outcome"),
     [

@@ -106,7 +106,7 @@ def judge(claim: Claim, root: Path, problem: Problem, *, scale: str | None, seed
     results |= {
         name: _combined([results[arm] for arm in parts], problem) for name, parts in claim.combined.items()
     }
-    papers_setting = scale == "full" and has_papers_data(problem)
+    papers_setting = scale == "full" and not claim.on_substitute and has_papers_data(problem)
     findings = tuple(
         find(check, results, len(seeds))
         for check in claim.checks

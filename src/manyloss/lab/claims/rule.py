@@ -60,6 +60,8 @@ class Claim:
     rule: str
     #: A row that is no trial of its own -> the arms, with a metric each, that it is put together from.
     combined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: The paper says it of another problem than the recipe's, so that no scale is the paper's own setting.
+    on_substitute: bool = False
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -127,6 +129,7 @@ def read_rule(file: str, content: bytes) -> Claim:
             paper_numbers=_paper_numbers(rule.get("paper_numbers", {})),
             rule=hashlib.sha256(content).hexdigest()[:16],
             combined={name: tuple(parts) for name, parts in rule.get("combined", {}).items()},
+            on_substitute=bool(rule.get("on_substitute", False)),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise _not_understood(file, error) from error

@@ -47,7 +47,7 @@ def test_trials_run_crash_and_are_lost_each_for_itself(tmp_path, shown):
     once = str(tmp_path / "was-killed")
     arms = ["killed-once", "fail", "killed", "equal", "gradnorm-static", "gradnorm"]
     specs = [spec(tmp_path, arm, once=once) for arm in arms]
-    shown.plan(len(specs), len(specs), 3)
+    shown.plan(len(specs), [one.epochs for one in specs])
     requires = {("gradnorm-static", 0): [("gradnorm", 0)]}
     results = Execution(specs, requires, Processes(2), shown).run()
 
@@ -79,10 +79,38 @@ def test_trials_run_crash_and_are_lost_each_for_itself(tmp_path, shown):
     assert not specs[3].folder.joinpath("log.txt").exists()
 
 
+def test_of_the_last_trials_the_longest_comes_first(tmp_path, shown):
+    """By what its arm took in the other seed; else one of them may run last, alone."""
+    epochs = {"equal": 1, "pcgrad": 30}
+    specs = [spec(tmp_path, arm, seed, epochs[arm]) for seed in (0, 1) for arm in epochs]
+    shown.plan(len(specs), [one.epochs for one in specs])
+    results = Execution(specs, {}, Processes(1), shown).run()
+    assert [*results] == [("equal", 0), ("pcgrad", 0), ("pcgrad", 1), ("equal", 1)]
+
+
+@pytest.mark.parametrize(
+    ("took", "order"),
+    [
+        ({}, ["equal", "gradnorm", "gradnorm-static"]),  # nothing is known yet: as they were given
+        ({"equal": 5, "gradnorm": 1, "gradnorm-static": 9}, ["gradnorm", "gradnorm-static", "equal"]),
+        ({"equal": 5, "gradnorm": 1, "gradnorm-static": 3}, ["equal", "gradnorm", "gradnorm-static"]),
+        ({"equal": 5, "gradnorm": 1}, ["gradnorm", "gradnorm-static", "equal"]),  # it may take any time
+        ({"equal": None, "gradnorm": 1, "gradnorm-static": 3}, ["gradnorm", "gradnorm-static", "equal"]),
+    ],
+)
+def test_a_trial_is_as_long_as_what_waits_for_it(took, order, tmp_path, shown):
+    """``None``: it crashed."""
+    specs = [spec(tmp_path, arm, 1) for arm in ("equal", "gradnorm", "gradnorm-static")]
+    requires = {("gradnorm-static", 1): [("gradnorm", 1)]}
+    execution = Execution(specs, requires, Processes(2), shown)
+    results = {(arm, 0): {} if seconds is None else {"seconds": seconds} for arm, seconds in took.items()}
+    assert [one.arm for one in execution.in_order(specs, results)] == order
+
+
 def test_a_trial_that_hangs_is_ended(tmp_path, shown):
     """Its first step sleeps for an hour."""
     hanging = spec(tmp_path, "equal", pause=3600.0)
-    shown.plan(1, 1, 3)
+    shown.plan(1, [3])
     results = Execution([hanging], {}, Processes(1), shown, timeout=20.0).run()
     reason = results["equal", 0]["reason"]
     assert results["equal", 0]["status"] == "crashed"
@@ -91,7 +119,7 @@ def test_a_trial_that_hangs_is_ended(tmp_path, shown):
 
 
 def test_a_silent_trial_is_shown_as_one(shown):
-    shown.plan(1, 1, 3)
+    shown.plan(1, [3])
     shown.follow("a seed 0", 1.0, 3, {})
     shown.silent("a seed 0", 30.0)
     assert shown.silence("a seed 0") == ""
@@ -103,7 +131,7 @@ def test_a_silent_trial_is_shown_as_one(shown):
 
 def test_of_many_losses_a_line_shows_the_first(shown, monkeypatch):
     monkeypatch.setattr("manyloss.lab.runs.progress.LINE_EVERY", 0.0)
-    shown.plan(1, 1, 3)
+    shown.plan(1, [3])
     many = {f"loss {i}": i / 7 for i in range(139)}
     shown.follow("a seed 0", 1.0, 3, dict(list(many.items())[:6]))
     shown.follow("a seed 0", 2.0, 3, many)
@@ -117,7 +145,7 @@ def test_of_many_losses_a_line_shows_the_first(shown, monkeypatch):
 
 def test_of_many_options_a_line_shows_the_first(shown):
     result = {"status": "finished", "validation": {}, "best_epoch": 1, "seconds": 1.0}
-    shown.plan(3, 3, 1)
+    shown.plan(3, [1, 1, 1])
     options = [f":loss {i}={i}" for i in range(139)]
     for label in (f"static{''.join(options)} seed 4", f"static{''.join(options[:6])} seed 4", "equal seed 4"):
         shown.end(label, 1, result)
@@ -148,7 +176,7 @@ def test_durations_are_words(seconds, words):
 
 
 def test_the_time_left_follows_the_epochs(shown):
-    shown.plan(trials=4, missing=2, epochs=10)
+    shown.plan(trials=4, missing=[10, 10])
     assert shown.left() is None
     shown.started = time.monotonic() - 60
     shown.follow("a seed 0", 5.0, 10, {})  # resumed at epoch 5: what is left is 15 epochs
@@ -157,11 +185,20 @@ def test_the_time_left_follows_the_epochs(shown):
     assert shown.left() == pytest.approx(120, rel=0.01)
 
 
+def test_a_teacher_of_more_epochs_than_its_students_leaves_time_to_the_end(shown):
+    shown.plan(trials=3, missing=[20, 5, 5])
+    shown.started = time.monotonic() - 60
+    for label, epochs, left in (("teacher", 20, 30), ("equal", 5, 12), ("great", 5, 0)):
+        shown.follow(f"{label} seed 0", 0.0, epochs, {})
+        shown.end(f"{label} seed 0", epochs, {"status": "pruned", "reason": "it"})
+        assert shown.left() == pytest.approx(left, rel=0.01)
+
+
 def test_a_pipe_gets_lines_and_a_terminal_gets_bars(tmp_path):
     with (tmp_path / "x").open("w") as file:
         assert isinstance(display_for(Console(file=file)), PlainDisplay)
         live = display_for(Console(file=file, force_terminal=True, width=100))
-        live.plan(2, 2, 10)
+        live.plan(2, [10, 10])
         with live:
             live.follow("equal seed 0", 2.5, 10, {"left": 0.123})
             live.follow("mgda seed 0", 1.0, 10, {})

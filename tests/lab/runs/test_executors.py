@@ -19,7 +19,7 @@ from tests.lab.runs.test_trial import assert_same_trial, spec
 
 def run(specs, executor):
     display = PlainDisplay(Console(quiet=True))
-    display.plan(len(specs), len(specs), 3)
+    display.plan(len(specs), [spec.epochs for spec in specs])
     return Execution(specs, {}, executor, display).run()
 
 

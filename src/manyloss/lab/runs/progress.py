@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -48,11 +48,11 @@ class Display(ABC):
         self._from: dict[str, float] = {}
         self._silent: dict[str, float] = {}
 
-    def plan(self, trials: int, missing: int, epochs: int) -> None:
-        """Tell how much there is to do."""
+    def plan(self, trials: int, missing: Sequence[int]) -> None:
+        """Tell how much there is to do: how many trials there are, and the epochs of each that is missing."""
         self.trials = trials
-        self.ended = trials - missing
-        self.total = float(missing * epochs)
+        self.ended = trials - len(missing)
+        self.total = float(sum(missing))
         self.started = time.monotonic()
 
     def follow(self, label: str, done: float, epochs: int, losses: Mapping[str, float]) -> None:

@@ -372,7 +372,7 @@ class Study:
 
         """
         if not retry and not self.missing() and self._is_written():
-            display.plan(len(self.trials()), 0, self.epochs)
+            display.plan(len(self.trials()), [])
             return  # a finished folder is only read: it may be a read-only one
         storage.make_folder(self.root)
         with storage.only_writer(self.root, wait=5.0):
@@ -384,7 +384,7 @@ class Study:
             missing = self.missing()
             if missing or not self._is_written():  # judging again changes no record
                 self.write()
-            display.plan(len(self.trials()), len(missing), self.epochs)
+            display.plan(len(self.trials()), [spec.epochs for spec in missing])
             if missing:
                 where = executor or Processes(min(self.jobs, len(missing)))
                 with display:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -62,7 +63,7 @@ class _Started:
 
 @dataclass
 class Execution:
-    """Trials that are to be run, in this order as far as their prerequisites allow.
+    """Trials that are to be run, in this order as far as their prerequisites allow; the last ones by length.
 
     ``timeout`` is how many seconds a trial may take, from its start or from where it goes on. ``untried``
     trials are of a script that nothing has run before: when the first ones crash alike before one has logged
@@ -106,9 +107,9 @@ class Execution:
             raise FruitlessError([spec for spec, _ in self._fruitless], self._fruitless[0][1])
         return results
 
-    def _hand_out(self, pending: list[TrialSpec], results: Mapping[Key, Any]) -> None:
+    def _hand_out(self, pending: list[TrialSpec], results: Mapping[Key, Result]) -> None:
         unfinished = {(spec.arm, spec.seed) for spec in self.specs} - set(results)
-        for spec in list(pending):
+        for spec in self.in_order(pending, results):
             if len(self._started) >= self.executor.capacity:
                 return
             if unfinished.intersection(self.requires.get((spec.arm, spec.seed), ())):
@@ -117,6 +118,28 @@ class Execution:
             now = time.monotonic()
             (spec.folder / "alive.json").unlink(missing_ok=True)
             self._started.append(_Started(spec, self.executor.start(spec), now, heard=now))
+
+    def in_order(self, pending: Sequence[TrialSpec], results: Mapping[Key, Result]) -> list[TrialSpec]:
+        """As they were given; of the last two rounds the longest first, else one of them runs last, alone.
+
+        How long a trial takes is what its arm took in other seeds, with what waits for it; an arm without a
+        result may take any time.
+        """
+        if len(pending) > 2 * self.executor.capacity:
+            return list(pending)
+        took: dict[str, float] = {}
+        for (arm, _), result in results.items():
+            took[arm] = max(took.get(arm, 0.0), result.get("seconds", 0.0))
+
+        def length(spec: TrialSpec) -> float:
+            waiting = (
+                length(other)
+                for other in pending
+                if (spec.arm, spec.seed) in self.requires.get((other.arm, other.seed), ())
+            )
+            return took.get(spec.arm, math.inf) + max(waiting, default=0.0)
+
+        return sorted(pending, key=length, reverse=True)
 
     def _crash_alike(self) -> bool:
         """Whether two methods, or the only one in two seeds, met the same end before the first epoch."""

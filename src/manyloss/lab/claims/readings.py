@@ -77,6 +77,13 @@ class Judged:
         return bool(self.checks) and all(check.outcome == "holds" for check in self.checks)
 
     @property
+    def outcome(self) -> Outcome:
+        """Of the checks together: "holds" where all do, "fails" where any does."""
+        if self.holds:
+            return "holds"
+        return "fails" if any(check.outcome == "fails" for check in self.checks) else "unclear"
+
+    @property
     def margin(self) -> float | None:
         """That of the weakest check; None where one has no result."""
         return None if (weakest := self._weakest()) is None else weakest[0]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from manyloss.lab.analysis.sentences import percent
+from manyloss.lab.claims.judging import Outcome
 from manyloss.lab.claims.readings import Judged, Readings
 from manyloss.lab.claims.rule import Claim
 from manyloss.lab.reports.looks import PALETTE, Panel, draw, plain, render
@@ -17,6 +18,12 @@ from manyloss.lab.runs import storage
 
 #: Heights of the curve and of one row of the settings below it.
 CURVE, ROW = 220, 20
+#: How a reading is drawn by what became of its checks: in words, the symbol, the colour.
+DRAWN: dict[Outcome, tuple[str, str, str]] = {
+    "holds": ("holds", "circle", "good"),
+    "fails": ("contradicted", "x", "bad"),
+    "unclear": ("not told from noise", "diamond-open", "muted"),
+}
 #: Share of the height between the two.
 GAP = 0.04
 
@@ -55,7 +62,7 @@ def draw_readings(readings: Readings, of: str = "the weakest check") -> Panel | 
     said = {each.option: each.says for each in readings.opens}
     height = CURVE + ROW * len(rows) + 40
     split = ROW * len(rows) / (CURVE + ROW * len(rows))
-    traces: list[dict[str, Any]] = [_points(drawn, holds) for holds in (True, False)]
+    traces: list[dict[str, Any]] = [_points(drawn, outcome) for outcome in DRAWN]
     for place, (option, value) in enumerate(rows):
         at = [number for number, each in enumerate(drawn, start=1) if each.settings[option] == value]
         traces.append(
@@ -86,20 +93,21 @@ def draw_readings(readings: Readings, of: str = "the weakest check") -> Panel | 
         },
         shapes=[{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": line}],
     )
-    told = ", ".join(percent(_margin(each)) for each in drawn)
+    told = ", ".join(f"{percent(_margin(each))} ({DRAWN[each.outcome][0]})" for each in drawn)
     return Panel(f"Margin of {of} by reading, in order: {told}.", figure, height, wide=True)
 
 
-def _points(drawn: list[Judged], holds: bool) -> dict[str, Any]:
-    places = [number for number, each in enumerate(drawn, start=1) if each.holds is holds]
+def _points(drawn: list[Judged], outcome: Outcome) -> dict[str, Any]:
+    places = [number for number, each in enumerate(drawn, start=1) if each.outcome == outcome]
     mine = [drawn[place - 1] for place in places]
-    colour = PALETTE["good" if holds else "bad"][0]
+    name, symbol, hue = DRAWN[outcome]
+    colour = PALETTE[hue][0]
     return {
         "x": places,
         "y": [each.margin for each in mine],
-        "name": "holds" if holds else "does not hold",
+        "name": name,
         "mode": "markers",
-        "marker": {"color": colour, "size": 9, "symbol": "circle" if holds else "x"},
+        "marker": {"color": colour, "size": 9, "symbol": symbol},
         "error_y": {
             "type": "data",
             "array": [each.half_width or 0.0 for each in mine],

@@ -129,15 +129,15 @@ class Execution:
             return list(pending)
         took: dict[str, float] = {}
         for (arm, _), result in results.items():
-            took[arm] = max(took.get(arm, 0.0), result.get("seconds", 0.0))
+            took[arm] = max(took.get(arm, 0.0), result.get("seconds") or 0.0)
+        waiting: dict[Key, list[TrialSpec]] = {}
+        for spec in pending:
+            for needed in self.requires.get((spec.arm, spec.seed), ()):
+                waiting.setdefault(needed, []).append(spec)
 
         def length(spec: TrialSpec) -> float:
-            waiting = (
-                length(other)
-                for other in pending
-                if (spec.arm, spec.seed) in self.requires.get((other.arm, other.seed), ())
-            )
-            return took.get(spec.arm, math.inf) + max(waiting, default=0.0)
+            longest = max(map(length, waiting.get((spec.arm, spec.seed), ())), default=0.0)
+            return took.get(spec.arm, math.inf) + longest
 
         return sorted(pending, key=length, reverse=True)
 

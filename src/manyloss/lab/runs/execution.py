@@ -108,12 +108,16 @@ class Execution:
         return results
 
     def _hand_out(self, pending: list[TrialSpec], results: Mapping[Key, Result]) -> None:
+        free = self.executor.capacity - len(self._started)
+        if free <= 0:
+            return
         unfinished = {(spec.arm, spec.seed) for spec in self.specs} - set(results)
-        for spec in self.in_order(pending, results):
-            if len(self._started) >= self.executor.capacity:
-                return
-            if unfinished.intersection(self.requires.get((spec.arm, spec.seed), ())):
-                continue
+        ready = [
+            spec
+            for spec in self.in_order(pending, results)
+            if not unfinished.intersection(self.requires.get((spec.arm, spec.seed), ()))
+        ]
+        for spec in ready[:free]:
             pending.remove(spec)
             now = time.monotonic()
             (spec.folder / "alive.json").unlink(missing_ok=True)

@@ -182,6 +182,7 @@ def test_each_check_is_counted_over_the_readings_by_itself(opens):
     first, second = tried.by_check().values()
     assert [first.count(each) for each in readings.OUTCOMES] == [3, 0, 3, 0]
     assert [second.count(each) for each in readings.OUTCOMES] == [0, 5, 0, 1]
+    assert [each.outcome for each in second.judged] == 5 * ["fails"] + ["no result"]
     assert first.decides_most() == ("the optimiser of w", pytest.approx(1.0))
     assert second.decides_most()[0] == "the learning rate"
     assert first.by_check() == {}

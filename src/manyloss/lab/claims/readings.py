@@ -72,16 +72,16 @@ class Judged:
     checks: tuple[JudgedCheck, ...]
 
     @property
-    def holds(self) -> bool:
-        """Does every check?"""
-        return bool(self.checks) and all(check.outcome == "holds" for check in self.checks)
+    def outcome(self) -> Outcome:
+        """The worst of the checks': "fails" where any does, "holds" where all do."""
+        found = {check.outcome for check in self.checks}
+        from_the_worst: tuple[Outcome, ...] = ("fails", "no result", "unclear", "holds")
+        return next((outcome for outcome in from_the_worst if outcome in found), "no result")
 
     @property
-    def outcome(self) -> Outcome:
-        """Of the checks together: "holds" where all do, "fails" where any does."""
-        if self.holds:
-            return "holds"
-        return "fails" if any(check.outcome == "fails" for check in self.checks) else "unclear"
+    def holds(self) -> bool:
+        """Does every check?"""
+        return self.outcome == "holds"
 
     @property
     def margin(self) -> float | None:

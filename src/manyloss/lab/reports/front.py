@@ -64,7 +64,7 @@ def _front(found: Pareto, styles: Mapping[str, Style]) -> Any:
 def _plane(metrics: Sequence[str], traces: Sequence[dict[str, Any]]) -> Any:
     across, up = (
         {
-            "tickformat": "+~%",
+            "tickformat": "~%",
             "showgrid": True,
             "zeroline": True,
             "label": f"{plain(metric)}: change, + is better",
@@ -136,5 +136,5 @@ def _parallel(metrics: Sequence[str], points: Sequence[ParetoPoint], styles: Map
             "ticktext": [plain(metric) for metric in metrics],
             "range": [-0.3, len(places) - 0.7],
         },
-        yaxis={"tickformat": "+~%", "zeroline": True},
+        yaxis={"tickformat": "~%", "zeroline": True},
     )

@@ -80,7 +80,7 @@ def draw_readings(readings: Readings, of: str = "the weakest check") -> Panel | 
         traces,
         height,
         xaxis={"label": "readings, by margin", "anchor": "y2", "range": [0.3, len(drawn) + 0.7]},
-        yaxis={"domain": [split + GAP, 1], "tickformat": "+~%", "zeroline": False, "nticks": 6},
+        yaxis={"domain": [split + GAP, 1], "tickformat": "~%", "zeroline": False, "nticks": 6},
         yaxis2={
             "domain": [0, split],
             "tickvals": [-place for place in range(len(rows))],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def listed(names: Iterable[str]) -> str:
@@ -18,15 +20,33 @@ def listed(names: Iterable[str]) -> str:
 # ---------------------------------------------------------------- settings
 
 
-def positive(setting: str, value: float) -> None:
+def number(setting: str, value: Any) -> float:
+    """``setting`` has to be a number, as a float; a text that says one is none, and neither is True."""
+    if not isinstance(value, str | bool | np.bool_):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf
+        except (TypeError, ValueError, RuntimeError):
+            pass
+    raise TypeError(f"{setting} must be a number, got {'the text ' * isinstance(value, str)}{value!r}.")
+
+
+def finite(setting: str, value: Any) -> None:
+    """``setting`` has to be a finite number."""
+    if not math.isfinite(number(setting, value)):
+        raise ValueError(f"{setting} must be a finite number, got {value!r}.")
+
+
+def positive(setting: str, value: Any) -> None:
     """``setting`` has to be a finite number above 0."""
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < number(setting, value) < math.inf:
         raise ValueError(f"{setting} must be a finite number above 0, got {value!r}.")
 
 
-def not_negative(setting: str, value: float) -> None:
+def not_negative(setting: str, value: Any) -> None:
     """``setting`` has to be a finite number, at least 0."""
-    if not (math.isfinite(value) and value >= 0):
+    if not 0 <= number(setting, value) < math.inf:
         raise ValueError(f"{setting} must be a finite number, 0 or more, got {value!r}.")
 
 
@@ -36,16 +56,62 @@ def one_of(setting: str, value: object, choices: Sequence[object]) -> None:
         raise ValueError(f"{setting} must be one of {', '.join(map(repr, choices))}; received {value!r}.")
 
 
-def at_least(name: str, value: float, minimum: float) -> None:
-    """`value` is a number that is not below `minimum`."""
-    if not value >= minimum:
-        raise ValueError(f"{name} must be at least {minimum}; received {value}.")
+def within(setting: str, value: Any, low: float, high: float) -> None:
+    """``setting`` has to be a number in [low, high]."""
+    if not low <= number(setting, value) <= high:
+        raise ValueError(f"{setting} must be in [{low:g}, {high:g}]; received {value}.")
 
 
-def within(name: str, value: float, low: float, high: float) -> None:
-    """`value` is a number in [low, high]."""
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be in [{low:g}, {high:g}]; received {value}.")
+def whole(setting: str, value: Any, minimum: int) -> None:
+    """``setting`` has to be a whole number that is not below ``minimum``."""
+    try:
+        known = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        known = None
+    if known is None:
+        raise TypeError(f"{setting} must be a whole number, got {value!r}.")
+    if known < minimum:
+        raise ValueError(f"{setting} must be at least {minimum}; received {value}.")
+
+
+def seed(value: Any) -> int:
+    """``seed`` has to be a whole number that a torch.Generator takes."""
+    whole("seed", value, -(2**63))
+    if value >= 2**64:
+        raise ValueError(f"seed must be below 2**64; received {value}.")
+    return int(value)
+
+
+def flag(setting: str, value: object) -> None:
+    """``setting`` has to be True or False; a text is none of them."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{setting} must be True or False, got {value!r}.")
+
+
+def name_of_a_loss(setting: str, value: object) -> None:
+    """``setting`` has to be a name, or None."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{setting} must be the name of a loss, or None, got {value!r}.")
+
+
+def function(setting: str, value: object, example: str) -> None:
+    """``setting`` has to be something that is called."""
+    if not callable(value):
+        raise TypeError(f"{setting} must be a function such as {example}, got {value!r}.")
+
+
+def network(setting: str, value: object) -> None:
+    """``setting`` has to be a network, not its class."""
+    if not isinstance(value, nn.Module):
+        way_out = f" Make one: {value.__name__}(...)." if isinstance(value, type) else ""
+        raise TypeError(f"{setting} must be a torch.nn.Module, got {value!r}.{way_out}")
+
+
+def pair(setting: str, value: Any, example: str) -> tuple[Any, Any]:
+    """``setting`` has to be two values."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        raise TypeError(f"{setting} must be two values such as {example}, got {value!r}.")
+    return value[0], value[1]
 
 
 def instance_of(setting: str, value: object, kind: type, example: str) -> None:
@@ -72,13 +138,27 @@ def settings_fit(owner: str, setting: str, given: Sequence[str], names: Sequence
         )
 
 
+def limits(setting: str, value: Any) -> None:
+    """``setting`` has to be two numbers, the lower one first."""
+    low, high = pair(setting, value, "(0.0, 1.0)")
+    if not number(setting, low) < number(setting, high):
+        raise ValueError(f"{setting} must be (lowest, highest), got {value!r}.")
+
+
+def each(given: Any) -> list[Any]:
+    """The values of a setting that is one value, a sequence of such, or a mapping by the losses' names."""
+    if isinstance(given, Mapping):
+        return list(given.values())
+    given = _listed_numbers(given)
+    return list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+
+
 def per_loss(owner: str, setting: str, given: Any, names: Sequence[str]) -> dict[str, Any]:
     """A setting that is one value, a sequence in the order of the losses, or a mapping by name."""
     if isinstance(given, Mapping):
         settings_fit(owner, setting, list(given), names)
         return {name: given[name] for name in names}
-    if isinstance(given, Tensor):
-        given = given.tolist()
+    given = _listed_numbers(given)
     if isinstance(given, str) or not isinstance(given, Sequence):
         return dict.fromkeys(names, given)
     if len(given) != len(names):
@@ -87,6 +167,10 @@ def per_loss(owner: str, setting: str, given: Any, names: Sequence[str]) -> dict
             "give one per loss, or a mapping from name to value."
         )
     return dict(zip(names, given, strict=True))
+
+
+def _listed_numbers(given: Any) -> Any:
+    return given.tolist() if isinstance(given, Tensor | np.ndarray) else given
 
 
 # ---------------------------------------------------------------- losses
@@ -200,6 +284,7 @@ NORMS = ("linf", "l2")
 def eps(value: float, norm: str = "linf") -> None:
     """The size of a perturbation is in pixel units; a length in the L2 norm may be above 1."""
     one_of("norm", norm, NORMS)
+    number("eps", value)
     if norm == "l2":
         if not 0.0 <= value < math.inf:
             raise ValueError(

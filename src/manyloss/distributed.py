@@ -137,6 +137,16 @@ ALONE = Ranks()
 _OWN_GROUPS: WeakKeyDictionary[Any, Ranks] = WeakKeyDictionary()
 
 
+def check_setting(setting: Setting) -> None:
+    """``distributed=`` has to be "auto", True, False or a group of processes."""
+    if setting == "auto" or isinstance(setting, bool):
+        return
+    if not (dist.is_available() and isinstance(setting, dist.ProcessGroup)):
+        raise TypeError(
+            f"distributed must be 'auto', True, False or a group of torch.distributed, got {setting!r}."
+        )
+
+
 def ranks_of(setting: Setting) -> Ranks:
     """The ranks that a MultiLoss works with; collective: every rank calls it at the same point.
 

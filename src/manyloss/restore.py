@@ -8,12 +8,15 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from manyloss import checks
+
 PutBack = Callable[[], None]
 
 
 @contextmanager
 def modes_restored(model: nn.Module) -> Iterator[None]:
     """Every submodule leaves in the train or eval mode in which it came."""
+    checks.network("model", model)
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield

@@ -124,6 +124,8 @@ class InnerOptimizer:
 
     def __init__(self, lr: float, optimizer: OptimizerFactory | None = None) -> None:
         checks.positive("lr", lr)
+        if optimizer is not None:
+            checks.function("optimizer", optimizer, "lambda parameters: torch.optim.SGD(parameters, lr=0.1)")
         self.lr = lr
         self.factory = optimizer
         self.fraction = 0.0
@@ -290,6 +292,9 @@ class Method(nn.Module):
     loss by loss, as in ``static:left=0.7``) and ``scale`` (of what reaches the shared part: the "sum" of the
     gradients, their "mean", a "convex combination", or "free", where a weight may become anything).
 
+    Its settings are checked when it is made: one of another kind is a TypeError, one with a value that it
+    cannot have a ValueError, and both name it (`manyloss.checks` has the usual ones).
+
     Its life, as :class:`MultiLoss` leads it::
 
         start(names)            once, before the first step; ``first_state`` makes ``state``
@@ -339,7 +344,7 @@ class Method(nn.Module):
         """Own a generator; without a seed one is drawn from torch's global generator."""
         if seed is None:
             seed = int(torch.randint(2**62, (), device=_CPU).item())
-        self.generator = torch.Generator(device=_CPU).manual_seed(seed)
+        self.generator = torch.Generator(device=_CPU).manual_seed(checks.seed(seed))
 
     # ------------------------------------------------------------------ life
 

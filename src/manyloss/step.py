@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from manyloss import checks
 from manyloss.aggregation import Aggregator, Sum
 from manyloss.cuts import Cuts, Cuttable, cut_apart
-from manyloss.distributed import Setting
+from manyloss.distributed import Setting, check_setting
 from manyloss.explain import Explanation, explain
 from manyloss.losses import Features, Losses, SharedParams
 from manyloss.notices import Notices
@@ -50,7 +50,8 @@ class MultiLoss(nn.Module):
     owns its optimiser.
 
     Raises:
-        TypeError, ValueError: something that is no method, or methods that exclude each other.
+        TypeError, ValueError: something that is no method, methods that exclude each other, or a setting that
+            has no such value.
 
     """
 
@@ -82,6 +83,8 @@ class MultiLoss(nn.Module):
         checks.one_of("rescale", rescale, ("none", "sum_norm"))
         checks.one_of("measure_at", measure_at, ("auto", "virtual_layer"))
         checks.one_of("read", read, ("auto", "one_backward", "per_loss"))
+        checks.flag("low_memory", low_memory)
+        check_setting(distributed)
         if rescale != "none" and self.aggregator.keeps_norm:
             raise ValueError(
                 f"rescale={rescale!r} and {type(self.aggregator).__name__}(renormalize=True) both fix the "

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from manyloss.adversarial import GradientReversal
@@ -17,6 +18,12 @@ def test_it_can_be_differentiated_twice():
     (second,) = torch.autograd.grad(first.sum(), x)
     torch.testing.assert_close(first, -2 * 3 * x**2)
     torch.testing.assert_close(second, (-2) ** 2 * 6 * x)  # the way back passes the reversal a second time
+
+
+@pytest.mark.parametrize("alpha", ["0.5", None, float("nan")])
+def test_alpha_is_a_finite_number(alpha):
+    with pytest.raises((TypeError, ValueError), match="alpha must be a "):
+        GradientReversal(alpha)
 
 
 def test_works_under_vmap():

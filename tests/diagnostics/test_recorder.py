@@ -237,8 +237,18 @@ def test_it_saves_nothing_and_leaks_nothing() -> None:
 
 
 def test_bad_settings() -> None:
-    with pytest.raises(ValueError, match="every must be a finite number above 0, got 0"):
+    with pytest.raises(ValueError, match="every must be at least 1; received 0"):
         ConflictRecorder(MultiLoss(), every=0)
+    with pytest.raises(TypeError, match=r"every must be a whole number, got 1\.5"):
+        ConflictRecorder(MultiLoss(), every=1.5)  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match="layers must be a mapping from names to modules or parameters, got list"
+    ):
+        ConflictRecorder(MultiLoss(), layers=[nn.Linear(1, 1)])  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match=r"step must be a function such as lambda: trainer\.global_step, got 5"
+    ):
+        ConflictRecorder(MultiLoss(), step=5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'act' has no parameters that require grad"):
         ConflictRecorder(MultiLoss(), layers={"act": nn.ReLU()})
 

@@ -242,3 +242,5 @@ def test_a_selection_that_is_not_there_lists_what_is() -> None:
     module(x())
     with pytest.raises(ValueError, match="FeaturesOf needs a module"):
         FeaturesOf()
+    with pytest.raises(TypeError, match=r"what FeaturesOf takes must be a torch\.nn\.Module, got 'encoder'"):
+        FeaturesOf("encoder")  # type: ignore[arg-type]

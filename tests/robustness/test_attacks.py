@@ -1,3 +1,4 @@
+import inspect
 import warnings
 
 import pytest
@@ -166,6 +167,37 @@ def test_nothing_of_the_model_or_of_torch_changes(batch):
     assert torch.equal(generator, torch.get_rng_state())
     with torch.no_grad():
         assert not torch.equal(fgsm(model, x, y, 0.1), x)
+
+
+WRONG = {
+    "eps": ("1", None, 1.5, object()),
+    "steps": ("1", None, 1.5, 0, object()),
+    "restarts": ("1", None, 1.5, 0, object()),
+    "tries": ("1", None, 1.5, 0, object()),
+    "step_size": ("1", -0.1, object()),
+    "seed": ("1", None, 1.5, object()),
+    "random_start": ("no", None, 0, object()),
+}
+
+
+@pytest.mark.parametrize(
+    ("attack", "setting"),
+    [
+        (attack, setting)
+        for attack in (fgsm, ifgsm, pgd, random_noise)
+        for setting in inspect.signature(attack).parameters
+        if setting in WRONG
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_named(model, batch, attack, setting):
+    for wrong in WRONG[setting]:
+        with pytest.raises((TypeError, ValueError), match=rf"^{setting} "):
+            attack(model, *batch, **{"eps": 0.1, setting: wrong})
+
+
+def test_a_model_is_a_network(batch):
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got .*Make one: Linear\("):
+        fgsm(nn.Linear, *batch, 0.1)
 
 
 def test_bad_input_is_refused(model, batch):

@@ -27,6 +27,8 @@ class Adversary(Method):
     """
 
     def __init__(self, network: nn.Module, lr: float, optimizer: OptimizerFactory | None, who: str) -> None:
+        checks.network(who, network)
+        checks.positive(f"{who}_lr", lr)
         super().__init__()
         self.network = network
         self.who = f"the {who}"

@@ -26,7 +26,7 @@ from manyloss.adversarial._watch import (
     zero_share,
 )
 from manyloss.adversarial.result import DistillationResult, ModelResult, Notice
-from manyloss.distributed import Ranks, Setting, ranks_of
+from manyloss.distributed import Ranks, Setting, check_setting, ranks_of
 from manyloss.input_gradients import Loss, as_input, ordinary
 from manyloss.restore import remember_buffers
 from manyloss.scaling import LossScale
@@ -58,6 +58,10 @@ class ModelMethod(nn.Module, ABC, Generic[Result]):
         distributed: Setting = "auto",
         adversary: Adversary | None = None,
     ) -> None:
+        checks.function("loss", loss, "torch.nn.functional.cross_entropy")
+        if input_range is not None:
+            checks.limits("input_range", input_range)
+        check_setting(distributed)
         super().__init__()
         self.loss, self.input_range, self.distributed = loss, input_range, distributed
         self.adversary = adversary
@@ -202,6 +206,9 @@ class Distiller(ModelMethod[DistillationResult]):
     """Base of the ways of distilling: a student, and a teacher that stays in eval mode and is not changed."""
 
     def __init__(self, student: nn.Module, teacher: nn.Module | None, **settings: Any) -> None:
+        checks.network("student", student)
+        if teacher is not None:
+            checks.network("teacher", teacher)
         super().__init__(**settings)
         self.student = student
         self.teacher = teacher.eval() if teacher is not None else None

@@ -109,6 +109,8 @@ class GradientAlignment(Aggregator):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if classifier is not None:
+            checks.network("classifier", classifier)
         self.inner = InnerOptimizer(lr, optimizer)
         self.seed_with(seed)
         self._given = [classifier]  # in a list, so that its parameters stay out of parameters()

@@ -74,7 +74,7 @@ class GradientDefense(ModelMethod[DefenseResult]):
         distributed: "auto" trains together with the other ranks when torch.distributed runs; False alone.
 
     Raises:
-        ValueError: a setting has a value that it cannot have.
+        TypeError, ValueError: a setting is of another kind, or has a value that it cannot have; it is named.
 
     """
 
@@ -96,10 +96,12 @@ class GradientDefense(ModelMethod[DefenseResult]):
         input_range: tuple[float, float] | None = (0.0, 1.0),
         distributed: Setting = "auto",
     ) -> None:
+        checks.network("model", model)
         checks.one_of("greace", greace, ("literal", "reweighted"))
         checks.one_of("mask", mask, ("true_class", "none", "detached"))
-        checks.at_least("alpha_max", alpha_max, 0.0)
-        checks.at_least("beta_max", beta_max, 0.0)
+        checks.not_negative("alpha_max", alpha_max)
+        checks.not_negative("beta_max", beta_max)
+        checks.flag("simultaneous", simultaneous)
         super().__init__(
             loss=loss,
             input_range=input_range,

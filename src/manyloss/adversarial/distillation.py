@@ -47,7 +47,7 @@ class GradientDistillation(Distiller):
         distributed: "auto" trains together with the other ranks when torch.distributed runs; False alone.
 
     Raises:
-        ValueError: a setting has a value that it cannot have.
+        TypeError, ValueError: a setting is of another kind, or has a value that it cannot have; it is named.
 
     """
 

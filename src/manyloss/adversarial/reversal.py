@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manyloss import checks
+
 
 class _Reversal(torch.autograd.Function):
     generate_vmap_rule = True
@@ -34,6 +36,7 @@ class GradientReversal(nn.Module):
 
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__()
+        checks.finite("alpha", alpha)
         self.alpha = alpha
 
     def forward(self, x: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class SobolevTraining(Distiller):
         input_range: tuple[float, float] | None = None,
         distributed: Setting = "auto",
     ) -> None:
-        checks.at_least("weight", weight, 0.0)
+        checks.not_negative("weight", weight)
         super().__init__(student, teacher, loss=loss, input_range=input_range, distributed=distributed)
         self.weight = weight
 

@@ -55,11 +55,13 @@ class GradDrop(Aggregator):
         activation: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        for one in (
-            leak.values() if isinstance(leak, Mapping) else leak if isinstance(leak, Sequence) else [leak]
-        ):
-            checks.within("leak", one, 0.0, 1.0)
+        for each in checks.each(leak):
+            checks.within("leak", each, 0.0, 1.0)
         checks.not_negative("k", k)
+        checks.flag("sum_over_batch", sum_over_batch)
+        checks.flag("renormalize", renormalize)
+        if activation is not None:
+            checks.function("activation", activation, "torch.sigmoid")
         self.leak = leak
         self.k = k
         self.sum_over_batch = sum_over_batch

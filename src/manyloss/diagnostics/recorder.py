@@ -82,7 +82,13 @@ class ConflictRecorder:
         tag: str = "manyloss",
         step: Callable[[], int] | None = None,
     ) -> None:
-        checks.positive("every", every)
+        checks.whole("every", every, 1)
+        if layers is not None and not isinstance(layers, Mapping):
+            raise TypeError(
+                f"layers must be a mapping from names to modules or parameters, got {type(layers).__name__}."
+            )
+        if step is not None:
+            checks.function("step", step, "lambda: trainer.global_step")
         self.multi = multi
         self.every = every
         self.layers = {name: _parameters(name, layer) for name, layer in (layers or {}).items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from manyloss.checks import listed
+from manyloss import checks
 from manyloss.graph import depends_on, edge_of
 
 Select = str | int | Callable[[Any], Any]
@@ -42,6 +42,8 @@ class FeaturesOf:
     def __init__(self, *modules: nn.Module, select: Select | None = None, in_eval: bool = False) -> None:
         if not modules:
             raise ValueError("FeaturesOf needs a module: FeaturesOf(model.encoder).")
+        for module in modules:
+            checks.network("what FeaturesOf takes", module)
         self._name = f"FeaturesOf({', '.join(type(module).__name__ for module in modules)})"
         self._select = select
         self._in_eval = in_eval
@@ -96,7 +98,7 @@ class FeaturesOf:
             if at is not None:
                 source = paths[edges.index(others[at])]
                 raise ValueError(
-                    f"{self._name}: of the tensors {listed(paths)} that a call returned, {path!r} is "
+                    f"{self._name}: of the tensors {checks.listed(paths)} that a call returned, {path!r} is "
                     f"computed from {source!r}, so their gradients would be counted twice. Say which "
                     f"are the features with FeaturesOf(..., select={_example(source)}); for several, let "
                     "the model hand multi.cut(tensor) of each to its heads."
@@ -153,7 +155,7 @@ def _selected(output: Any, select: Select, name: str) -> Any:
         there = [path for path, _ in _tensors_in(output)]
         raise ValueError(
             f"{name}: select={select!r} is nothing in the output, a {type(output).__name__} that holds "
-            f"{listed(there)}."
+            f"{checks.listed(there)}."
         ) from error
 
 

@@ -37,6 +37,7 @@ class CosReg(Penalty):
     def __init__(self, alpha: float = 10.0, scale_by_loss: bool = False) -> None:
         super().__init__()
         checks.not_negative("alpha", alpha)
+        checks.flag("scale_by_loss", scale_by_loss)
         self.alpha = alpha
         self.scale_by_loss = scale_by_loss
         self.needs = Needs(values=scale_by_loss, differentiable=True)

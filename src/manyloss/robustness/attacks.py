@@ -107,8 +107,7 @@ def _random_offset(x: Tensor, generator: torch.Generator, norm: str) -> Tensor:
     return _random_surface(x, generator) * radius.to(x)
 
 
-def _check(model: nn.Module, x: Tensor, y: Tensor, eps: float, targets: Tensor | None, norm: str) -> None:
-    checks.eps(eps, norm)
+def _check(model: nn.Module, x: Tensor, y: Tensor, targets: Tensor | None) -> None:
     logits = checked_logits(model, x, y)
     if targets is not None:
         checks.labels_of(x, targets)
@@ -195,6 +194,8 @@ def ifgsm(
         [B, ...] in [0, 1].
 
     """
+    checks.eps(eps, norm)
+    checks.whole("steps", steps, 1)
     return pgd(
         model, x, y, eps, steps=steps, step_size=eps / steps if step_size is None else step_size,
         random_start=False, targets=targets, loss=loss, norm=norm,
@@ -237,10 +238,14 @@ def pgd(
         [B, ...] in [0, 1].
 
     """
-    checks.at_least("steps", steps, 1)
-    checks.at_least("restarts", restarts, 1)
+    checks.eps(eps, norm)
+    checks.whole("steps", steps, 1)
+    checks.whole("restarts", restarts, 1)
+    if step_size is not None:
+        checks.not_negative("step_size", step_size)
+    checks.flag("random_start", random_start)
     step = 2.5 * eps / steps if step_size is None else step_size
-    generator = torch.Generator(_CPU).manual_seed(seed)
+    generator = torch.Generator(_CPU).manual_seed(checks.seed(seed))
     x = x.detach()
 
     def descents() -> Iterator[Tensor]:
@@ -255,7 +260,7 @@ def pgd(
 
     with modes_restored(model):
         model.eval()
-        _check(model, x, y, eps, targets, norm)
+        _check(model, x, y, targets)
         return _first_that_works(model, descents(), y, targets)
 
 
@@ -273,8 +278,9 @@ def random_noise(
 
     In the L2 norm, random points of the ball's surface.
     """
-    checks.at_least("tries", tries, 1)
-    generator = torch.Generator(_CPU).manual_seed(seed)
+    checks.eps(eps, norm)
+    checks.whole("tries", tries, 1)
+    generator = torch.Generator(_CPU).manual_seed(checks.seed(seed))
     x = x.detach()
 
     def corners() -> Iterator[Tensor]:
@@ -284,7 +290,7 @@ def random_noise(
 
     with modes_restored(model):
         model.eval()
-        _check(model, x, y, eps, None, norm)
+        _check(model, x, y, None)
         return _first_that_works(model, corners(), y)
 
 
@@ -302,9 +308,9 @@ def random_targets(y: Tensor, classes: int, *, seed: int = 0) -> Tensor:
     """One wrong class per example, uniform among the `classes` - 1 others, int64 [B]. Fix it once per
     example.
     """
-    checks.at_least("classes", classes, 2)
+    checks.whole("classes", classes, 2)
     checks.labels_in_range(y, classes)
-    generator = torch.Generator(_CPU).manual_seed(seed)
+    generator = torch.Generator(_CPU).manual_seed(checks.seed(seed))
     shift = torch.randint(1, classes, y.shape, generator=generator, device=_CPU)
     return (y + shift.to(y.device)) % classes
 

@@ -159,7 +159,10 @@ def evaluate(
         ImportError: autoattack without pyautoattack, progress=True without rich.
 
     """
-    checks.at_least("repeats", repeats, 1)
+    checks.network("model", model)
+    checks.whole("repeats", repeats, 1)
+    checks.whole("batch_size", batch_size, 1)
+    seed = checks.seed(seed)
     for radius in (eps, *sweep):
         checks.eps(radius, norm)
     chosen = standard_attacks(surrogate=surrogate, norm=norm) if attacks is None else tuple(attacks)

@@ -22,9 +22,9 @@ def loss_landscape(
     clip(x + offsets[i] sign(grad_x L) + offsets[j] r), r one random corner per example, decided by `seed`.
     """
     checks.eps(eps)
-    checks.at_least("points", points, 2)
+    checks.whole("points", points, 2)
     y = ordinary(y)
-    generator = torch.Generator("cpu").manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(checks.seed(seed))
 
     def loss_at(logits: Tensor) -> Tensor:  # [B]
         return F.cross_entropy(logits, y, reduction="none")

@@ -48,6 +48,7 @@ class LearningRateAnnealing(GradientWeighting):
 
     def __init__(self, residual: str | None = None, rate: float = 0.1) -> None:
         super().__init__()
+        checks.name_of_a_loss("residual", residual)
         checks.within("rate", rate, 0.0, 1.0)
         self.residual, self.rate = residual, rate
 

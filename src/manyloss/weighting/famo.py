@@ -66,6 +66,8 @@ class FAMO(LossWeighting):
     ) -> None:
         super().__init__()
         checks.not_negative("weight_decay", weight_decay)
+        for each in checks.each(minimum):
+            checks.finite("minimum", each)
         self.weight_decay = weight_decay
         self.minimum = minimum
         self.inner = InnerOptimizer(lr, optimizer)

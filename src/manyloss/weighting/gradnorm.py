@@ -79,9 +79,13 @@ class GradNorm(LossWeighting):
         checks.not_negative("alpha", alpha)
         if isinstance(initial, str):
             checks.one_of("initial", initial, ("first",))
+        else:
+            for each in checks.each(initial):
+                checks.finite("initial", each)
         if stuck is not None:
-            checks.positive("stuck window", stuck[0] - 1)
-            checks.positive("stuck tolerance", stuck[1])
+            window, tolerance = checks.pair("stuck", stuck, "(200, 1e-3)")
+            checks.whole("window of stuck", window, 2)
+            checks.positive("tolerance of stuck", tolerance)
         self.alpha = alpha
         self.initial = initial
         self.stuck = stuck

@@ -56,6 +56,7 @@ class MetaBalance(GradientWeighting):
         strategy: Literal["both", "shrink", "grow"] = "both",
     ) -> None:
         super().__init__()
+        checks.name_of_a_loss("target", target)
         checks.within("relax", relax, 0.0, 1.0)
         checks.within("beta", beta, 0.0, math.nextafter(1.0, 0.0))
         checks.one_of("strategy", strategy, STRATEGIES)

@@ -44,7 +44,7 @@ class NTKWeights(LossWeighting):
     def __init__(self, probes: int | None = 8, seed: int | None = None) -> None:
         super().__init__()
         if probes is not None:
-            checks.at_least("probes", probes, 1)
+            checks.whole("probes", probes, 1)
         self.probes = probes
         self.seed_with(seed)
         self._measured: dict[str, float] = {}  # before the first step, when the losses are not known yet

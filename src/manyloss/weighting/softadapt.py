@@ -50,8 +50,7 @@ class SoftAdapt(LossWeighting):
         self, beta: float = 0.1, variant: Literal["original", "normalized", "loss-weighted"] = "original"
     ) -> None:
         super().__init__()
-        if not math.isfinite(beta):
-            raise ValueError(f"beta must be a finite number, got {beta!r}.")
+        checks.finite("beta", beta)
         checks.one_of("variant", variant, VARIANTS)
         self.beta, self.variant = beta, variant
         self.accepts = "0 and more" if variant == "loss-weighted" else "any"

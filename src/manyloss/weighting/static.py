@@ -24,10 +24,12 @@ class Static(LossWeighting):
     """w_i fixed for the whole training.
 
     Args:
-        weights: mapping from name to weight, or a sequence in the order of the losses; each 0 or more.
+        weights: mapping from name to weight, a sequence in the order of the losses, or one for all; each 0 or
+            more.
 
     Raises:
-        ValueError: a weight is negative or not finite; at the first step, the losses are others.
+        TypeError, ValueError: a weight is no number, negative or not finite; at the first step, the losses
+            are others.
 
     """
 
@@ -37,12 +39,10 @@ class Static(LossWeighting):
     learns = StaticState
     state: StaticState
 
-    def __init__(self, weights: Mapping[str, float] | Sequence[float] | Tensor) -> None:
+    def __init__(self, weights: float | Mapping[str, float] | Sequence[float] | Tensor) -> None:
         super().__init__()
-        if isinstance(weights, Tensor):
-            weights = weights.tolist()
-        for weight in weights.values() if isinstance(weights, Mapping) else weights:
-            checks.not_negative("weights of Static", float(weight))
+        for weight in checks.each(weights):
+            checks.not_negative("weights of Static", weight)
         self.weights = weights
 
     def first_state(self, names: tuple[str, ...]) -> StaticState:

@@ -31,7 +31,7 @@ class STCH(LossWeighting):
 
     Args:
         mu: smoothness, above 0.
-        preferences: p, 0 or more: one per loss (mapping or sequence); 1/T each when None.
+        preferences: p, 0 or more: one per loss (mapping or sequence), or one for all; 1/T each when None.
         ideal: z, the value a loss would have at best: one number, or one per loss.
 
     """
@@ -45,14 +45,15 @@ class STCH(LossWeighting):
     def __init__(
         self,
         mu: float = 0.1,
-        preferences: Mapping[str, float] | Sequence[float] | None = None,
+        preferences: float | Mapping[str, float] | Sequence[float] | None = None,
         ideal: float | Mapping[str, float] | Sequence[float] = 0.0,
     ) -> None:
         super().__init__()
         checks.positive("mu", mu)
-        given = preferences or ()
-        for each in given.values() if isinstance(given, Mapping) else given:
+        for each in () if preferences is None else checks.each(preferences):
             checks.not_negative("preferences of STCH", each)
+        for each in checks.each(ideal):
+            checks.finite("ideal of STCH", each)
         self.mu, self.preferences, self.ideal = mu, preferences, ideal
 
     def first_state(self, names: tuple[str, ...]) -> STCHState:

@@ -59,8 +59,7 @@ class Uncertainty(LossWeighting):
         optimizer: OptimizerFactory | None = None,
     ) -> None:
         super().__init__()
-        given = [kinds] if isinstance(kinds, str) else kinds.values() if isinstance(kinds, Mapping) else kinds
-        for kind in given:
+        for kind in checks.each(kinds):
             checks.one_of("kinds", kind, KINDS)
         if normalize is not True and normalize is not False:
             checks.positive("normalize", normalize)

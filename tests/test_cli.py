@@ -103,11 +103,33 @@ def test_report_reads_and_writes_only_the_page(finished, manyloss, tmp_path):
         (["compare", PROBLEM, "--option", "width"], "--option 'width' is not understood. Write it as"),
         (
             ["compare", "gradnorm-nyuv2-kpts", "--option", "widht=4"],
-            "does not take --widht: Did you mean 'width'?",
+            "does not take --option widht: Did you mean 'width'?",
         ),
         (
             ["compare", "cosreg-two-digits", "--data", "digits", "--option", "lr=1"],
-            "'cosreg-two-digits' does not take --lr: Known: data, data_root, images_per_pair, kernel, pairs.",
+            "does not take --option lr: Known: data, data_root, images_per_pair, kernel, pairs.",
+        ),
+        (
+            ["compare", "great-defense-digits", "--option", "train=many"],
+            "'great-defense-digits': --option train must be a whole number or none, got the text 'many'.",
+        ),
+        (
+            ["reproduce", "cosreg-nyuv2", "--option", "width=0"],
+            "'cosreg-nyuv2': --option width must be finite and at least 1, got 0.",
+        ),
+        (
+            ["compare", "gradnorm-toy-2", "--option", "spread=sd"],
+            "'gradnorm-toy-2': spread must be one of 'variance', 'deviation'; received 'sd'.",
+        ),
+        (
+            ["compare", "great-defense-digits", "--option", "sweep=[2]"],
+            "'great-defense-digits': eps is in [0, 1] pixel units; received 2.",
+        ),
+        (["compare", "cosreg-two-digits", "--option", "kernel=4"], "kernel must be odd"),
+        (["compare", "cosreg-nyuv2", "--option", "pretrained=no.pth"], "there is no file no.pth"),
+        (
+            ["compare", "graddrop-pointpillars", "--option", "side=0.0"],
+            "'graddrop-pointpillars': side must be a finite number above 0, got 0.0.",
         ),
         (["compare", "cosreg-two-digits", "--scale", "smal"], "no scale 'smal'. Did you mean 'small'?"),
         (["compare", PROBLEM, "--out", "/proc/nowhere"], "Cannot write /proc/nowhere"),

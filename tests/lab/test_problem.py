@@ -1,6 +1,5 @@
 # ruff: noqa: RUF012
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from torchmetrics import MeanSquaredError, Metric
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy
 
 from manyloss.lab import EncoderWithHeads, LabError, Problem, TensorSplit
-from manyloss.lab.problem import BatchedSplit, options_of, readable_name
+from manyloss.lab.problem import BatchedSplit, readable_name
 
 
 class Two(Problem):
@@ -121,49 +120,6 @@ def test_the_score_is_signed_and_free_of_units():
     assert problem.score({"a/accuracy": 0.8, "b/error": 20.0}, first) == pytest.approx(0.15)
     assert math.isnan(problem.score({"a/accuracy": 0.8, "b/error": math.nan}, first))
     assert math.isfinite(problem.score({"a/accuracy": 0.8, "b/error": 1.0}, {"a/accuracy": 0, "b/error": 0}))
-
-
-class Sized(Two):
-    def __init__(self, width=8, **options):
-        super().__init__(**options)
-
-
-class SizedInData(Sized):
-    def __init__(self, *, data="made", **options):
-        super().__init__(**options)
-
-
-class Fixed(SizedInData):
-    def __init__(self, rate=0.1):
-        super().__init__()
-
-
-def takes_all(**options):
-    return Two()
-
-
-@pytest.mark.parametrize(
-    ("make", "known"),
-    [
-        (Two, ()),
-        (Fixed, ("rate",)),
-        (lambda size, *, rate=1: Two(), ("size", "rate")),
-        (partial(Fixed, rate=0.2), ("rate",)),
-        # What is passed on may be kept by a class of the user's: nobody knows.
-        (SizedInData, None),
-        (takes_all, None),
-    ],
-)
-def test_options_are_those_of_every_class_they_are_passed_on_to(make, known):
-    assert options_of(make) == known
-
-
-def test_what_is_passed_on_ends_where_a_class_takes_no_more():
-    class Other(Fixed):
-        def __init__(self, depth=1, **options):
-            super().__init__(**options)
-
-    assert options_of(Other) == ("depth", "rate")
 
 
 @pytest.mark.parametrize(

@@ -403,8 +403,7 @@ def source_changed(folder: Path, file: str, changes: Iterable[str], kept: Path) 
 
 def not_options(what: str, options: Iterable[str], reason: object) -> LabError:
     """A problem does not take these options."""
-    given = ", ".join(f"--{name}" for name in options)
-    return LabError(f"{what} does not take {given}: {reason}")
+    return LabError(f"{what} does not take {', '.join(map(_as_given, options))}: {reason}")
 
 
 def unknown_options(
@@ -417,9 +416,36 @@ def unknown_options(
     return not_options(what, wrong, closest(wrong[0], known))
 
 
+def other_kind(what: str, option: str, value: object, kinds: Sequence[str]) -> LabError:
+    """A problem's option has a value of another kind."""
+    text = "the text " * isinstance(value, str)
+    return LabError(f"{what}: {_as_given(option)} must be {' or '.join(kinds)}, got {text}{value!r}.")
+
+
+def no_size(what: str, option: str, value: object, lowest: int) -> LabError:
+    """A recipe's option is a number that is too small, or without end."""
+    return LabError(f"{what}: {_as_given(option)} must be finite and at least {lowest}, got {value!r}.")
+
+
+def _as_given(option: str) -> str:
+    """How the command line gives an option."""
+    own = option in ("data", "data_root", "epochs", "metric", "scale")
+    return f"--{option.replace('_', '-')}" if own else f"--option {option}"
+
+
+def no_pretrained_weights(path: object, error: Exception) -> LabError:
+    """A file to start an encoder from holds no weights."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return LabError(
+        f"{path} holds no weights ({reason}). Give the state_dict of torchvision's vgg16 or vgg16_bn, as "
+        "torch.save(model.state_dict(), FILE) writes it."
+    )
+
+
 def unknown_source(recipe: str, data: str, known: Iterable[str], option: str = "data") -> DataError:
     """A recipe was given a ``--data``, or another such option, that it cannot read."""
-    return DataError(f"{recipe} has no {option} {data!r}. Choose --{option} {' or '.join(sorted(known))}.")
+    given = f"{_as_given(option)}{' ' if option == 'data' else '='}"
+    return DataError(f"{recipe} has no {option} {data!r}. Choose {given}{' or '.join(sorted(known))}.")
 
 
 # -- the command line -------------------------------------------------------------------------------------

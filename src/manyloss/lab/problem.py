@@ -14,13 +14,12 @@ A problem needs an encoder, heads, losses, metrics and data. Everything else has
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
@@ -417,28 +416,6 @@ class Problem:
             sign = 1.0 if directions[name]["higher_is_better"] else -1.0
             total += sign * values[name] / scale
         return total / max(len(metrics), 1)
-
-
-def options_of(make: Callable[..., Problem]) -> tuple[str, ...] | None:
-    """The options a problem is made with; through ``**options`` those of the class it extends, too.
-
-    None: whatever it is given.
-    """
-    if isinstance(make, partial):
-        return options_of(make.func)
-    makers, before = [make], 0
-    if isinstance(make, type):
-        own = [vars(each) for each in make.__mro__ if each is not object]
-        makers, before = [each["__init__"] for each in own if "__init__" in each], 1  # self
-        if not makers:
-            return ()
-    found: list[str] = []
-    for maker in makers:
-        taken = list(inspect.signature(maker).parameters.values())[before:]
-        found += [each.name for each in taken if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
-        if not any(each.kind is each.VAR_KEYWORD for each in taken):
-            return tuple(dict.fromkeys(found))
-    return None
 
 
 def readable_name(class_name: str) -> str:

@@ -82,3 +82,15 @@ def test_imagenets_weights_come_from_torchvisions_file(tmp_path, batchnorm):
         LabError, match=r"vgg16.pth holds 13 layers of the kind Conv2d, VGG16 of this width has 13"
     ):
         load_vgg16(Encoder(4), tmp_path / "vgg16.pth")
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", "a list"])
+def test_a_file_without_weights_is_said_to_be_one(tmp_path, content):
+    path = tmp_path / "vgg16.pth"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save([1], path)
+    with pytest.raises(
+        LabError, match=r"vgg16\.pth holds no weights \(.*Give the state_dict of torchvision's"
+    ):
+        load_vgg16(Encoder(2), path)
+    with pytest.raises(LabError, match="Cannot read"):
+        load_vgg16(Encoder(2), tmp_path / "nowhere.pth")

@@ -73,7 +73,7 @@ def test_combinations_are_rows_and_waymo_is_read(tmp_path):
     assert set(record["train"]) == set(LOSSES)
     assert not problem.has_papers_data()
     with pytest.raises(
-        LabError, match=r"30 m are no multiple of 8 pillars of 0.7 m. Choose --reach 16 --side"
+        LabError, match=r"30 m are no multiple of 8 pillars of 0.7 m. Choose --option reach=16 --option side"
     ):
         Vehicles(reach=15.0, side=0.7)
 

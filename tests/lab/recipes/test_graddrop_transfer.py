@@ -55,7 +55,7 @@ def test_rows_are_the_papers():
     assert alone.tasks == ("transfer",)
     assert len(alone.encoder.norm.of_domain) == 1
     with pytest.raises(
-        DataError, match=r"graddrop-transfer has no source 'cifar'\. Choose --source cifar10 or"
+        DataError, match=r"graddrop-transfer has no source 'cifar'\. Choose --option source=cifar10 or"
     ):
         Transfer(source="cifar")
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from manyloss.lab import checks
 from manyloss.lab.problem import EncoderWithHeads
-from manyloss.lab.runs import storage
 
 #: Per block of VGG16: how many convolutions, and their channels in multiples of the first layer's.
 BLOCKS = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
@@ -142,16 +141,21 @@ def load_vgg16(encoder: Encoder, path: str | os.PathLike[str]) -> None:
     That is a ``state_dict`` of ``vgg16`` or ``vgg16_bn`` with names such as ``features.0.weight``.
 
     Raises:
-        LabError: the file has other layers.
+        LabError: the file has other layers, or none.
         StorageError: it cannot be read.
 
     """
-    saved = storage.load_tensors(Path(path))
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        names = [name for name in saved if name.startswith("features.")]
+    except OSError as error:
+        raise checks.cannot_read(Path(path), error) from error
+    except Exception as error:  # torch raises what its unpicklers do
+        raise checks.no_pretrained_weights(path, error) from error
     given: dict[str, dict[str, Tensor]] = {}
-    for name, value in saved.items():
-        if name.startswith("features."):
-            layer, _, entry = name.removeprefix("features.").partition(".")
-            given.setdefault(layer, {})[entry] = value
+    for name in names:
+        layer, _, entry = name.removeprefix("features.").partition(".")
+        given.setdefault(layer, {})[entry] = saved[name]
     layers = [given[layer] for layer in sorted(given, key=int)]
     for kind in (nn.Conv2d, nn.BatchNorm2d):
         wanted = [module for module in encoder.modules() if isinstance(module, kind)]

@@ -15,7 +15,8 @@ from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 from manyloss.lab import checks
-from manyloss.lab.problem import Problem, options_of
+from manyloss.lab.options import options_of
+from manyloss.lab.problem import Problem
 
 
 @runtime_checkable

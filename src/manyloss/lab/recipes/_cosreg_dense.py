@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from manyloss.lab import checks
 from manyloss.lab.models.segnet import Encoder, EncoderWithDecoders, TaskDecoder, load_vgg16
 from manyloss.lab.recipes._dense import DenseRooms, starting_at_typical_depth
 
@@ -60,6 +62,8 @@ class DecoderPerTask(DenseRooms):
         self, image: int = 64, stride: int = 2, pretrained: str | None = None, **options: Any
     ) -> None:
         super().__init__(image=image, stride=stride, **options)
+        if pretrained is not None and not Path(pretrained).is_file():
+            raise checks.LabError(f"pretrained: there is no file {pretrained}.")
         self.pretrained = pretrained
 
     def channels(self) -> Mapping[str, int]:

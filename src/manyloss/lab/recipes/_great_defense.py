@@ -29,6 +29,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from manyloss.adversarial import GradientDefense, networks
+from manyloss.checks import eps
 from manyloss.lab.arms import Arm, ArmContext
 from manyloss.lab.datasets import default_data_root, images
 from manyloss.lab.models.resnet import resnet18
@@ -254,6 +255,8 @@ class DefenseProblem(GreatProblem):
         self.attack_steps, self.pgd_steps = attack_steps, pgd_steps
         self.autoattack = autoattack if importlib.util.find_spec("pyautoattack") else 0
         self.sweep = tuple(sweep)
+        for radius in self.sweep:
+            eps(radius)
         self.batch_size = batch_size
         names = [TRAIN_ACCURACY, *ATTACKS, *MISSED, WORST, *([AUTOATTACK] if self.autoattack else [])]
         self.derived = dict.fromkeys(names, True)

@@ -113,6 +113,8 @@ class TwoDigits(Problem):
         pairs: str = "once",
     ) -> None:
         one_of("pairs", pairs, ("once", "random"))
+        if kernel % 2 == 0:
+            raise checks.LabError(f"kernel must be odd, so that it has a middle; got {kernel}.")
         self.kernel, self.pairs = kernel, pairs
         if data not in SOURCES:
             raise checks.unknown_source(self.name, data, SOURCES)

@@ -31,6 +31,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from torchmetrics import Metric
 
+from manyloss.checks import positive
 from manyloss.lab import checks
 from manyloss.lab.boxes import AveragePrecision, Detections, from_above, suppressed
 from manyloss.lab.datasets import default_data_root, lidar, waymo
@@ -143,10 +144,13 @@ class Vehicles(Problem):
     ) -> None:
         if data not in ANCHORS:
             raise checks.unknown_source(self.name, data, ANCHORS)
+        positive("reach", reach)
+        positive("side", side)
         pillars = round(2 * reach / side)
         if pillars % 8 or abs(pillars * side - 2 * reach) > 1e-6:
             raise checks.LabError(
-                f"{2 * reach:g} m are no multiple of 8 pillars of {side:g} m. Choose --reach 16 --side 0.5."
+                f"{2 * reach:g} m are no multiple of 8 pillars of {side:g} m. Choose --option reach=16 "
+                "--option side=0.5."
             )
         self.data, self.data_root, self.reach = data, data_root, reach
         self.channels, self.train, self.test, self.overlap = channels, train, test, overlap

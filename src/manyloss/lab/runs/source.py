@@ -28,7 +28,8 @@ from typing import Any
 import manyloss
 from manyloss.lab import checks
 from manyloss.lab.arms import is_of_an_arm, set_defaults
-from manyloss.lab.problem import Problem, options_of
+from manyloss.lab.options import check_kinds, check_sizes, options_of
+from manyloss.lab.problem import Problem
 from manyloss.lab.recipes import recipe_named
 from manyloss.lab.runs import storage
 from manyloss.lab.scripts import ScriptCall, ScriptProblem, is_script
@@ -179,13 +180,15 @@ class Source:
                 problem = _problem_in(self.texts(), Path(self.where), own)
             problem.name = problem.name or Path(self.where).stem
         else:
-            recipe = recipe_named(self.where)
+            make, name = recipe_named(self.where).problem, f"Recipe {self.where!r}"
+            check_kinds(name, make, own)
+            check_sizes(name, make, own)
             try:
-                problem = recipe.problem(**own)
+                problem = make(**own)
             except TypeError as error:
-                raise checks.unknown_options(
-                    f"Recipe {self.where!r}", own, options_of(recipe.problem), error
-                ) from error
+                raise checks.unknown_options(name, own, options_of(make), error) from error
+            except ValueError as error:
+                raise checks.LabError(f"{name}: {error}") from error
             problem.name = problem.name or self.where
         set_defaults(problem, of_arms)
         return problem
@@ -474,5 +477,6 @@ def _problem_in(texts: Texts, path: Path, options: Mapping[str, Any]) -> Problem
         inspect.signature(leaves[0]).bind(**options)
     except TypeError as error:
         raise checks.unknown_options(leaves[0].__name__, options, options_of(leaves[0]), error) from error
+    check_kinds(leaves[0].__name__, leaves[0], options)
     with own_traceback(f"{leaves[0].__name__}() was made"):
         return leaves[0](**options)

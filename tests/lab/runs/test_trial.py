@@ -360,10 +360,11 @@ def test_an_unknown_arm_is_no_trial(tmp_path):
 def test_a_trial_is_a_command_of_its_own(tmp_path):
     alone = spec(tmp_path, epochs=1)
     (tmp_path / "spec.json").write_text(alone.to_json())
-    command = [sys.executable, "-m", "manyloss.lab.runs.trial", str(tmp_path / "spec.json")]
+    command = [sys.executable, "-m", "manyloss.lab.runs.worker", str(tmp_path / "spec.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"kind": "done", "status": "finished"}
+    assert done.stderr == ""  # nor a warning of Python's, which would be the first line of a log
     assert storage.read_result(alone.folder)["status"] == "finished"
 
 

@@ -3,13 +3,12 @@
 A trial is a pure function of its settings. The checkpoint, replaced as a whole after every epoch, is the
 truth: what the other files hold beyond it is cut off before going on. As a command of its own it is
 
-    python -m manyloss.lab.runs.trial SPEC      SPEC: the JSON of `TrialSpec.to_json`, or a file that holds it
+    python -m manyloss.lab.runs.worker SPEC     SPEC: the JSON of `TrialSpec.to_json`, or a file that holds it
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 import traceback
 from collections.abc import Mapping
@@ -361,9 +360,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return getattr(value, "__qualname__", type(value).__qualname__)
-
-
-if __name__ == "__main__":
-    from manyloss.lab.runs.worker import main
-
-    sys.exit(main(sys.argv[1:]))

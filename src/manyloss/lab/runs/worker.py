@@ -27,7 +27,7 @@ from manyloss.lab.runs.script_trial import trial_of
 from manyloss.lab.runs.trial import TrialSpec, write_failure
 
 USAGE = (
-    "python -m manyloss.lab.runs.trial SPEC  (the JSON of a TrialSpec, a file that holds it, or - for stdin)"
+    "python -m manyloss.lab.runs.worker SPEC  (the JSON of a TrialSpec, a file that holds it, or - for stdin)"
 )
 
 
@@ -130,3 +130,7 @@ def _output_to(path: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             if path.stat().st_size == 0:
                 path.unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -100,7 +100,7 @@ class Processes:
         try:
             process = subprocess.Popen(
                 # -P: a file in the current folder must not stand in for a module.
-                [sys.executable, "-P", "-m", "manyloss.lab.runs.trial", "-"],
+                [sys.executable, "-P", "-m", "manyloss.lab.runs.worker", "-"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

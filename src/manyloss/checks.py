@@ -22,7 +22,7 @@ def listed(names: Iterable[str]) -> str:
 
 def number(setting: str, value: Any) -> float:
     """``setting`` has to be a number, as a float; a text that says one is none, and neither is True."""
-    if not isinstance(value, str | bool | np.bool_):
+    if not isinstance(value, str | bytes | bool | np.bool_):
         try:
             return float(value)
         except OverflowError:

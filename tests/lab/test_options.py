@@ -1,8 +1,8 @@
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_what_is_passed_on_ends_where_a_class_takes_no_more():
     assert options_of(Other) == ("depth", "rate")
 
 
-class Annotated(Problem):
+class WithKinds(Problem):
     def __init__(
         self,
         width: int = 8,
@@ -72,7 +72,7 @@ class Annotated(Problem):
         super().__init__()
 
 
-class Further(Annotated):
+class Further(WithKinds):
     def __init__(self, heads: int = 2, **options) -> None:
         super().__init__(**options)
 
@@ -119,6 +119,20 @@ def test_an_annotation_that_nobody_can_read_forbids_nothing():
         return Problem()
 
     check_kinds("Recipe 'a'", make, {"width": "wide"})
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [Path, list, list[str], Literal["a", b"b"], [1, 2], Callable[[int], int], Any],
+)
+def test_an_annotation_of_another_kind_forbids_nothing(annotation):
+    def make(width):
+        return Problem()
+
+    make.__annotations__["width"] = annotation
+    for value in ("wide", -1, None, [object()]):
+        check_kinds("Recipe 'a'", make, {"width": value})
+        check_sizes("Recipe 'a'", make, {"width": value})
 
 
 @pytest.mark.parametrize("name", sorted(all_recipes()))

@@ -62,7 +62,7 @@ def test_a_number_of_any_library_is_one(value: Any) -> None:
     assert GradNorm(alpha=value).alpha == value
 
 
-@pytest.mark.parametrize("value", ["0.5", True, None, np.True_, torch.ones(2), 1j])
+@pytest.mark.parametrize("value", ["0.5", b"1", True, None, np.True_, torch.ones(2), 1j])
 def test_what_is_no_number(value: Any) -> None:
     with pytest.raises(TypeError, match=r"alpha must be a number, got "):
         GradNorm(alpha=value)

@@ -58,10 +58,10 @@ def check_sizes(what: str, make: Callable[..., Any], options: Mapping[str, Any])
     """
     taken, _ = _taken(make)
     for name, value in options.items():
-        if name not in taken or isinstance(value, bool) or not isinstance(value, Real):
+        kinds = _kinds_in(taken[name].annotation) if name in taken else ()
+        if not {int, float} & set(kinds) or not isinstance(value, Real):
             continue
-        is_whole = float not in _kinds_in(taken[name].annotation)
-        lowest = 1 if is_whole and taken[name].default != 0 else 0
+        lowest = 1 if float not in kinds and taken[name].default != 0 else 0
         if not lowest <= float(value) < math.inf:
             raise checks.no_size(what, name, value, lowest)
 
@@ -95,14 +95,15 @@ def _hints_of(maker: Callable[..., Any]) -> dict[str, Any]:
 
 def _kinds_in(annotation: Any) -> tuple[Any, ...]:
     """The kinds that an annotation allows; none where it is not made of those that are known."""
-    if get_origin(annotation) in (Union, UnionType):
-        found = [_kinds_in(each) for each in get_args(annotation)]
-        return sum(found, ()) if all(found) else ()
-    if get_origin(annotation) in (list, tuple, Sequence, Iterable):
-        return (Sequence,) if set(get_args(annotation)) <= {int, float, ...} else ()
-    if get_origin(annotation) is Literal:
-        return tuple(dict.fromkeys(map(type, get_args(annotation))))
-    return (annotation,) if annotation in _KINDS else ()
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        parts = [_kinds_in(each) for each in inside]
+        return sum(parts, ()) if all(parts) else ()
+    if origin in (list, tuple, Sequence, Iterable):
+        return (Sequence,) if inside and set(inside) <= {int, float, ...} else ()
+    found = [type(each) for each in inside] if origin is Literal else [annotation]
+    are_known = all(any(each is kind for kind in _KINDS) for each in found)
+    return tuple(dict.fromkeys(found)) if are_known else ()
 
 
 def _is_of(value: Any, kind: Any) -> bool:

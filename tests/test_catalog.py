@@ -82,7 +82,8 @@ def test_a_multi_loss_has_every_part_in_its_place() -> None:
         ("static", "write static:weights=..., or static:LOSS=...:OTHER=... for one value per loss"),
         (
             "gradnorm:alpha=x",
-            "Method 'gradnorm' cannot be built from 'gradnorm:alpha=x': alpha must be a number, got",
+            "Method 'gradnorm' cannot be built from 'gradnorm:alpha=x': alpha must be a number, got the "
+            "text 'x'",
         ),
         ("mgda:normalize=l1", "normalize must be one of None, 'l2'"),
     ],

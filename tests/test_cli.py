@@ -107,7 +107,8 @@ def test_report_reads_and_writes_only_the_page(finished, manyloss, tmp_path):
         ),
         (
             ["compare", "cosreg-two-digits", "--data", "digits", "--option", "lr=1"],
-            "does not take --option lr: Known: data, data_root, images_per_pair, kernel, pairs.",
+            "'cosreg-two-digits' does not take --option lr: Known: data, data_root, images_per_pair, "
+            "kernel, pairs.",
         ),
         (
             ["compare", "great-defense-digits", "--option", "train=many"],

@@ -208,12 +208,10 @@ def defense_arms(beta_max: float) -> dict[str, Arm]:
 
 
 class DefenseProblem(GreatProblem):
-    """Classify images, and go on doing so under attack; a subclass sets ``eps`` and the arms.
+    """Classify images, and go on doing so under attack; a subclass sets ``eps`` and the arms, and has the
+    images and the networks.
 
     Args:
-        data: where the images come from, see `images.SOURCES`.
-        data_root: the folder of the data sets.
-        width: channels of the network's first layer, 64 in the paper.
         train: how many training images, stratified; None for all.
         validation: how many of the training images are held out.
         test: how many test images are attacked and counted, stratified; None for all.
@@ -226,8 +224,6 @@ class DefenseProblem(GreatProblem):
     """
 
     eps = 0.1
-    default_data = "cifar10"
-    papers_data = "cifar10"
     baseline = BASELINE
     losses: Mapping[str, Callable[[Any, Any], Tensor]] = {"class": F.cross_entropy}
     metrics: Mapping[str, Callable[[], Metric]] = {
@@ -236,9 +232,6 @@ class DefenseProblem(GreatProblem):
 
     def __init__(
         self,
-        data: str | None = None,
-        data_root: str | None = None,
-        width: int = 64,
         train: int | None = None,
         validation: int = 1000,
         test: int | None = None,
@@ -248,9 +241,6 @@ class DefenseProblem(GreatProblem):
         sweep: Iterable[float] = (),
         batch_size: int = 128,
     ) -> None:
-        self.data = data or self.default_data
-        self.data_root = data_root
-        self.width = width
         self.sizes: dict[str, Any] = {"train": train, "validation": validation, "test": test}
         self.attack_steps, self.pgd_steps = attack_steps, pgd_steps
         self.autoattack = autoattack if importlib.util.find_spec("pyautoattack") else 0
@@ -261,22 +251,13 @@ class DefenseProblem(GreatProblem):
         names = [TRAIN_ACCURACY, *ATTACKS, *MISSED, WORST, *([AUTOATTACK] if self.autoattack else [])]
         self.derived = dict.fromkeys(names, True)
 
-    def datasets(self, seed: int) -> Splits:
-        """The same images for every seed."""
-        found = images.load(self.data, default_data_root(self.data_root), recipe=self.name)
-        return splits_of(found, augment=crop, **self.sizes)
-
-    def has_papers_data(self) -> bool:
-        """The paper's data set at its full size and the paper's width."""
-        return self.data == self.papers_data and self.width == 64 and self.sizes["train"] is None
-
     def network(self) -> nn.Module:
         """Images -> logits."""
-        return resnet18(images.CLASSES, width=self.width)
+        raise NotImplementedError
 
     def auxiliary(self) -> nn.Module:
         """Gradients -> logits of the image's class."""
-        return networks.resnet18(images.CLASSES, width=self.width)
+        raise NotImplementedError
 
     def model(self) -> nn.Module:
         """The network, as a trial wants it."""
@@ -412,3 +393,43 @@ DEPARTURES = (
     "them.",
     "An attack's model is in eval mode, in training too; FGSM training puts both halves into one batch.",
 )
+
+
+class ImageDefense(DefenseProblem):
+    """The defenses on images of 32x32 for a ResNet-18; the other options are those of `DefenseProblem`.
+
+    Args:
+        data: where the images come from, see `images.SOURCES`.
+        data_root: the folder of the data sets.
+        width: channels of the network's first layer, 64 in the paper.
+        options: of `DefenseProblem`.
+
+    """
+
+    default_data = "cifar10"
+    papers_data = "cifar10"
+
+    def __init__(
+        self, data: str | None = None, data_root: str | None = None, width: int = 64, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.data = data or self.default_data
+        self.data_root = data_root
+        self.width = width
+
+    def datasets(self, seed: int) -> Splits:
+        """The same images for every seed."""
+        found = images.load(self.data, default_data_root(self.data_root), recipe=self.name)
+        return splits_of(found, augment=crop, **self.sizes)
+
+    def has_papers_data(self) -> bool:
+        """The paper's data set at its full size and the paper's width."""
+        return self.data == self.papers_data and self.width == 64 and self.sizes["train"] is None
+
+    def network(self) -> nn.Module:
+        """Images -> logits."""
+        return resnet18(images.CLASSES, width=self.width)
+
+    def auxiliary(self) -> nn.Module:
+        """Gradients -> logits of the image's class."""
+        return networks.resnet18(images.CLASSES, width=self.width)

@@ -22,12 +22,12 @@ from manyloss.lab.recipes._great_defense import (
     ROWS,
     SMALL,
     SMOKE,
-    DefenseProblem,
+    ImageDefense,
     defense_arms,
 )
 
 
-class CifarDefense(DefenseProblem):
+class CifarDefense(ImageDefense):
     """CIFAR-10; scikit-learn's digits with ``data="digits"`` where a download is too much."""
 
     name = "great-defense-cifar"

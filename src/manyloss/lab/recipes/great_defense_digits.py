@@ -12,9 +12,9 @@ trainings, the other attacks and the curves over training, `_great` the schedule
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -35,34 +35,14 @@ IN_FLOAT64 = ("FGSM, gradient in float64", "iFGSM, gradient in float64")
 
 
 class SmallDigitDefense(DefenseProblem):
-    """8x8 digits for a perceptron; the options are those of `DefenseProblem` but for its data and width."""
+    """8x8 digits for a perceptron; the options are those of `DefenseProblem`."""
 
     name = "great-defense-digits"
     eps = 0.1
-    default_data = papers_data = "digits"
     arms = defense_arms(beta_max=2.0)
 
-    def __init__(
-        self,
-        train: int | None = None,
-        validation: int = 100,
-        test: int | None = None,
-        attack_steps: int = 10,
-        pgd_steps: int = 20,
-        autoattack: int = 0,
-        sweep: Iterable[float] = (),
-        batch_size: int = 64,
-    ) -> None:
-        super().__init__(
-            train=train,
-            validation=validation,
-            test=test,
-            attack_steps=attack_steps,
-            pgd_steps=pgd_steps,
-            autoattack=autoattack,
-            sweep=sweep,
-            batch_size=batch_size,
-        )
+    def __init__(self, validation: int = 100, batch_size: int = 64, **options: Any) -> None:
+        super().__init__(validation=validation, batch_size=batch_size, **options)
         self.derived = {**self.derived, **dict.fromkeys(IN_FLOAT64, True), ZERO_GRADIENT: False}
 
     def datasets(self, seed: int) -> Splits:

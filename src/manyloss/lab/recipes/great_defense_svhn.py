@@ -14,12 +14,12 @@ from manyloss.lab.recipes._great_defense import (
     ROWS,
     SMALL,
     SMOKE,
-    DefenseProblem,
+    ImageDefense,
     defense_arms,
 )
 
 
-class DigitDefense(DefenseProblem):
+class DigitDefense(ImageDefense):
     """House digits, or handwritten ones."""
 
     name = "great-defense-svhn"
